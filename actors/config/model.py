@@ -1,0 +1,131 @@
+"""The configuration of a node as values: what `open_node` takes, whether read from a file or built by a program.
+
+Not responsible for files, defaults that depend on the environment, or for judging the values: `verify_config` does that.
+Suites are plain words here so that reading a configuration needs no cryptography. `repr` shows no key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
+from typing import TypeAlias
+
+InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
+Prefix: TypeAlias = IPv4Network | IPv6Network
+
+DEFAULT_NETWORK = "holloway"
+DEFAULT_MTU = 1420  # room for the outer IPv6 and UDP headers and the record within 1500
+DEFAULT_PORT = 1099
+DEFAULT_LEASE_S = 30.0
+SUITES = ("aes-gcm", "wireguard")
+TRUST_MODES = ("store",)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a peer listens: a host name or an address without brackets, and a UDP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Who this node is. `prefixes` are networks behind it: peers accept inner packets from them."""
+
+    name: str
+    network: str = DEFAULT_NETWORK
+    prefixes: tuple[Prefix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceConfig:
+    """The TUN device: its name, its overlay addresses with their prefix lengths, its MTU in bytes."""
+
+    name: str
+    addresses: tuple[InterfaceAddress, ...]
+    mtu: int = DEFAULT_MTU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenConfig:
+    """The UDP socket: port (0 = any free one), address (None = every one), and what the registry tells the others."""
+
+    port: int = DEFAULT_PORT
+    address: str | None = None
+    advertise: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimersConfig:
+    """Session timers in seconds; the defaults are WireGuard's (paper, section 6.1)."""
+
+    rekey_after_s: float = 120.0
+    reject_after_s: float = 180.0
+    keepalive_timeout_s: float = 10.0
+    rekey_timeout_s: float = 5.0
+    rekey_attempt_s: float = 90.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """The node's X25519 private key (32 raw bytes, or the file that holds its base64: exactly one of the two), the
+    network's passphrase if it has one (bytes or file, never both), and the timers."""
+
+    private_key: bytes | None = field(default=None, repr=False)
+    private_key_file: Path | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
+    passphrase_file: Path | None = None
+    timers: TimersConfig = TimersConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """One static peer. `allowed` are the inner prefixes that are sent to it and accepted from it; `keepalive_s` 0 is off.
+
+    `public_key` and `preshared_key` are 32 raw bytes; the pre-shared key may instead lie in a file, never in both.
+    """
+
+    name: str
+    public_key: bytes
+    allowed: tuple[Prefix, ...]
+    endpoint: Endpoint | None = None
+    suite: str = SUITES[0]
+    preshared_key: bytes | None = field(default=None, repr=False)
+    preshared_key_file: Path | None = None
+    keepalive_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlConfig:
+    """The local control socket."""
+
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """Where peers are found: `sqlite://` and an absolute path, or `memory:` (embedding only). `trust` says who is
+    believed; `store` is whoever can write it. `lease_s` is how long a record outlives a silent node, in seconds."""
+
+    url: str
+    trust: str
+    lease_s: float = DEFAULT_LEASE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything a node needs to know. Without `control` it opens no socket; `path` is the file it came from, if any."""
+
+    node: NodeConfig
+    interface: InterfaceConfig
+    session: SessionConfig
+    listen: ListenConfig = ListenConfig()
+    peers: tuple[PeerConfig, ...] = ()
+    registry: RegistryConfig | None = None
+    control: ControlConfig | None = None
+    path: Path | None = None

@@ -1,0 +1,122 @@
+"""What must hold between the values of a configuration, beyond each value by itself.
+
+The rules see a plain table of typed values, in which a value that was already refused is missing: a rule that needs it
+keeps quiet. The same rules judge files and configurations that a program built. Not responsible for finding the line of
+a key: they name key paths, and ask `where` for the words that place an earlier mention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from holloway.actors.config.model import InterfaceAddress, Prefix
+from holloway.actors.config.problems import KeyPath
+from holloway.actors.config.schema import MIN_MTU_IPV6
+
+Values: TypeAlias = dict[str, Any]
+"""Section name to its values; for `peer` a list of them."""
+
+Where: TypeAlias = Callable[[KeyPath], str]
+"""` (line 12)` for a key path with a known line, else nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule: the key to change, what is wrong, what mends it."""
+
+    key: KeyPath
+    what: str
+    fix: str
+
+
+def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
+    """Every rule that `values` breaks."""
+    yield from _interface(values.get("interface", {}))
+    yield from _timers(values.get("session", {}))
+    peers: Sequence[Values] = values.get("peer", ())
+    yield from _peer_names(values.get("node", {}).get("name"), peers, where)
+    yield from _peer_keys(peers, where)
+    yield from _prefixes(values, peers, where)
+
+
+def _interface(interface: Values) -> Iterator[Finding]:
+    addresses: Sequence[InterfaceAddress] = interface.get("addresses", ())
+    mtu = interface.get("mtu")
+    if mtu is not None and mtu < MIN_MTU_IPV6 and any(address.version == 6 for address in addresses):
+        yield Finding(
+            ("interface", "mtu"),
+            f"{mtu} is too small for an IPv6 address, which needs {MIN_MTU_IPV6} (RFC 8200)",
+            f"use {MIN_MTU_IPV6} or more, or remove the IPv6 address",
+        )
+    seen = set()
+    for position, address in enumerate(addresses):
+        if address.ip in seen:
+            yield Finding(("interface", "addresses", position), f"{address.ip} is listed twice", "remove one")
+        seen.add(address.ip)
+
+
+def _timers(session: Values) -> Iterator[Finding]:
+    reject, rekey, retry = (session.get(key) for key in ("reject_after_s", "rekey_after_s", "rekey_timeout_s"))
+    if reject is None or rekey is None or retry is None:
+        return
+    if reject <= rekey + retry:
+        yield Finding(
+            ("session", "reject_after_s"),
+            f"{reject:g} leaves no time to rekey: rekey_after_s {rekey:g} + rekey_timeout_s {retry:g} is {rekey + retry:g}",
+            f"use more than {rekey + retry:g}, or lower the other two",
+        )
+
+
+def _peer_names(own: str | None, peers: Sequence[Values], where: Where) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for position, peer in enumerate(peers):
+        name, key = peer.get("name"), ("peer", position, "name")
+        if name is None:
+            continue
+        if name == own:
+            yield Finding(key, f'"{name}" is this node\'s own name{where(("node", "name"))}', "name the peer otherwise")
+        elif name in first:
+            place = where(("peer", first[name], "name"))
+            yield Finding(key, f'"{name}" is already the name of another peer{place}', "give each peer its own name")
+        else:
+            first[name] = position
+
+
+def _peer_keys(peers: Sequence[Values], where: Where) -> Iterator[Finding]:
+    first: dict[bytes, int] = {}
+    for position, peer in enumerate(peers):
+        key = peer.get("public_key")
+        if key is None:
+            continue
+        if key in first:
+            place = where(("peer", first[key], "public_key"))
+            what = f"this key is already {_peer_words(peers, first[key])}'s{place}"
+            yield Finding(("peer", position, "public_key"), what, "give each peer its own key")
+        else:
+            first[key] = position
+
+
+def _prefixes(values: Values, peers: Sequence[Values], where: Where) -> Iterator[Finding]:
+    """Each prefix leads to one place only; a longer one inside another's is routing, not a mistake."""
+    owners: dict[Prefix, tuple[str, KeyPath]] = {}
+    for position, prefix in enumerate(values.get("node", {}).get("prefixes", ())):
+        owners.setdefault(prefix, ("behind this node", ("node", "prefixes", position)))
+    own = {address.ip for address in values.get("interface", {}).get("addresses", ())}
+    for position, peer in enumerate(peers):
+        for place, prefix in enumerate(peer.get("allowed", ())):
+            key: KeyPath = ("peer", position, "allowed", place)
+            if prefix.num_addresses == 1 and prefix.network_address in own:
+                fix = "name the peer's address, not this node's"
+                yield Finding(key, f"{prefix} is this node's own address", fix)
+            elif prefix in owners:
+                owner, first = owners[prefix]
+                yield Finding(key, f"{prefix} is already {owner}{where(first)}", "let each prefix lead to one place")
+            else:
+                owners[prefix] = (f"allowed to {_peer_words(peers, position)}", key)
+
+
+def _peer_words(peers: Sequence[Values], position: int) -> str:
+    name = peers[position].get("name")
+    return f'"{name}"' if name is not None else f"peer {position}"

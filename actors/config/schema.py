@@ -1,0 +1,328 @@
+"""The table of every section and key: how it is read, its default, and what it means.
+
+Validation, the environment's variable names, `config show`, and docs/config.md all come from this one table. Not
+responsible for relations between keys (`rules`) or for where values come from (`loading`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Final
+
+from holloway.actors.config.kinds import (
+    Kind,
+    choice_kind,
+    integer_kind,
+    interface_name_kind,
+    list_kind,
+    name_kind,
+    path_kind,
+    seconds_kind,
+)
+from holloway.actors.config.kinds_network import (
+    endpoint_kind,
+    interface_address_kind,
+    ip_address_kind,
+    prefix_kind,
+    public_key_kind,
+    registry_url_kind,
+)
+from holloway.actors.config.model import (
+    DEFAULT_LEASE_S,
+    DEFAULT_MTU,
+    DEFAULT_NETWORK,
+    DEFAULT_PORT,
+    SUITES,
+    TRUST_MODES,
+    TimersConfig,
+)
+
+ENVIRONMENT_PREFIX = "HOLLOWAY_"
+
+ENVIRONMENT_OTHERS: Final = {
+    "HOLLOWAY_PYTHON": "the interpreter that the `run` script builds its environment with",
+    "HOLLOWAY_VENV": "where the `run` script keeps that environment",
+}
+"""Variables with the prefix that are not configuration."""
+
+SECRET_KEYS: Final = {
+    "private_key": "private_key_file",
+    "private_key_env": "private_key_file",
+    "passphrase": "passphrase_file",
+    "passphrase_env": "passphrase_file",
+    "preshared_key": "preshared_key_file",
+    "preshared_key_env": "preshared_key_file",
+}
+"""Keys that others' configurations have and ours refuses, with the key to use: a secret is never in this file."""
+
+
+class Absent(Enum):
+    """Why a key has no default value."""
+
+    REQUIRED = "required"
+    COMPUTED = "computed"  # from other values, by `loading`
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key: `default` is its typed value, None for optional, or why there is none, and `note` says what then holds.
+
+    `example` is a value in TOML, for the documentation and for the remedy when the key is missing.
+    """
+
+    key: str
+    kind: Kind
+    doc: str
+    default: object = None
+    note: str = ""
+    example: str = ""
+    advanced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section; `repeated` ones are written `[[name]]`. An `optional` one counts only when a key of it is given."""
+
+    name: str
+    doc: str
+    fields: tuple[Field, ...]
+    repeated: bool = False
+    optional: bool = False
+
+    def has(self, key: str) -> bool:
+        """Whether it has a key of that name."""
+        return any(field.key == key for field in self.fields)
+
+    @property
+    def heading(self) -> str:
+        """As it is written in TOML."""
+        return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
+
+
+MIN_MTU, MAX_MTU = 576, 65000  # RFC 791, section 3.1, and what a record still carries
+MIN_MTU_IPV6 = 1280  # RFC 8200, section 5
+MAX_TIMER_S = 3600.0
+MAX_LEASE_S = 86400.0
+TIMER_KEYS = tuple(field.name for field in fields(TimersConfig))
+_TIMERS = TimersConfig()
+
+SECTIONS: Final = (
+    Section(
+        "node",
+        "Who this node is.",
+        (
+            Field("name", name_kind(), "The node's name; no peer may have the same.", Absent.REQUIRED, example='"a"'),
+            Field(
+                "network",
+                name_kind(),
+                "The network's name. It salts the passphrase, so all nodes of a network must agree.",
+                DEFAULT_NETWORK,
+            ),
+            Field(
+                "prefixes",
+                list_kind(prefix_kind()),
+                "Networks behind this node: peers send packets for them here, and accept packets from them.",
+                (),
+                example='["192.168.5.0/24"]',
+            ),
+        ),
+    ),
+    Section(
+        "interface",
+        "The TUN device that the node makes.",
+        (
+            Field("name", interface_name_kind(), "The device's name.", Absent.REQUIRED, example='"hw0"'),
+            Field(
+                "addresses",
+                list_kind(interface_address_kind(), least=1),
+                "The node's addresses in the private network, each with the length of its network's prefix.",
+                Absent.REQUIRED,
+                example='["10.99.0.1/24", "fd99::1/64"]',
+            ),
+            Field(
+                "mtu",
+                integer_kind(MIN_MTU, MAX_MTU),
+                f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address.",
+                DEFAULT_MTU,
+            ),
+        ),
+    ),
+    Section(
+        "listen",
+        "The UDP socket that peers reach this node at.",
+        (
+            Field("port", integer_kind(0, 65535), "UDP port; 0 takes any free one.", DEFAULT_PORT),
+            Field(
+                "address", ip_address_kind(), "Bind to this address only.", None, "every address", example='"192.0.2.1"'
+            ),
+            Field(
+                "advertise",
+                list_kind(endpoint_kind()),
+                "Endpoints that this node's registry record tells the others.",
+                (),
+                example='["192.0.2.1:1099"]',
+            ),
+        ),
+    ),
+    Section(
+        "session",
+        "Keys, always by file, and the timers of sessions.",
+        (
+            Field(
+                "private_key_file",
+                path_kind(),
+                "File with this node's private key (`holloway keygen`), mode 0600 or stricter.",
+                Absent.REQUIRED,
+                example='"a.key"',
+            ),
+            Field(
+                "passphrase_file",
+                path_kind(),
+                "File with the network's passphrase, mode 0600 or stricter: only nodes that know it can meet.",
+                example='"network.pass"',
+            ),
+            Field(
+                "rekey_after_s",
+                seconds_kind(120.0),
+                "A new key is agreed on after this long.",
+                _TIMERS.rekey_after_s,
+                advanced=True,
+            ),
+            Field(
+                "reject_after_s",
+                seconds_kind(180.0),
+                "A key is refused after this long; more than `rekey_after_s` + `rekey_timeout_s`.",
+                _TIMERS.reject_after_s,
+                advanced=True,
+            ),
+            Field(
+                "keepalive_timeout_s",
+                seconds_kind(MAX_TIMER_S),
+                "Silence after which a received packet is answered with a keepalive.",
+                _TIMERS.keepalive_timeout_s,
+                advanced=True,
+            ),
+            Field(
+                "rekey_timeout_s",
+                seconds_kind(MAX_TIMER_S),
+                "An unanswered handshake is tried again after this long.",
+                _TIMERS.rekey_timeout_s,
+                advanced=True,
+            ),
+            Field(
+                "rekey_attempt_s",
+                seconds_kind(MAX_TIMER_S),
+                "Handshakes are given up after this long without an answer.",
+                _TIMERS.rekey_attempt_s,
+                advanced=True,
+            ),
+        ),
+    ),
+    Section(
+        "peer",
+        "One other node whose key is known, a section for each.",
+        (
+            Field("name", name_kind(), "The peer's name in `status`, `ping` and logs.", Absent.REQUIRED, example='"b"'),
+            Field(
+                "public_key",
+                public_key_kind(),
+                "The peer's public key (`holloway pubkey`).",
+                Absent.REQUIRED,
+                example='"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="',
+            ),
+            Field(
+                "endpoint",
+                endpoint_kind(),
+                "Where the peer listens: `host:port`, `[v6]:port`.",
+                None,
+                "learnt from its first packet",
+                example='"192.0.2.7:1099"',
+            ),
+            Field(
+                "allowed",
+                list_kind(prefix_kind(), least=1),
+                "Inner prefixes that are sent to this peer, and that it may send from.",
+                Absent.REQUIRED,
+                example='["10.99.0.2/32", "fd99::2/128"]',
+            ),
+            Field(
+                "suite",
+                choice_kind(*SUITES),
+                "The session's suite; `wireguard` speaks to any WireGuard program.",
+                SUITES[0],
+            ),
+            Field(
+                "preshared_key_file",
+                path_kind(),
+                "File with a key that both sides share, mode 0600 or stricter.",
+                example='"b.psk"',
+            ),
+            Field(
+                "keepalive_s",
+                integer_kind(0, 65535),
+                "Send a keepalive after this many silent seconds, to hold a NAT mapping open; 0 is off.",
+                0,
+            ),
+        ),
+        repeated=True,
+    ),
+    Section(
+        "control",
+        "The local socket that `holloway status`, `peers` and `ping` speak to.",
+        (
+            Field(
+                "socket",
+                path_kind(socket=True),
+                "Path of the socket; it is made with mode 0600.",
+                Absent.COMPUTED,
+                "`/run/holloway/INTERFACE.sock` for root, else `$XDG_RUNTIME_DIR/holloway/INTERFACE.sock`",
+                example='"/run/holloway/hw0.sock"',
+            ),
+        ),
+    ),
+    Section(
+        "registry",
+        "Where peers are found that are not listed. Static peers may be listed too.",
+        (
+            Field(
+                "url",
+                registry_url_kind(),
+                "The store.",
+                Absent.REQUIRED,
+                example='"sqlite:///var/lib/holloway/net.db"',
+            ),
+            Field(
+                "trust",
+                choice_kind(*TRUST_MODES),
+                "Who is believed. `store`: whoever can write the store. It has no default because it must be asked for.",
+                Absent.REQUIRED,
+                example='"store"',
+            ),
+            Field(
+                "lease_s",
+                seconds_kind(MAX_LEASE_S),
+                "How long this node's record outlives its silence.",
+                DEFAULT_LEASE_S,
+            ),
+        ),
+        optional=True,
+    ),
+)
+
+
+BY_NAME: Final = {each.name: each for each in SECTIONS}
+
+
+def variable(section_name: str, key: str) -> str:
+    """The environment variable of a key: `HOLLOWAY_LISTEN_PORT`."""
+    return f"{ENVIRONMENT_PREFIX}{section_name}_{key}".upper()
+
+
+def single_fields() -> Iterator[tuple[Section, Field]]:
+    """Every key of every section that is not repeated: those that the environment and flags can set."""
+    for each in SECTIONS:
+        if not each.repeated:
+            for field in each.fields:
+                yield each, field

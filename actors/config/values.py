@@ -1,0 +1,67 @@
+"""Between the plain table of values that the rules judge and the dataclasses that a node takes, both ways.
+
+Not responsible for judging: `config_from_values` wants values without problems.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holloway.actors.config.model import (
+    Config,
+    ControlConfig,
+    InterfaceConfig,
+    ListenConfig,
+    NodeConfig,
+    PeerConfig,
+    RegistryConfig,
+    SessionConfig,
+    TimersConfig,
+)
+from holloway.actors.config.rules import Values
+from holloway.actors.config.schema import SECTIONS, TIMER_KEYS, Section
+
+
+def config_from_values(values: Values, path: Path | None) -> Config:
+    """The configuration that a complete table of typed values stands for."""
+    session = dict(values["session"])
+    timers = TimersConfig(**{key: session.pop(key) for key in TIMER_KEYS})
+    return Config(
+        node=NodeConfig(**values["node"]),
+        interface=InterfaceConfig(**values["interface"]),
+        listen=ListenConfig(**values["listen"]),
+        session=SessionConfig(**session, timers=timers),
+        peers=tuple(PeerConfig(**peer) for peer in values["peer"]),
+        registry=RegistryConfig(**values["registry"]) if values["registry"] else None,
+        control=ControlConfig(**values["control"]) if values["control"] else None,
+        path=path,
+    )
+
+
+def values_from_config(config: Config) -> Values:
+    """The table of a configuration that a program may have built; parts that are None are empty."""
+    parts: dict[str, object] = {
+        "node": config.node,
+        "interface": config.interface,
+        "listen": config.listen,
+        "session": config.session,
+        "control": config.control,
+        "registry": config.registry,
+    }
+    values: Values = {}
+    for each in SECTIONS:
+        if each.repeated:
+            values[each.name] = [_part(each, peer) for peer in config.peers]
+        else:
+            part = parts[each.name]
+            values[each.name] = {} if part is None else _part(each, part)
+    return values
+
+
+def _part(each: Section, part: object) -> Values:
+    return {
+        field.key: getattr(
+            part.timers if field.key in TIMER_KEYS and isinstance(part, SessionConfig) else part, field.key
+        )
+        for field in each.fields
+    }

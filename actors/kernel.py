@@ -1,0 +1,40 @@
+"""The world as the kernel gives it: `Ports` for a node that runs for real.
+
+Responsible for putting the kernel's ports together, and for being the one place where the wall clock and the system's
+randomness enter. Not responsible for what any of them does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractAsyncContextManager
+
+from holloway.actors.netlink import open_netlink
+from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.tun import open_tun
+from holloway.actors.udp import open_udp
+
+
+class KernelPorts(Ports):
+    """TUN, UDP, netlink, clock and randomness of this host. It holds no state: one serves any number of nodes."""
+
+    def open_tun(self, name: str, mtu: int) -> TunPort:
+        """See `Ports` and `open_tun`."""
+        return open_tun(name, mtu)
+
+    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+        """See `Ports` and `open_udp`."""
+        return list(open_udp(address, port))
+
+    def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
+        """See `Ports` and `open_netlink`."""
+        return open_netlink()
+
+    def wall_ns(self) -> int:
+        """See `Ports`."""
+        return time.time_ns()
+
+    def entropy(self, n: int) -> bytes:
+        """See `Ports`."""
+        return os.urandom(n)  # noqa: TID251 - this is the port that randomness comes in by

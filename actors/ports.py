@@ -1,0 +1,143 @@
+"""The seams of the daemon: what an actor may ask of the kernel, as Protocols.
+
+Responsible for the shapes only: the TUN device, the datagram sockets, addresses and routes, the wall clock, randomness.
+Not responsible for any of them: `holloway.actors.kernel` asks the kernel, `holloway.simulations.ports` pretends to be
+one, and nothing above this module knows which of the two it has.
+
+Receiving waits; sending never does. `send` is one synchronous, non-blocking call a batch, so that an actor can flush what
+a protocol object gave it without leaving its turn. What cannot be sent is lost, as on any network, and counted by reason
+in `drops`: reasons of refusals are `tun_` or `udp_` and the errno in small letters, others are named where they arise.
+
+Monotonic time is not a port: actors read `trio.current_time()`, which a simulation replaces with a clock of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Protocol
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.packets import Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one receive call gave: one datagram, or a run of equally long ones from one source (UDP GRO).
+
+    `data` holds the datagrams back to back; `stride` is the length of each but the last, which may be shorter, and
+    equals `len(data)` for a lone one. A `memoryview` is good until the next `receive` on the same port.
+    """
+
+    source: Address
+    data: bytes | memoryview
+    stride: int
+
+    def datagrams(self) -> list[bytes]:
+        """The datagrams as separate `bytes`, in order of arrival. Never empty: an empty datagram is one too."""
+        if self.stride >= len(self.data):
+            return [bytes(self.data)]
+        return [bytes(self.data[at : at + self.stride]) for at in range(0, len(self.data), self.stride)]
+
+
+class TunPort(Protocol):
+    """A layer-3 device: whole IPv4 and IPv6 packets, no link header.
+
+    `receive` gives what the host sends into the network, `send` gives packets to the host.
+    """
+
+    name: str
+    mtu: int
+    drops: Counter[str]
+
+    async def receive(self) -> list[Packet]:
+        """Wait for the first packet, then take what is there up to a budget. Never returns an empty list.
+
+        Raises `TunError` when the device is gone, `trio.ClosedResourceError` once this port is closed.
+        """
+        ...
+
+    def send(self, packets: Sequence[Packet]) -> None:
+        """Give packets to the host at once, in order. Never waits and never raises for a bad packet: see `drops`."""
+        ...
+
+    def close(self) -> None:
+        """Give the device back and wake a waiting `receive`. Twice is fine."""
+        ...
+
+
+class DatagramPort(Protocol):
+    """One UDP socket of one family. `local` is the address it is bound to."""
+
+    local: Address
+    drops: Counter[str]
+
+    async def receive(self) -> list[Arrival]:
+        """Wait for the first datagram, then take what is there up to a budget. Never returns an empty list.
+
+        Raises `PortError` when the socket is broken, `trio.ClosedResourceError` once this port is closed.
+        """
+        ...
+
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+        """Send each datagram to `destination` (numeric, of this port's family) at once; see `drops` for the refused.
+
+        Raises `LocalError` for an address of the other family, and nothing else.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the socket and wake a waiting `receive`. Twice is fine."""
+        ...
+
+
+class Netlink(Protocol):
+    """Addresses, MTU and routes of the host. Every call raises `PortError` when the kernel refuses."""
+
+    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
+        """Give `interface` exactly these addresses and this MTU, and bring it up. Changes only what differs."""
+        ...
+
+    async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
+        """Route `prefix` into `interface`, in place of a route for the same prefix."""
+        ...
+
+    async def remove_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
+        """Undo `add_route`. A route, or an interface, that is not there is fine."""
+        ...
+
+
+class Ports(Protocol):
+    """What a node asks of the world."""
+
+    def open_tun(self, name: str, mtu: int) -> TunPort:
+        """The TUN device `name`. Raises `TunError`. Setting the MTU is `Netlink.configure`'s work."""
+        ...
+
+    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+        """Sockets for `port` (0: any free one) on a numeric `address`, or on all of them, IPv4 and IPv6, with None.
+
+        A family that the host lacks is left out; the list is never empty. Raises `PortError`.
+        """
+        ...
+
+    def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
+        """Addresses and routes of the host for as long as the context lasts."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Wall clock, nanoseconds since 1970. It may jump: for time stamps and leases, never for waiting."""
+        ...
+
+    def entropy(self, n: int) -> bytes:
+        """`n` bytes fit to make keys from."""
+        ...
+
+
+def refusal(port: str, error: OSError) -> str:
+    """The drop reason for what the kernel refused: `refusal("tun", ENOBUFS)` is `tun_enobufs`."""
+    return f"{port}_{errno.errorcode.get(error.errno or 0, 'refused').lower()}"

@@ -1,0 +1,39 @@
+"""The actor that owns the TUN device: makes it, configures it, and hands its packets to the sessions.
+
+Writing is a synchronous call on the port, made by the sessions. Not responsible for routes of single peers (`peers`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.actors.config import InterfaceConfig
+from holloway.actors.ports import Netlink, Ports, TunPort
+from holloway.actors.router import Router
+
+if TYPE_CHECKING:
+    from holloway.supervisor import Context
+
+
+async def tun_reader(
+    ctx: Context,
+    ports: Ports,
+    interface: InterfaceConfig,
+    router: Router,
+    *,
+    task_status: trio.TaskStatus[TunPort],
+) -> None:
+    """Actor: the TUN device. Raises `TunError` when it cannot be made or goes away."""
+    port = ports.open_tun(interface.name, interface.mtu)
+    try:
+        netlink: Netlink = ctx.sibling("netlink").get()
+        await netlink.configure(port.name, interface.addresses, interface.mtu)
+        task_status.started(port)
+        while True:
+            packets = await port.receive()
+            for peer, batch in router.sort(packets).items():
+                peer.offer_packets(batch)
+    finally:
+        port.close()

@@ -1,0 +1,96 @@
+"""The actor that owns the UDP sockets: finds the session of each datagram and sends what sessions hand it.
+
+One task for each socket (IPv4, IPv6) reads batches and sorts them with the pure `Demux`; sending is a synchronous call on
+this handle. Not responsible for what datagrams mean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeGuard
+
+import trio
+
+from holloway.actors.peer_session import PeerSession
+from holloway.actors.ports import DatagramPort, Ports
+from holloway.protocols.addresses import Address
+from holloway.protocols.demux import Demux, index_secret
+from holloway.protocols.keys import StaticKey
+
+if TYPE_CHECKING:
+    from holloway.supervisor import Context
+
+
+class UdpEndpoint:
+    """Handle of the running actor: the sockets and the tables that find sessions."""
+
+    def __init__(self, sockets: list[DatagramPort], static: StaticKey, secret: bytes, ports: Ports) -> None:
+        self.demux: Demux[PeerSession] = Demux(static, secret=secret, entropy=ports.entropy)
+        self._sockets = sockets
+        self._by_family = {len(socket.local): socket for socket in sockets}
+        self._unreachable: Counter[str] = Counter()
+
+    @property
+    def listening(self) -> list[Address]:
+        """The addresses that the sockets are bound to."""
+        return [socket.local for socket in self._sockets]
+
+    def can_reach(self, address: tuple[object, ...]) -> TypeGuard[Address]:
+        """Whether there is a socket of the family of `address`."""
+        return len(address) in self._by_family
+
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+        """Send at once. What the kernel refuses is counted, as is a destination of a family that we lack."""
+        socket = self._by_family.get(len(destination))
+        if socket is None:
+            self._unreachable["udp_no_socket_of_family"] += len(datagrams)
+        else:
+            socket.send(datagrams, destination)
+
+    def drops(self) -> Counter[str]:
+        """Everything lost at the sockets and in front of the sessions, by reason."""
+        total = Counter(self._unreachable)
+        for socket in self._sockets:
+            total += socket.drops
+        for reason, count in self.demux.drops.items():
+            total[reason.value] += count
+        return total
+
+    async def read(self, socket: DatagramPort) -> None:
+        """Read one socket until cancelled."""
+        demux = self.demux
+        while True:
+            arrivals = await socket.receive()
+            datagrams = [(data, arrival.source) for arrival in arrivals for data in arrival.datagrams()]
+            found = demux.sort(datagrams, trio.current_time())
+            for peer, batch in found.datagrams.items():
+                peer.offer_datagrams(batch)
+            for peer, opened, source in found.initiations:
+                peer.offer_initiation(opened, source)
+            for peer, token, source in found.resets:
+                peer.offer_reset(token, source)
+            for reply, source in found.replies:
+                self.send((reply,), source)
+
+
+async def udp_endpoint(
+    ctx: Context,
+    ports: Ports,
+    address: str | None,
+    port: int,
+    private_key: bytes,
+    *,
+    task_status: trio.TaskStatus[UdpEndpoint],
+) -> None:
+    """Actor: the node's UDP sockets. Raises `PortError` when none can be bound."""
+    sockets = ports.open_datagrams(address, port)
+    endpoint = UdpEndpoint(sockets, StaticKey(private_key), index_secret(private_key), ports)
+    try:
+        async with trio.open_nursery() as nursery:
+            for socket in sockets:
+                nursery.start_soon(endpoint.read, socket)
+            task_status.started(endpoint)
+    finally:
+        for socket in sockets:
+            socket.close()

@@ -1,0 +1,259 @@
+"""The daemon's answers as typed values.
+
+The control protocol's objects are checked field by field: one that does not fit raises `CommandFailedError`, which names
+the field. Further fields are let through, so that a newer daemon may say more. Not responsible for transport or printing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from holloway.cli.failures import CommandFailedError
+from holloway.cli.plain_text import Json, one_line
+
+STATES = ("ok", "handshaking", "stale", "down")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Inner packets and their bytes in one direction since the node started."""
+
+    packets: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One peer in `status`: addresses as text; the age of its last handshake in seconds and its round trip in ms, None
+    when there has been none."""
+
+    name: str
+    addresses: list[str]
+    endpoint: str | None
+    state: str
+    suite: str
+    epoch: int
+    last_handshake_s: float | None
+    rtt_ms: float | None
+    received: Traffic
+    sent: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDetail:
+    """One peer in `peers`: what `status` says, and its settings and counters."""
+
+    status: PeerStatus
+    public_key: str
+    allowed: list[str]
+    keepalive_s: float
+    handshakes: int
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The node in `status`."""
+
+    name: str
+    public_key: str
+    network: str
+    interface: str
+    addresses: list[str]
+    mtu: int
+    listen: list[str]
+    uptime_s: float
+    pid: int
+    version: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole answer to `status`; `drops` are packets lost, by reason."""
+
+    node: NodeStatus
+    peers: list[PeerStatus]
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PingEvent:
+    """One ping: answered (`rtt_ms`, `path`, `epoch`) or not (`error`)."""
+
+    sequence: int
+    rtt_ms: float | None = None
+    path: str = ""
+    epoch: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PingResult:
+    """The sum of a ping; `rtt_ms` is (min, avg, max), None without any reply."""
+
+    peer: str
+    address: str
+    sent: int
+    received: int
+    rtt_ms: tuple[float, float, float] | None
+
+
+class Fields:
+    """One JSON object, read field by field; `place` names it in complaints."""
+
+    def __init__(self, content: Json, place: str) -> None:
+        if not isinstance(content, dict):
+            raise misfit(place, "is not an object")
+        self._content: Mapping[str, Json] = content
+        self._place = place
+
+    def text(self, key: str) -> str:
+        return self._typed(key, str, "text")
+
+    def integer(self, key: str) -> int:
+        value = self._typed(key, int, "an integer")
+        if value < 0:
+            raise misfit(f"{self._place}.{key}", "is negative")
+        return value
+
+    def number(self, key: str) -> float:
+        value = self._content.get(key)
+        # The bound keeps arithmetic and formatting safe: JSON integers have no end.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
+            raise misfit(f"{self._place}.{key}", "is not a number of 0 or more")
+        return float(value)
+
+    def optional(self, key: str, read: Callable[[str], T]) -> T | None:
+        """None when the field is null; it must be there."""
+        if key in self._content and self._content[key] is None:
+            return None
+        return read(key)
+
+    def has(self, key: str) -> bool:
+        return key in self._content
+
+    def texts(self, key: str) -> list[str]:
+        items = self._typed(key, list, "a list")
+        for item in items:
+            if not isinstance(item, str):
+                raise misfit(f"{self._place}.{key}", "is not a list of texts")
+        return [item for item in items if isinstance(item, str)]
+
+    def inners(self, key: str) -> list[Fields]:
+        items = self._typed(key, list, "a list")
+        return [Fields(item, f"{self._place}.{key}[{position}]") for position, item in enumerate(items)]
+
+    def inner(self, key: str) -> Fields:
+        return Fields(self._content.get(key), f"{self._place}.{key}")
+
+    def counters(self, key: str) -> dict[str, int]:
+        counts = self.inner(key)
+        return {name: counts.integer(name) for name in counts._content}
+
+    def one_of(self, key: str, words: tuple[str, ...]) -> str:
+        word = self.text(key)
+        if word not in words:
+            raise misfit(f"{self._place}.{key}", f"is not one of {', '.join(words)}")
+        return word
+
+    def _typed(self, key: str, kind: type[T], words: str) -> T:
+        value = self._content.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise misfit(f"{self._place}.{key}", f"is not {words}")
+        return value
+
+
+def misfit(place: str, how: str) -> CommandFailedError:
+    """The failure of an answer that does not fit this version."""
+    return CommandFailedError(
+        "the daemon's answer does not fit this version of holloway",
+        f"{one_line(place)} {how}",
+        "holloway version   and compare it with the daemon's; restart the daemon after an update",
+    )
+
+
+def read_status(answer: Json) -> Status:
+    """The answer to `status`."""
+    fields = _versioned(answer, "holloway.status/1")
+    node = fields.inner("node")
+    return Status(
+        node=NodeStatus(
+            name=node.text("name"),
+            public_key=node.text("public_key"),
+            network=node.text("network"),
+            interface=node.text("interface"),
+            addresses=node.texts("addresses"),
+            mtu=node.integer("mtu"),
+            listen=node.texts("listen"),
+            uptime_s=node.number("uptime_s"),
+            pid=node.integer("pid"),
+            version=node.text("version"),
+            backend=node.text("backend"),
+        ),
+        peers=[_peer_status(each) for each in fields.inners("peers")],
+        drops=fields.counters("drops"),
+    )
+
+
+def read_peers(answer: Json) -> list[PeerDetail]:
+    """The answer to `peers`."""
+    return [
+        PeerDetail(
+            status=_peer_status(each),
+            public_key=each.text("public_key"),
+            allowed=each.texts("allowed"),
+            keepalive_s=each.number("keepalive_s"),
+            handshakes=each.integer("handshakes"),
+            drops=each.counters("drops"),
+        )
+        for each in _versioned(answer, "holloway.peers/1").inners("peers")
+    ]
+
+
+def read_ping_event(event: Json) -> PingEvent:
+    """One event of `ping`."""
+    fields = Fields(event, "event")
+    sequence = fields.integer("sequence")
+    if fields.has("error"):
+        return PingEvent(sequence, error=fields.text("error"))
+    return PingEvent(sequence, fields.number("rtt_ms"), fields.text("path"), fields.integer("epoch"))
+
+
+def read_ping(answer: Json) -> PingResult:
+    """The result of `ping`."""
+    fields = _versioned(answer, "holloway.ping/1")
+    spread = fields.optional("rtt_ms", fields.inner)
+    times = None if spread is None else (spread.number("min"), spread.number("avg"), spread.number("max"))
+    return PingResult(
+        fields.text("peer"), fields.text("address"), fields.integer("sent"), fields.integer("received"), times
+    )
+
+
+def _versioned(answer: Json, schema: str) -> Fields:
+    fields = Fields(answer, "result")
+    if fields.text("schema") != schema:
+        raise misfit("result.schema", f"is {fields.text('schema')}, not {schema}")
+    return fields
+
+
+def _peer_status(fields: Fields) -> PeerStatus:
+    return PeerStatus(
+        name=fields.text("name"),
+        addresses=fields.texts("addresses"),
+        endpoint=fields.optional("endpoint", fields.text),
+        state=fields.one_of("state", STATES),
+        suite=fields.text("suite"),
+        epoch=fields.integer("epoch"),
+        last_handshake_s=fields.optional("last_handshake_s", fields.number),
+        rtt_ms=fields.optional("rtt_ms", fields.number),
+        received=_traffic(fields.inner("rx")),
+        sent=_traffic(fields.inner("tx")),
+    )
+
+
+def _traffic(fields: Fields) -> Traffic:
+    return Traffic(fields.integer("packets"), fields.integer("bytes"))

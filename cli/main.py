@@ -1,0 +1,93 @@
+"""The `holloway` command: its verbs, and what happens when one fails.
+
+Results go to stdout and everything else to stderr. Every failure is three lines and an exit code; a traceback only with
+`--debug`. Not responsible for what a verb does: each is a module of this room, imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import Final, NoReturn
+
+import click
+
+from holloway.cli.exit_codes import ExitCode
+from holloway.cli.failures import explain
+from holloway.cli.groups import LazyGroup
+
+VERBS: Final = {
+    "up": "Run a node until it is stopped.",
+    "demo": "Run a small network on this machine and show it at work.",
+    "status": "Show the node and its peers.",
+    "peers": "Show each peer in detail.",
+    "ping": "Measure the way to a peer.",
+    "check": "Name every problem of a configuration file.",
+    "keygen": "Make a private key.",
+    "pubkey": "Print the public key of the private key on stdin.",
+    "config": "Show or explain the configuration.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Print the version.",
+}
+
+
+@dataclass(slots=True)
+class GlobalOptions:
+    """The options before the verb."""
+
+    debug: bool = False
+
+
+@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.pass_obj
+def root(options: GlobalOptions | None, debug: bool) -> None:
+    """Join machines that are far apart into one private network."""
+    if options is not None:
+        options.debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: runs the verb and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot print is no reason to fail
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a verb and returns the exit code; failures have been told on stderr."""
+    options = GlobalOptions()
+    try:
+        code = root.main(list(arguments), prog_name="holloway", standalone_mode=False, obj=options)
+        sys.stdout.flush()
+    except SystemExit as asked:
+        return asked.code if isinstance(asked.code, int) else ExitCode.FAILED
+    except BrokenPipeError:
+        _silence_stdout()
+        return ExitCode.FAILED
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever it is, three lines and a code
+        return _tell(error, debug=options.debug)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _tell(error: BaseException, *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    explanation = explain(error)
+    try:
+        for line in explanation.lines:
+            print(line, file=sys.stderr)
+    except BrokenPipeError:
+        return explanation.code
+    return explanation.code
+
+
+def _silence_stdout() -> None:
+    """Whoever read our output has gone; without this the interpreter would complain once more while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,123 @@
+"""`holloway up`: run a node in the foreground until a signal.
+
+Ready is told to a service manager (`NOTIFY_SOCKET`) and on stderr. SIGTERM and SIGINT stop cleanly: device, routes and
+socket go; a second signal while that lasts ends the process at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from holloway.actors.config import Config
+
+STOP_TIMEOUT_S = 15.0
+"""An orderly stop takes no longer; after that what still runs is cancelled."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The node's configuration.",
+)
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
+)
+def command(path: Path, log_level: str) -> None:
+    """Run a node in the foreground until SIGTERM or Ctrl-C."""
+    from holloway.actors.config import load_config
+
+    config = load_config(path, environ=os.environ, overrides={})
+    configure_logging(log_level)
+
+    import trio
+
+    number = trio.run(_run, config)
+    if number == signal.SIGINT:
+        sys.exit(130)
+
+
+async def _run(config: Config) -> int:
+    """Run the node; the number of the signal that ended it."""
+    import trio
+
+    from holloway.actors import open_node
+
+    log = logging.getLogger("holloway")
+    number = 0
+    wanted_down = trio.Event()
+    scope = trio.CancelScope()
+    is_up = False
+
+    async def heed(signals: AsyncIterator[int]) -> None:
+        nonlocal number
+        number = await anext(signals)
+        notify("STOPPING=1")
+        log.info("stopping on %s; once more ends at once", signal.Signals(number).name)
+        if is_up:
+            wanted_down.set()
+            scope.deadline = trio.current_time() + STOP_TIMEOUT_S
+        else:
+            scope.cancel()
+        await anext(signals)
+        os._exit(128 + number)
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed, signals)
+            with scope:
+                async with open_node(config):
+                    is_up = True
+                    notify("READY=1")
+                    log.info("node %s is up on %s", config.node.name, config.interface.name)
+                    await wanted_down.wait()
+            nursery.cancel_scope.cancel()
+    log.info("stopped")
+    return number
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr: with a priority for journald to read when it listens, with the time otherwise."""
+    handler = logging.StreamHandler()
+    if os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(_Prioritised("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger("holloway")
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+
+
+class _Prioritised(logging.Formatter):
+    """Each line begins with its syslog priority (systemd, sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4}.get(record.levelno, 3)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (systemd, sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+        notifier.connect("\0" + path[1:] if path.startswith("@") else path)
+        notifier.send(state.encode())

@@ -1,0 +1,91 @@
+"""Pure protocols: wire formats and state machines, without I/O, clock or randomness.
+
+Names load when they are used: importing the room alone costs no cryptography.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holloway.protocols.demux import Demux
+    from holloway.protocols.errors import (
+        ConfigError,
+        HandshakeFailed,
+        HollowayError,
+        KeyExhausted,
+        LocalError,
+        PortError,
+        ProtocolError,
+        RegistryError,
+        TunError,
+    )
+    from holloway.protocols.events import DropReason, Event
+    from holloway.protocols.keys import StaticKey, clamp, decode_key, encode_key
+    from holloway.protocols.packets import Packet, SuperPacket
+    from holloway.protocols.replay import ReplayWindow
+    from holloway.protocols.routes import RouteTable
+    from holloway.protocols.session import Session, SessionConfig
+    from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD, Suite
+    from holloway.protocols.timers import Timers
+
+_HOMES = {
+    "demux": ("Demux",),
+    "errors": (
+        "ConfigError",
+        "HandshakeFailed",
+        "HollowayError",
+        "KeyExhausted",
+        "LocalError",
+        "PortError",
+        "ProtocolError",
+        "RegistryError",
+        "TunError",
+    ),
+    "events": ("DropReason", "Event"),
+    "keys": ("StaticKey", "clamp", "decode_key", "encode_key"),
+    "packets": ("Packet", "SuperPacket"),
+    "replay": ("ReplayWindow",),
+    "routes": ("RouteTable",),
+    "session": ("Session", "SessionConfig"),
+    "suites": ("AES_GCM", "SUITES", "WIREGUARD", "Suite"),
+    "timers": ("Timers",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AES_GCM",
+    "SUITES",
+    "WIREGUARD",
+    "ConfigError",
+    "Demux",
+    "DropReason",
+    "Event",
+    "HandshakeFailed",
+    "HollowayError",
+    "KeyExhausted",
+    "LocalError",
+    "Packet",
+    "PortError",
+    "ProtocolError",
+    "RegistryError",
+    "ReplayWindow",
+    "RouteTable",
+    "Session",
+    "SessionConfig",
+    "StaticKey",
+    "Suite",
+    "SuperPacket",
+    "Timers",
+    "TunError",
+    "clamp",
+    "decode_key",
+    "encode_key",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

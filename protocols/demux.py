@@ -1,0 +1,219 @@
+"""Finds the session of each datagram, and keeps strangers from costing us work.
+
+Every datagram of a node passes `Demux.sort`. Transport datagrams, responses and cookie replies go to their session by
+receiver index. Initiations must prove that they know our public key (mac1); under load also that they can receive at
+their source address (mac2, by a cookie) and stay below a rate; then one Diffie-Hellman tells which peer they name. Not
+responsible for what the session does with them, nor for sockets. Sources: WireGuard paper, section 5.3 and 5.4.7;
+wireguard-go, device/receive.go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from typing import Generic, TypeVar
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.cookies import MacChecker
+from holloway.protocols.errors import HandshakeFailed, LocalError
+from holloway.protocols.events import DropReason
+from holloway.protocols.indices import TOKEN_BYTES, IndexTable
+from holloway.protocols.keys import StaticKey
+from holloway.protocols.noise import OpenedInitiation, initiation_bytes, response_bytes
+from holloway.protocols.ratelimit import RateLimiter
+from holloway.protocols.suites import AES_GCM, FIRST_RECEIVER_INDEX, WIREGUARD, MessageType, Suite
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES
+
+Handle = TypeVar("Handle")
+
+HANDSHAKES_UNDER_LOAD = 128
+"""Handshake messages within `LOAD_WINDOW_S` beyond which cookies are asked for: some 30 ms of work a second."""
+LOAD_WINDOW_S = 1.0
+RESET_BYTES = 8 + TOKEN_BYTES
+
+_INITIATIONS: dict[int, Suite] = {suite.initiation: suite for suite in (AES_GCM, WIREGUARD)}
+_RESPONSES: dict[int, Suite] = {suite.response: suite for suite in (AES_GCM, WIREGUARD)}
+_COOKIE_REPLIES = frozenset({AES_GCM.cookie_reply, WIREGUARD.cookie_reply})
+
+
+class LoadMeter:
+    """Whether handshake messages come faster than we like to work on them."""
+
+    __slots__ = ("_count", "_loaded_until", "_window_at")
+
+    def __init__(self) -> None:
+        self._window_at = float("-inf")
+        self._count = 0
+        self._loaded_until = float("-inf")
+
+    def note(self, now: float) -> bool:
+        """Count one handshake message. Whether we are under load; that lasts one calm window more."""
+        if now - self._window_at >= LOAD_WINDOW_S:
+            self._window_at, self._count = now, 0
+        self._count += 1
+        if self._count > HANDSHAKES_UNDER_LOAD:
+            self._loaded_until = now + LOAD_WINDOW_S
+        return now < self._loaded_until
+
+
+@dataclass(slots=True)
+class Sorted(Generic[Handle]):
+    """Where a batch of datagrams goes. `datagrams` keeps their order within one session."""
+
+    datagrams: dict[Handle, list[tuple[bytes, Address]]] = field(default_factory=dict)
+    initiations: list[tuple[Handle, OpenedInitiation, Address]] = field(default_factory=list)
+    resets: list[tuple[Handle, bytes, Address]] = field(default_factory=list)
+    replies: list[tuple[bytes, Address]] = field(default_factory=list)
+    """Cookie replies and resets for the network, each shorter than what it answers."""
+
+
+class PeerLinks(Generic[Handle]):
+    """The part of the tables that one session may use; fits `session.Links`."""
+
+    __slots__ = ("_handle", "_indices", "_resets")
+
+    def __init__(self, indices: IndexTable[Handle], resets: dict[bytes, Handle], handle: Handle) -> None:
+        self._indices, self._resets, self._handle = indices, resets, handle
+
+    def allocate(self) -> int:
+        return self._indices.allocate(self._handle)
+
+    def release(self, index: int) -> None:
+        self._indices.release(index)
+
+    def token(self, index: int) -> bytes:
+        return self._indices.token(index)
+
+    def expect_reset(self, token: bytes) -> None:
+        self._resets[token] = self._handle
+
+    def forget_reset(self, token: bytes) -> None:
+        self._resets.pop(token, None)
+
+
+class Demux(Generic[Handle]):
+    """The tables of one node. `Handle` is whatever the caller uses to reach a session; it must be hashable."""
+
+    def __init__(self, static: StaticKey, *, secret: bytes, entropy: Callable[[int], bytes]) -> None:
+        """`secret`: 32 bytes derived from the private key and nothing else (`index_secret`), so resets outlive us."""
+        self._static = static
+        self._macs = MacChecker(static.public, entropy)
+        self._indices: IndexTable[Handle] = IndexTable(secret, entropy)
+        self._resets: dict[bytes, Handle] = {}
+        self._peers: dict[bytes, Handle] = {}
+        self._load = LoadMeter()
+        self._handshake_rate = RateLimiter()
+        self._reset_rate = RateLimiter()
+        self.drops: Counter[DropReason] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<Demux {len(self._peers)} peers, {len(self._indices)} indices>"
+
+    def register(self, peer_public: bytes, handle: Handle) -> PeerLinks[Handle]:
+        """Make a peer known. Raises `LocalError` if its key is known already or our own."""
+        if peer_public == self._static.public:
+            raise LocalError("a peer has our own public key", "a node is no peer of itself", "remove this peer")
+        if peer_public in self._peers:
+            raise LocalError("two peers have one public key", fix="give each peer a key pair of its own")
+        self._peers[peer_public] = handle
+        return PeerLinks(self._indices, self._resets, handle)
+
+    def unregister(self, peer_public: bytes) -> None:
+        self._peers.pop(peer_public, None)
+
+    def sort(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> Sorted[Handle]:
+        """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""
+        result: Sorted[Handle] = Sorted()
+        owner, delivered = self._indices.owner, result.datagrams
+        for data, source in datagrams:
+            word = int.from_bytes(data[:4], "little")
+            if word >= FIRST_RECEIVER_INDEX:
+                handle = owner(word)
+            elif word == MessageType.WIREGUARD_TRANSPORT:
+                handle = owner(int.from_bytes(data[4:8], "little"))
+            else:
+                self._sort_handshake(word, data, source, now, result)
+                continue
+            if len(data) < MIN_TRANSPORT_BYTES:
+                self.drops[DropReason.BAD_LENGTH] += 1
+            elif handle is None:
+                self.drops[DropReason.UNKNOWN_INDEX] += 1
+                if word >= FIRST_RECEIVER_INDEX:
+                    self._answer_stranger(word, source, now, result)
+            elif handle in delivered:
+                delivered[handle].append((data, source))
+            else:
+                delivered[handle] = [(data, source)]
+        return result
+
+    def _sort_handshake(
+        self, word: int, data: bytes, source: Address, now: float, result: Sorted[Handle]
+    ) -> None:
+        if (suite := _INITIATIONS.get(word)) is not None:
+            if len(data) != initiation_bytes(suite):
+                self.drops[DropReason.BAD_LENGTH] += 1
+            elif self._is_admitted(suite, data, source, now, result):
+                self._open(suite, data, source, result)
+        elif (suite := _RESPONSES.get(word)) is not None:
+            if len(data) != response_bytes(suite):
+                self.drops[DropReason.BAD_LENGTH] += 1
+            elif self._is_admitted(suite, data, source, now, result):
+                self._deliver(int.from_bytes(data[8:12], "little"), data, source, result)
+        elif word in _COOKIE_REPLIES:
+            self._deliver(int.from_bytes(data[4:8], "little"), data, source, result)
+        elif word == MessageType.RESET:
+            handle = self._resets.get(data[8:]) if len(data) == RESET_BYTES else None
+            if handle is None:
+                self.drops[DropReason.UNKNOWN_RESET] += 1
+            else:
+                result.resets.append((handle, data[8:], source))
+        else:
+            self.drops[DropReason.UNKNOWN_TYPE if len(data) >= 4 else DropReason.BAD_LENGTH] += 1
+
+    def _deliver(self, index: int, data: bytes, source: Address, result: Sorted[Handle]) -> None:
+        handle = self._indices.owner(index)
+        if handle is None:
+            self.drops[DropReason.UNKNOWN_INDEX] += 1
+        else:
+            result.datagrams.setdefault(handle, []).append((data, source))
+
+    def _is_admitted(self, suite: Suite, data: bytes, source: Address, now: float, result: Sorted[Handle]) -> bool:
+        """Whether a handshake message of the right length is worth a Diffie-Hellman."""
+        if not self._macs.is_mac1_valid(data):
+            self.drops[DropReason.BAD_MAC1] += 1
+            return False
+        if not self._load.note(now):
+            return True
+        if not self._macs.is_mac2_valid(data, source, now):
+            self.drops[DropReason.COOKIE_REQUIRED] += 1
+            result.replies.append((self._macs.cookie_reply(suite.cookie_reply, data, source, now), source))
+            return False
+        if not self._handshake_rate.allow(source[0], now):
+            self.drops[DropReason.RATE_LIMITED] += 1
+            return False
+        return True
+
+    def _open(self, suite: Suite, data: bytes, source: Address, result: Sorted[Handle]) -> None:
+        try:
+            opened = OpenedInitiation(suite, self._static, data)
+        except HandshakeFailed:
+            self.drops[DropReason.NOT_FOR_US] += 1
+            return
+        handle = self._peers.get(opened.peer_public)
+        if handle is None:
+            self.drops[DropReason.UNKNOWN_PEER] += 1
+        else:
+            result.initiations.append((handle, opened, source))
+
+    def _answer_stranger(self, index: int, source: Address, now: float, result: Sorted[Handle]) -> None:
+        """Tell the peer of a session that we lost. Only indices that we once gave out are answered: others stay silent."""
+        if self._indices.was_issued(index) and self._reset_rate.allow(source[0], now):
+            reply = MessageType.RESET.to_bytes(4, "little") + index.to_bytes(4, "little") + self._indices.token(index)
+            result.replies.append((reply, source))
+
+
+def index_secret(private: bytes) -> bytes:
+    """The secret of the index table: 32 bytes that only the holder of `private` can make, the same in every life."""
+    return blake2s(b"holloway receiver indices", key=private).digest()

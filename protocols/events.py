@@ -1,0 +1,113 @@
+"""Events of the session protocol, and the reasons for which a datagram or packet is dropped.
+
+Events are data: the actor that drives a protocol object logs, counts or ignores them. Every drop has a reason from
+`DropReason`; its value is the name under which `status` counts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from holloway.protocols.addresses import Address
+
+
+class DropReason(Enum):
+    """Why something was dropped. The first group is decided before a peer is known, the last one at our own side."""
+
+    BAD_LENGTH = "bad_length"
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_INDEX = "unknown_index"
+    BAD_MAC1 = "bad_mac1"
+    COOKIE_REQUIRED = "cookie_required"
+    RATE_LIMITED = "rate_limited"
+    NOT_FOR_US = "not_for_us"
+    UNKNOWN_PEER = "unknown_peer"
+    UNKNOWN_RESET = "unknown_reset"
+
+    WRONG_SUITE = "wrong_suite"
+    HANDSHAKE_NOT_AUTHENTIC = "handshake_not_authentic"
+    REPLAYED_INITIATION = "replayed_initiation"
+    INITIATION_FLOOD = "initiation_flood"
+    RESET_FLOOD = "reset_flood"
+    UNEXPECTED_RESPONSE = "unexpected_response"
+    BAD_COOKIE = "bad_cookie"
+    REPLAYED = "replayed"
+    NOT_AUTHENTIC = "not_authentic"
+    KEY_EXPIRED = "key_expired"
+    MALFORMED = "malformed"
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
+    DESTINATION_NOT_OURS = "destination_not_ours"
+
+    NO_INDEX = "no_index"
+    NO_ROUTE = "no_route"
+    NOT_IP = "not_ip"
+    TOO_BIG = "too_big"
+    STAGING_FULL = "staging_full"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    INBOX_FULL = "inbox_full"
+    PEER_DOWN = "peer_down"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeStarted:
+    """An initiation was sent. `attempt` counts from 1 within one dialling."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeCompleted:
+    """New keys are in use. `round_trip_s` is known to the initiator only."""
+
+    epoch: int
+    is_initiator: bool
+    round_trip_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeGaveUp:
+    """No answer within `rekey_attempt_s`. The next packet begins again."""
+
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointMoved:
+    """The peer was heard, authenticated, from another address."""
+
+    old: Address | None
+    new: Address
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExpired:
+    """The key in use reached the end of its life without a successor."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerForgotUs:
+    """The peer answered with a reset: it lost our session, most likely by a restart. We ask for a new handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketDropped:
+    """Something was dropped; `source` is the outer address it came from, `None` for our own packets."""
+
+    reason: DropReason
+    source: Address | None
+
+
+Event: TypeAlias = (
+    HandshakeStarted
+    | HandshakeCompleted
+    | HandshakeGaveUp
+    | EndpointMoved
+    | KeyExpired
+    | PeerForgotUs
+    | PacketDropped
+)

@@ -1,0 +1,63 @@
+"""Judges inner packets: the source must belong to the peer that sent them, the destination to us.
+
+This is WireGuard's cryptokey routing seen from inside, plus a check of the destination. Not responsible for choosing the
+peer of an outgoing packet: that is `routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Generic, TypeVar
+
+from holloway.protocols.events import DropReason
+from holloway.protocols.packets import destination, source
+from holloway.protocols.routes import RouteTable
+
+Target = TypeVar("Target")
+
+VERDICTS = 4096
+"""Remembered pairs of addresses; when full they are forgotten and learned again."""
+
+
+class LocalPrefixes:
+    """The inner addresses of this node: its own, and the prefixes behind it."""
+
+    def __init__(self, prefixes: Iterable[IPv4Network | IPv6Network]) -> None:
+        self._table: RouteTable[bool] = RouteTable()
+        for prefix in prefixes:
+            self._table.add(prefix, True)
+
+    def __contains__(self, address: bytes) -> bool:
+        return self._table.lookup(address) is not None
+
+
+class Inspector(Generic[Target]):
+    """Judges the packets of one peer. `target` is what the route table gives for that peer's prefixes."""
+
+    def __init__(self, routes: RouteTable[Target], target: Target, local: LocalPrefixes) -> None:
+        self._routes, self._target, self._local = routes, target, local
+        self._verdicts: dict[bytes, DropReason | None] = {}
+        self._generation = routes.generation
+
+    def __call__(self, packet: bytes) -> DropReason | None:
+        """`None` to deliver the packet, or why not. Takes any bytes."""
+        if self._generation != self._routes.generation or len(self._verdicts) >= VERDICTS:
+            self._verdicts.clear()
+            self._generation = self._routes.generation
+        version = packet[0] >> 4 if packet else 0
+        pair = packet[12:20] if version == 4 else packet[8:40]  # source and destination; no pair of one is one of the other
+        try:
+            return self._verdicts[pair]
+        except KeyError:
+            return self._judge(packet)
+
+    def _judge(self, packet: bytes) -> DropReason | None:
+        from_address, to_address = source(packet), destination(packet)
+        if from_address is None or to_address is None:
+            return DropReason.MALFORMED
+        if self._routes.lookup(from_address) is not self._target:
+            return DropReason.SOURCE_NOT_ALLOWED
+        if to_address not in self._local:
+            return DropReason.DESTINATION_NOT_OURS
+        return None

@@ -1,0 +1,128 @@
+"""The key slots of one session: which key seals, and which keys still open.
+
+* *current* seals what we send, and opens.
+* *next* we derived by answering the peer's initiation. It opens, and becomes current with the first datagram that it
+  opens: only then do we know that the peer has it (WireGuard paper, section 5.4.6).
+* *retired* keys open what was in flight when they were replaced.
+
+Every slot has a receiver index and perhaps a reset token in the tables of the node; forgetting a slot gives both back. Not
+responsible for when keys are agreed on or expire: that is `session`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol
+
+from holloway.protocols.transport import TransportKeys
+
+RETIRED_KEYS = 2
+"""One more than WireGuard's single previous slot, so that simultaneous rekeys of both sides lose nothing in flight."""
+
+
+class Links(Protocol):
+    """What a session needs of the tables that find it (`demux` has them): receiver indices and reset tokens."""
+
+    def allocate(self) -> int:
+        """A fresh receiver index. Raises `LocalError` when none is free."""
+
+    def release(self, index: int) -> None: ...
+
+    def token(self, index: int) -> bytes:
+        """The reset token of an index of ours."""
+
+    def expect_reset(self, token: bytes) -> None:
+        """A reset with this token is for this session from now on."""
+
+    def forget_reset(self, token: bytes) -> None: ...
+
+
+class Keyring:
+    """At most one current, one next and `RETIRED_KEYS` retired keys."""
+
+    __slots__ = ("_by_index", "_current", "_links", "_next", "_retired")
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._current: TransportKeys | None = None
+        self._next: TransportKeys | None = None
+        self._retired: deque[TransportKeys] = deque()
+        self._by_index: dict[int, TransportKeys] = {}
+
+    def __repr__(self) -> str:
+        return f"<Keyring current={self._current} next={self._next} retired={len(self._retired)}>"
+
+    @property
+    def current(self) -> TransportKeys | None:
+        return self._current
+
+    @property
+    def next(self) -> TransportKeys | None:
+        return self._next
+
+    @property
+    def by_index(self) -> Mapping[int, TransportKeys]:
+        """Every slot by our receiver index. The same object always; it follows the ring."""
+        return self._by_index
+
+    def add_next(self, keys: TransportKeys) -> None:
+        """Keys of an initiation that we answered. A next key that the peer never used makes room."""
+        if self._next is not None:
+            self._forget(self._next)
+        self._next = keys
+        self._add(keys)
+
+    def add_current(self, keys: TransportKeys, *, keep_next: bool) -> None:
+        """Keys of a handshake that we began, which the peer therefore has.
+
+        `keep_next`: the next key may yet replace this one; otherwise it opens only, from now on.
+        """
+        self._retire(self._current)
+        if not keep_next:
+            self._retire(self._next)
+            self._next = None
+        self._current = keys
+        self._add(keys)
+
+    def confirm_next(self) -> None:
+        """The peer has used the next key: it becomes the current one."""
+        self._retire(self._current)
+        self._current, self._next = self._next, None
+
+    def expire(self, now: float) -> None:
+        """Forget every key whose life is over."""
+        for keys in [keys for keys in self._by_index.values() if keys.expires_at <= now]:
+            if keys is self._current:
+                self._current = None
+            elif keys is self._next:
+                self._next = None
+            else:
+                self._retired.remove(keys)
+            self._forget(keys)
+
+    def clear(self) -> None:
+        """Forget every key."""
+        self.expire(float("inf"))
+
+    def earliest_expiry(self) -> float | None:
+        """When `expire` has something to do next."""
+        return min((keys.expires_at for keys in self._by_index.values()), default=None)
+
+    def _add(self, keys: TransportKeys) -> None:
+        self._by_index[keys.local_index] = keys
+        if keys.remote_token:
+            self._links.expect_reset(keys.remote_token)
+
+    def _retire(self, keys: TransportKeys | None) -> None:
+        if keys is not None:
+            self._retired.append(keys)
+            if len(self._retired) > RETIRED_KEYS:
+                self._forget(self._retired.popleft())
+
+    def _forget(self, keys: TransportKeys) -> None:
+        del self._by_index[keys.local_index]
+        self._links.release(keys.local_index)
+        token = keys.remote_token
+        if token and all(other.remote_token != token for other in self._by_index.values()):
+            self._links.forget_reset(token)

@@ -1,0 +1,592 @@
+"""The session with one peer: when to shake hands, which key to use, timers and roaming. WireGuard's rules as one state
+machine.
+
+How it works. A session seals under one key and opens under several (`keyring`), and beside them there may be one initiation
+of ours under way (`handshakes`). The state is a summary of those facts, recomputed in one place (`_settle`), and every move
+is checked against `TRANSITIONS`:
+
+    IDLE ──dial──► INITIATING ──response──► ESTABLISHED ──dial──► REKEYING ──response──► ESTABLISHED
+    IDLE ──answered──► CONFIRMING ──first datagram──► ESTABLISHED          any ──keys expired──► IDLE
+
+What happens arms or cancels deadlines (`timers`), and a deadline does one of three things: it begins a handshake, sends a
+keepalive or forgets something. While packets wait for a key there is always a deadline ahead that will end their wait.
+
+The object is pure. Time is the parameter `now`, in monotonic seconds that never go back; randomness, the wall clock for
+TAI64N stamps and the receiver indices come in by the constructor. What a peer sends never raises: it is dropped for a
+`DropReason`, counted in `drops`, and told by `next_event`. Nothing leaves `datagrams_to_send` that is not sealed or a
+handshake message. Not responsible for sockets, for finding the session of a datagram (`demux`) or for who may use which
+inner address (`inspect`, given by the caller).
+
+Sources: WireGuard paper, sections 5 and 6; wireguard-go, device/timers.go, for the order of its events. Where we differ is
+listed in `docs/protocol.md`; the greatest difference: when both peers begin at once, both handshakes may complete, and then
+the key of the one begun by the smaller public key is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.errors import LocalError
+from holloway.protocols.events import (
+    DropReason,
+    EndpointMoved,
+    Event,
+    HandshakeCompleted,
+    HandshakeGaveUp,
+    HandshakeStarted,
+    KeyExpired,
+    PacketDropped,
+    PeerForgotUs,
+)
+from holloway.protocols.handshakes import Handshakes
+from holloway.protocols.keyring import Keyring, Links
+from holloway.protocols.keys import StaticKey
+from holloway.protocols.noise import DerivedKeys, OpenedInitiation
+from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.suites import Suite
+from holloway.protocols.timers import RETRY_JITTER_S, Deadline, DeadlineSet, Timers
+from holloway.protocols.transport import TransportKeys, framing
+
+STAGED_PACKETS = 128  # wireguard-go, QueueStagedSize
+EVENTS = 256
+"""Unread events beyond this push out the oldest ones."""
+DROP_EVENTS = 128
+"""No drop is told while this many events are unread, so that a flood cannot push out other news; `drops` counts it."""
+DEFAULT_MTU = 1420
+"""Inner bytes a datagram: 1500 less IPv6 (40), UDP (8), transport header (16) and tag (16)."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Inner packets, and bytes of authentic datagrams of every kind, in one direction."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """What one session is told once. Keys are 32 raw bytes; `preshared` is zeros where there is none.
+
+    `keepalive_s`: the interval of unasked keepalives, 0 for none. `mtu`: inner bytes a datagram. `inspect` judges an inner
+    packet from the peer: `None` to deliver it, or the reason to drop it. Raises `LocalError` for unusable numbers.
+    """
+
+    suite: Suite
+    static: StaticKey
+    peer_public: bytes
+    preshared: bytes = field(default=bytes(32), repr=False)
+    timers: Timers = field(default_factory=Timers)
+    keepalive_s: float = 0.0
+    mtu: int = DEFAULT_MTU
+    inspect: Callable[[bytes], DropReason | None] = lambda packet: None
+
+    def __post_init__(self) -> None:
+        if not (self.keepalive_s == 0 or MIN_KEEPALIVE_S <= self.keepalive_s <= MAX_KEEPALIVE_S):
+            raise LocalError(
+                f"keepalive_s is {self.keepalive_s!r}", f"it must be 0 or {MIN_KEEPALIVE_S} to {MAX_KEEPALIVE_S} seconds"
+            )
+        if self.mtu < 1:
+            raise LocalError(f"mtu is {self.mtu!r}", "a datagram must carry something")
+
+
+MIN_KEEPALIVE_S = 0.1
+MAX_KEEPALIVE_S = 65535.0  # wg(8), persistent-keepalive
+
+
+class Session:
+    """One peer. See the head of this module for the whole picture."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        links: Links,
+        entropy: Callable[[int], bytes],
+        wall_ns: Callable[[], int],
+        now: float,
+        endpoint: Address | None = None,
+    ) -> None:
+        """`entropy(n)` gives n random bytes, `wall_ns()` nanoseconds since 1970, `endpoint` where to call the peer.
+
+        Raises `LocalError` for a key that is not 32 bytes, or a public key of low order.
+        """
+        self._config = config
+        self._suite, self._timers, self._entropy = config.suite, config.timers, entropy
+        self._handshakes = Handshakes(
+            config.suite,
+            config.static,
+            config.peer_public,
+            config.preshared,
+            links=links,
+            entropy=entropy,
+            wall_ns=wall_ns,
+        )
+        self._ring = Keyring(links)
+        self._framing = framing(config.suite)
+        self._is_ours_preferred = config.static.public < config.peer_public
+        self.endpoint = endpoint
+        self.state = State.IDLE
+        self.drops: Counter[DropReason] = Counter()
+        self.received = Traffic()
+        self.transmitted = Traffic()
+        self.transitions: Counter[tuple[State, State]] = Counter()
+        self.handshakes_total = 0
+        self.last_handshake_at: float | None = None
+        self.last_received_at: float | None = None
+        self.round_trip_s: float | None = None
+
+        self._epoch = 0
+        self._attempt = 0
+        self._dialling_since = 0.0
+        self._dial_wanted_at: float | None = None
+        self._reset_at = float("-inf")
+        self._owes_keepalive = False
+        self._is_unanswered = False
+
+        self._staged: deque[bytes] = deque()
+        self._outbox: list[bytes] = []
+        self._inside: list[bytes] = []
+        self._events: deque[Event] = deque(maxlen=EVENTS)
+        self._deadlines = DeadlineSet()
+        if config.keepalive_s:
+            self._deadlines.set(Deadline.PERSISTENT_KEEPALIVE, now + config.keepalive_s)
+
+    def __repr__(self) -> str:
+        return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
+
+    # What the session knows.
+
+    @property
+    def epoch(self) -> int:
+        """Number of the key in use, counted from 1 in this session; 0 while there is none."""
+        current = self._ring.current
+        return current.epoch if current else 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a packet handed in now would be sealed at once."""
+        return self._ring.current is not None and not self._staged
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the peer owes us an answer: an initiation was repeated, or forced by silence after our data."""
+        return self._handshakes.is_under_way and (self._attempt > 1 or self._is_unanswered)
+
+    @property
+    def staged(self) -> int:
+        """Packets that wait for a key."""
+        return len(self._staged)
+
+    # Intents of the owner.
+
+    def connect(self, now: float) -> None:
+        """Begin a handshake unless one is under way or a key is in use. Without an endpoint, wait for one or a call."""
+        self._refuse_if_closed()
+        if self._ring.current is None:
+            self._dial(now)
+
+    def rekey(self, now: float) -> None:
+        """Agree on new keys now, at most once every `rekey_timeout_s`."""
+        self._refuse_if_closed()
+        self._dial(now)
+
+    def send(self, packets: Sequence[Packet], now: float) -> None:
+        """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
+        self._refuse_if_closed()
+        whole = self._unfold(packets)
+        if not whole:
+            return
+        keys = self._ring.current
+        if keys is not None and not self._staged and now < keys.expires_at and keys.can_seal(len(whole)):
+            self._transmit(keys, whole, now)
+        else:
+            self._stage(whole, now)
+            self._dial(now)
+
+    def set_endpoint(self, endpoint: Address) -> None:
+        """Where to call the peer, from configuration or registry. An authenticated datagram may move it again.
+
+        A handshake that waited for an endpoint is due at once: look at `next_timeout` afterwards.
+        """
+        self.endpoint = endpoint
+        if self._dial_wanted_at is not None:
+            self._deadlines.set_if_absent(Deadline.DEFERRED_HANDSHAKE, self._dial_wanted_at)
+            self._dial_wanted_at = None
+
+    def close(self) -> None:
+        """Forget every key. Idempotent; staged packets count as dropped."""
+        if self.state is State.CLOSED:
+            return
+        self._discard_staged(DropReason.CLOSED)
+        self._handshakes.abandon()
+        self._ring.clear()
+        self._outbox.clear()
+        self._deadlines.cancel_all()
+        self._dial_wanted_at = None
+        self._move(State.CLOSED)
+
+    # Inputs from the network.
+
+    def receive(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> None:
+        """Responses, cookie replies and transport datagrams whose receiver index is ours, in order of arrival."""
+        if self.state is State.CLOSED:
+            return
+        ring, inspect, inside = self._ring, self._config.inspect, self._inside
+        by_index, transport = ring.by_index, self._suite.transport
+        is_heard = has_data = False
+        for data, source in datagrams:
+            word = int.from_bytes(data[:4], "little")
+            if transport is None:
+                keys = by_index.get(word)
+            else:
+                keys = by_index.get(int.from_bytes(data[4:8], "little")) if word == transport else None
+            if keys is None:
+                self._receive_handshake(word, data, source, now)
+                continue
+            if now >= keys.expires_at:
+                self._drop(DropReason.KEY_EXPIRED, source)
+                continue
+            is_moved = source != self.endpoint
+            top = keys.top if is_moved else 0
+            packets = keys.open(data)
+            if not isinstance(packets, list):
+                self._drop(packets, source)
+                continue
+            is_heard = True
+            self.received.bytes += len(data)
+            if is_moved and keys.top > top:  # a late datagram from where the peer was before moves nothing back
+                self._move_endpoint(source)
+            if keys is ring.next:
+                ring.confirm_next()
+                self._handshakes.abandon()
+                self._complete(now, None)
+            for packet in packets:
+                has_data = True
+                refusal = inspect(packet)
+                if refusal is None:
+                    inside.append(packet)
+                    self.received.packets += 1
+                else:
+                    self._drop(refusal, source)
+        if is_heard:
+            self._note_received(now)
+            if has_data:
+                self._note_data_received(now)
+            self._flush_staged(now)
+            self._refresh_on_receive(now)
+
+    def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
+        """An initiation that names this peer; it is not yet authenticated."""
+        if self.state is State.CLOSED:
+            return
+        answer = self._handshakes.answer(opened, now)
+        if isinstance(answer, DropReason):
+            self._drop(answer, source)
+            return
+        message, derived = answer
+        self._ring.add_next(self._keys(derived, is_initiator=False, now=now))
+        if source != self.endpoint:
+            self._move_endpoint(source)
+        self._note_received(now)
+        self._queue(message, now)
+        if self._staged:  # should the peer not confirm, they must not wait for the next packet to dial
+            self._dial(now)
+        self._settle()
+
+    def receive_reset(self, token: bytes, source: Address, now: float) -> None:
+        """The peer says that it does not know our current key any more: begin a handshake.
+
+        The token came to us inside the handshake of that key. But a node may give out an index again in a later year, and
+        its token with it, so a reset is a hint and no more: it takes no key away, and causes one handshake every
+        `rekey_timeout_s` at the most.
+        """
+        if self.state is State.CLOSED:
+            return
+        keys = self._ring.current
+        if keys is None or not token or keys.remote_token != token:
+            self._drop(DropReason.UNKNOWN_RESET, source)
+            return
+        if now < self._reset_at + self._timers.rekey_timeout_s:
+            self._drop(DropReason.RESET_FLOOD, source)
+            return
+        self._reset_at = now
+        self._tell(PeerForgotUs())
+        self._dial(now, at_once=True)
+
+    def handle_timeout(self, now: float) -> None:
+        """Act on every deadline that is due. Early calls do nothing."""
+        for deadline in self._deadlines.take_due(now):
+            match deadline:
+                case Deadline.KEY_EXPIRY:
+                    self._expire_keys(now)
+                case Deadline.RETRANSMIT_HANDSHAKE:
+                    self._retransmit(now)
+                case Deadline.DEFERRED_HANDSHAKE:
+                    self._dial(now)
+                case Deadline.NEW_HANDSHAKE:
+                    self._is_unanswered = True
+                    self._dial(now)
+                case Deadline.SEND_KEEPALIVE:
+                    is_owed = self._owes_keepalive
+                    self._send_keepalive(now)
+                    if is_owed:
+                        self._deadlines.set(Deadline.SEND_KEEPALIVE, now + self._timers.keepalive_timeout_s)
+                case Deadline.PERSISTENT_KEEPALIVE:
+                    self._touch_persistent(now)
+                    self._send_keepalive(now)
+                case Deadline.DISCARD_STAGED:
+                    self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
+
+    # Outputs.
+
+    def datagrams_to_send(self) -> list[bytes]:
+        """Datagrams for `endpoint`, in order. Taking them empties the outbox."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def packets_to_deliver(self) -> list[bytes]:
+        """Inner packets from the peer that passed every check, in order. Taking them empties the list."""
+        inside, self._inside = self._inside, []
+        return inside
+
+    def next_event(self) -> Event | None:
+        """The oldest unread event."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> float | None:
+        """When to call `handle_timeout`, in monotonic seconds, perhaps past; `None` while nothing is awaited."""
+        return self._deadlines.earliest()
+
+    # Sending.
+
+    def _transmit(self, keys: TransportKeys, packets: Sequence[bytes], now: float) -> None:
+        """Seal data packets under a key that may seal them."""
+        self._seal(keys, packets, now)
+        self.transmitted.packets += len(packets)
+        if not self._deadlines.is_set(Deadline.NEW_HANDSHAKE):
+            self._deadlines.set(Deadline.NEW_HANDSHAKE, now + self._timers.silence_s + self._jitter())
+
+    def _seal(self, keys: TransportKeys, packets: Sequence[bytes], now: float) -> None:
+        datagrams = keys.seal(packets, self._config.mtu)
+        self._outbox += datagrams
+        self.transmitted.bytes += sum(map(len, datagrams))
+        self._note_sent(now)
+        timers = self._timers
+        age_s = now - keys.created_at
+        if keys.sent >= self._suite.rekey_after_messages or age_s >= (
+            timers.rekey_after_s if keys.is_initiator else timers.rekey_as_responder_s
+        ):
+            self._dial(now)
+
+    def _send_keepalive(self, now: float) -> None:
+        keys = self._ring.current
+        if keys is not None and now < keys.expires_at and keys.can_seal(1):
+            self._seal(keys, (b"",), now)
+        else:
+            self._dial(now)
+
+    def _queue(self, message: bytes, now: float) -> None:
+        """Send a handshake message."""
+        self._outbox.append(message)
+        self.transmitted.bytes += len(message)
+        self._note_sent(now)
+
+    def _stage(self, packets: Sequence[bytes], now: float) -> None:
+        self._deadlines.set_if_absent(Deadline.DISCARD_STAGED, now + self._timers.rekey_attempt_s)
+        self._staged.extend(packets)
+        while len(self._staged) > STAGED_PACKETS:
+            self._staged.popleft()
+            self._drop(DropReason.STAGING_FULL, None)
+
+    def _flush_staged(self, now: float) -> bool:
+        """Send what waited. Whether there was anything."""
+        keys = self._ring.current
+        if not self._staged or keys is None or now >= keys.expires_at or not keys.can_seal(len(self._staged)):
+            return False
+        packets = list(self._staged)
+        self._staged.clear()
+        self._deadlines.cancel(Deadline.DISCARD_STAGED)
+        self._transmit(keys, packets, now)
+        return True
+
+    def _discard_staged(self, reason: DropReason) -> None:
+        self._deadlines.cancel(Deadline.DISCARD_STAGED)
+        while self._staged:
+            self._staged.popleft()
+            self._drop(reason, None)
+
+    # Handshakes.
+
+    def _dial(self, now: float, *, at_once: bool = False) -> None:
+        """Begin a handshake unless one is under way. One that is wanted too early, or without an endpoint, is kept."""
+        if self._handshakes.is_under_way:
+            return
+        if self.endpoint is None:
+            self._dial_wanted_at = now
+            return
+        earliest = now if at_once else self._earliest_dial()
+        if now < earliest:
+            self._deadlines.set_if_absent(Deadline.DEFERRED_HANDSHAKE, earliest)
+            return
+        self._dialling_since = now
+        self._attempt = 0
+        self._initiate(now)
+
+    def _earliest_dial(self) -> float:
+        """One handshake message every `rekey_timeout_s`, as initiator or responder (WireGuard paper, section 5.4.6)."""
+        return max(self._handshakes.initiated_at, self._handshakes.answered_at) + self._timers.rekey_timeout_s
+
+    def _initiate(self, now: float) -> None:
+        message = self._handshakes.initiate(now)
+        self._deadlines.cancel(Deadline.DEFERRED_HANDSHAKE)
+        self._deadlines.set(Deadline.RETRANSMIT_HANDSHAKE, now + self._timers.rekey_timeout_s + self._jitter())
+        self._attempt += 1
+        if message is None:
+            self._drop(DropReason.NO_INDEX, None)
+        else:
+            self._queue(message, now)
+            self._tell(HandshakeStarted(self._attempt))
+        self._settle()
+
+    def _retransmit(self, now: float) -> None:
+        if now - self._dialling_since >= self._timers.rekey_attempt_s:
+            self._handshakes.abandon()
+            self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
+            self._deadlines.cancel(Deadline.SEND_KEEPALIVE)
+            self._tell(HandshakeGaveUp(self._attempt))
+            self._settle()
+        elif now < self._earliest_dial():  # we have just answered the peer: its confirmation may be on the way
+            self._deadlines.set(Deadline.RETRANSMIT_HANDSHAKE, self._earliest_dial())
+        else:
+            self._initiate(now)
+
+    def _receive_handshake(self, word: int, data: bytes, source: Address, now: float) -> None:
+        if word == self._suite.response:
+            self._receive_response(data, source, now)
+        elif word == self._suite.cookie_reply:
+            if not self._handshakes.read_cookie_reply(data, now):
+                self._drop(DropReason.BAD_COOKIE, source)
+        elif word == self._suite.transport or word >= FIRST_RECEIVER_INDEX:
+            self._drop(DropReason.UNKNOWN_INDEX, source)
+        else:
+            self._drop(DropReason.WRONG_SUITE, source)
+
+    def _receive_response(self, data: bytes, source: Address, now: float) -> None:
+        derived = self._handshakes.complete(data)
+        if isinstance(derived, DropReason):
+            self._drop(derived, source)
+            return
+        initiated_at = self._handshakes.initiated_at
+        rival = self._ring.next
+        # We answered the peer while our own initiation was under way, so the peer may complete both handshakes, too.
+        is_rival_preferred = rival is not None and rival.created_at >= initiated_at and not self._is_ours_preferred
+        self._ring.add_current(self._keys(derived, is_initiator=True, now=now), keep_next=is_rival_preferred)
+        self.received.bytes += len(data)
+        self.round_trip_s = now - initiated_at
+        if source != self.endpoint:
+            self._move_endpoint(source)
+        self._note_received(now)
+        self._complete(now, self.round_trip_s)
+        if not self._flush_staged(now):
+            self._send_keepalive(now)  # the responder may not send before it has heard us under the new key
+
+    def _complete(self, now: float, round_trip_s: float | None) -> None:
+        """There is a new current key."""
+        keys = self._ring.current
+        assert keys is not None
+        self.handshakes_total += 1
+        self.last_handshake_at = now
+        self._attempt = 0
+        self._deadlines.cancel(Deadline.RETRANSMIT_HANDSHAKE)
+        self._deadlines.cancel(Deadline.DEFERRED_HANDSHAKE)
+        self._dial_wanted_at = None
+        self._tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
+        self._settle()
+
+    # Keys.
+
+    def _keys(self, derived: DerivedKeys, *, is_initiator: bool, now: float) -> TransportKeys:
+        self._epoch += 1
+        expires_at = now + self._timers.reject_after_s
+        self._deadlines.set_if_absent(Deadline.KEY_EXPIRY, expires_at)
+        return self._framing(
+            self._suite,
+            derived,
+            is_initiator=is_initiator,
+            created_at=now,
+            expires_at=expires_at,
+            epoch=self._epoch,
+        )
+
+    def _expire_keys(self, now: float) -> None:
+        before = self._ring.current
+        self._ring.expire(now)
+        if before is not None and self._ring.current is None:
+            self._tell(KeyExpired(before.epoch))
+        earliest = self._ring.earliest_expiry()
+        if earliest is not None:
+            self._deadlines.set(Deadline.KEY_EXPIRY, earliest)
+        self._settle()
+
+    # Timers and bookkeeping.
+
+    def _note_received(self, now: float, size: int) -> None:
+        """An authentic datagram of `size` bytes arrived."""
+        self.last_received_at = now
+        self.received.bytes += size
+        self._timers.any_received(now)
+
+    def _refresh_on_receive(self, now: float) -> None:
+        keys = self._ring.current
+        if keys is not None and keys.is_initiator and now - keys.created_at >= self._timers.rekey_on_receive_s:
+            self._dial(now)
+
+    def _move_endpoint(self, source: Address) -> None:
+        self._tell(EndpointMoved(self.endpoint, source))
+        self.set_endpoint(source)
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+
+    def _drop(self, reason: DropReason, source: Address | None) -> None:
+        self.drops[reason] += 1
+        if len(self._events) < DROP_EVENTS:
+            self._events.append(PacketDropped(reason, source))
+
+    def _refuse_if_closed(self) -> None:
+        if self.state is State.CLOSED:
+            raise LocalError("the session is closed")
+
+    def _settle(self) -> None:
+        """Bring `state` in line with keys and handshakes."""
+        is_under_way = self._handshakes.is_under_way
+        if self._ring.current is not None:
+            self._move(State.REKEYING if is_under_way else State.ESTABLISHED)
+        elif is_under_way:
+            self._move(State.INITIATING)
+        else:
+            self._move(State.IDLE if self._ring.next is None else State.CONFIRMING)
+
+    def _move(self, state: State) -> None:
+        if state is not self.state:
+            assert state in TRANSITIONS[self.state], f"{self.state.name} to {state.name}"
+            self.transitions[self.state, state] += 1
+            self.state = state
+
+    def _unfold(self, packets: Sequence[Packet]) -> list[bytes]:
+        """Whole packets only: a super-packet becomes its segments."""
+        whole: list[bytes] = []
+        for packet in packets:
+            if isinstance(packet, SuperPacket):
+                segments = packet.segments()
+                if not segments:
+                    self._drop(DropReason.MALFORMED, None)
+                whole += segments
+            else:
+                whole.append(packet)
+        return whole

@@ -1,0 +1,59 @@
+"""The states of a session, and which may follow which.
+
+A state is a summary of two facts, whether there is a key to seal with and whether an initiation of ours is under way, so it
+decides nothing by itself: `session` recomputes it whenever one of the facts changes and checks the move against
+`TRANSITIONS`. The diagram in `docs/protocol.md` is drawn from that table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+
+
+class State(Enum):
+    """What a session can do at the moment."""
+
+    IDLE = "no usable key and no handshake under way"
+    INITIATING = "no usable key, our initiation is under way"
+    CONFIRMING = "no usable key, the peer has still to use the one we answered with"
+    ESTABLISHED = "a usable key"
+    REKEYING = "a usable key, and our initiation for its successor is under way"
+    CLOSED = "closed by its owner"
+
+
+TRANSITIONS: Mapping[State, Mapping[State, str]] = MappingProxyType(
+    {
+        State.IDLE: {
+            State.INITIATING: "dial",
+            State.CONFIRMING: "initiation answered",
+            State.CLOSED: "close",
+        },
+        State.INITIATING: {
+            State.IDLE: "gave up",
+            State.CONFIRMING: "gave up, having answered the peer",
+            State.ESTABLISHED: "response, or first datagram under the key we answered with",
+            State.CLOSED: "close",
+        },
+        State.CONFIRMING: {
+            State.IDLE: "key expired unused",
+            State.INITIATING: "dial",
+            State.ESTABLISHED: "first datagram under the key we answered with",
+            State.CLOSED: "close",
+        },
+        State.ESTABLISHED: {
+            State.IDLE: "key expired",
+            State.CONFIRMING: "key expired, its successor not yet used by the peer",
+            State.REKEYING: "dial",
+            State.CLOSED: "close",
+        },
+        State.REKEYING: {
+            State.ESTABLISHED: "response, first datagram under the key we answered with, or gave up",
+            State.INITIATING: "key expired",
+            State.CLOSED: "close",
+        },
+        State.CLOSED: {},
+    }
+)
+"""From each state, the states that may follow and what leads there."""

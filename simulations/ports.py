@@ -1,0 +1,240 @@
+"""A host in memory: `Ports` for nodes that are embedded, demonstrated or tested without a kernel.
+
+Responsible for a TUN device whose other end is the program's, for recording what a node asks of netlink, and for a wall
+clock and randomness that are the same in every run. Not responsible for the wire between hosts (`network`).
+
+    network = SimulatedNetwork(latency_s=0.02)
+    left, right = SimulatedPorts(network, "192.0.2.1"), SimulatedPorts(network, "192.0.2.2")
+    ... start a node with each ...
+    left.tun.inject([packet])                       # a program on the left host sends a packet
+    assert await right.tun.collect() == [packet]    # and one on the right host gets it
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address
+from typing import TypeAlias
+
+import trio
+
+from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.protocols.errors import LocalError, PortError, TunError
+from holloway.protocols.icmp import answer_echo
+from holloway.protocols.packets import Packet, SuperPacket
+from holloway.simulations.network import SimulatedNetwork
+
+TUN_QUEUE = 4096  # packets that wait in each direction of a device
+RECEIVE_BUDGET = 128  # packets one `receive` takes, as the kernel's port does
+NETLINK_CALLS = 4096  # calls that are remembered, the oldest go first
+WALL_START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z, where the wall clock stands at Trio's time 0
+
+Prefix: TypeAlias = IPv4Network | IPv6Network
+
+
+class SimulatedTun(TunPort):
+    """A TUN device in memory. The node has the port; the program has `inject` and `collect`.
+
+    With `answer_pings` the host replies to echo requests as a kernel does; such requests are not collected.
+    """
+
+    def __init__(self, name: str, mtu: int, *, answer_pings: bool = False) -> None:
+        self.name = name
+        self.mtu = mtu
+        self.drops: Counter[str] = Counter()
+        self.is_open = True
+        self._answer_pings = answer_pings
+        self._outbound: deque[Packet] = deque()
+        self._delivered: deque[bytes] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
+        self._collectors = trio.lowlevel.ParkingLot()
+
+    def inject(self, packets: Sequence[Packet]) -> None:
+        """Send packets into the network, as a program on the host would. At once; beyond `TUN_QUEUE` they are dropped
+        and counted as `tun_queue_full`.
+
+        Raises `LocalError` for a packet that is longer than the MTU, which no host's IP layer would hand to the device,
+        and when the node has closed it.
+        """
+        if not self.is_open:
+            raise LocalError(f"cannot inject into {self.name}", "the node has closed the device")
+        for packet in packets:
+            if not isinstance(packet, SuperPacket) and len(packet) > self.mtu:
+                raise LocalError(f"cannot inject {len(packet)} bytes", f"the MTU of {self.name} is {self.mtu}")
+        self._queue(packets)
+
+    async def collect(self) -> list[bytes]:
+        """What the node has given to the host since the last time, in order; waits for the first packet.
+
+        Raises `trio.ClosedResourceError` when nothing is left and the node has closed the device.
+        """
+        if self._delivered:
+            await trio.lowlevel.checkpoint()
+        while self.is_open and not self._delivered:
+            await self._collectors.park()
+        if not self._delivered:
+            raise trio.ClosedResourceError(f"the node has closed {self.name}")
+        collected = list(self._delivered)
+        self._delivered.clear()
+        return collected
+
+    async def receive(self) -> list[Packet]:
+        """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets."""
+        if self._outbound:
+            await trio.lowlevel.checkpoint()
+        while self.is_open and not self._outbound:
+            await self._readers.park()
+        if not self.is_open:
+            raise trio.ClosedResourceError(f"{self.name} is closed")
+        return [self._outbound.popleft() for _ in range(min(len(self._outbound), RECEIVE_BUDGET))]
+
+    def send(self, packets: Sequence[Packet]) -> None:
+        """See `TunPort`. Reasons are those of the kernel's port, and `tun_queue_full` when nobody collects."""
+        for packet in packets:
+            pieces = packet.segments() if isinstance(packet, SuperPacket) else [packet]
+            if not pieces:
+                self.drops["tun_malformed"] += 1
+            for piece in pieces:
+                self._deliver(bytes(piece))
+
+    def _deliver(self, packet: bytes) -> None:
+        if not self.is_open:
+            self.drops["tun_ebadf"] += 1
+        elif not packet or packet[0] >> 4 not in (4, 6):
+            self.drops["tun_einval"] += 1
+        elif self._answer_pings and (reply := answer_echo(packet)) is not None:
+            self._queue([reply])
+        elif len(self._delivered) >= TUN_QUEUE:
+            self.drops["tun_queue_full"] += 1
+        else:
+            self._delivered.append(packet)
+            self._collectors.unpark_all()
+
+    def _queue(self, packets: Sequence[Packet]) -> None:
+        room = TUN_QUEUE - len(self._outbound)
+        self._outbound.extend(packets[:room])
+        self._readers.unpark_all()
+        if len(packets) > room:
+            self.drops["tun_queue_full"] += len(packets) - room
+
+    def close(self) -> None:
+        """See `TunPort`. What was delivered can still be collected."""
+        self.is_open = False
+        self._readers.unpark_all()
+        self._collectors.unpark_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """`Netlink.configure` was called."""
+
+    interface: str
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAdded:
+    """`Netlink.add_route` was called."""
+
+    interface: str
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRemoved:
+    """`Netlink.remove_route` was called."""
+
+    interface: str
+    prefix: Prefix
+
+
+NetlinkCall: TypeAlias = Configured | RouteAdded | RouteRemoved
+
+
+class RecordingNetlink(Netlink):
+    """Remembers what it was asked: `calls` in order (the last `NETLINK_CALLS`), `routes` as they stand now."""
+
+    def __init__(self) -> None:
+        self.calls: deque[NetlinkCall] = deque(maxlen=NETLINK_CALLS)
+        self.routes: dict[Prefix, str] = {}
+
+    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(Configured(interface, tuple(addresses), mtu))
+
+    async def add_route(self, interface: str, prefix: Prefix) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(RouteAdded(interface, prefix))
+        self.routes[prefix] = interface
+
+    async def remove_route(self, interface: str, prefix: Prefix) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(RouteRemoved(interface, prefix))
+        if self.routes.get(prefix) == interface:
+            del self.routes[prefix]
+
+
+class SimulatedPorts(Ports):
+    """The ports of one simulated host for one node. `host` is its numeric address on `network`.
+
+    `netlink` records what the node asked for. Randomness comes from the seed, the host and the order in which hosts
+    joined the network: the same in every run, and never the same for two nodes. It is no secret to anybody.
+    """
+
+    def __init__(
+        self, network: SimulatedNetwork, host: str = "192.0.2.1", *, seed: int = 0, answer_pings: bool = False
+    ) -> None:
+        self.network = network
+        self.host = str(ip_address(host))
+        self.netlink = RecordingNetlink()
+        self._answer_pings = answer_pings
+        self._tun: SimulatedTun | None = None
+        self._random = random.Random(f"{seed}/{self.host}/{network.join()}/entropy")  # noqa: S311 - no real keys
+
+    @property
+    def tun(self) -> SimulatedTun:
+        """The device that the node opened last. Raises `LocalError` before it has opened one."""
+        if self._tun is None:
+            raise LocalError(f"there is no TUN device on {self.host}", "the node has not opened one yet")
+        return self._tun
+
+    def open_tun(self, name: str, mtu: int) -> TunPort:
+        """See `Ports`."""
+        if self._tun is not None and self._tun.is_open:
+            raise TunError(f"cannot open the TUN device {name!r}", "EBUSY: the node has one open", "close it first")
+        self._tun = SimulatedTun(name, mtu, answer_pings=self._answer_pings)
+        return self._tun
+
+    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+        """See `Ports`. One socket, of the family of `host`."""
+        everywhere = "0.0.0.0" if ip_address(self.host).version == 4 else "::"  # noqa: S104 - nothing is bound for real
+        if address not in (None, everywhere, self.host):
+            raise PortError(
+                f"cannot listen on {address!r}", "EADDRNOTAVAIL: this host has no such address", f"use {self.host}"
+            )
+        return [self.network.bind(self.host, port)]
+
+    def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
+        """See `Ports`. Always the same `netlink`."""
+        return self._open_netlink()
+
+    @asynccontextmanager
+    async def _open_netlink(self) -> AsyncIterator[Netlink]:
+        await trio.lowlevel.checkpoint()
+        yield self.netlink
+
+    def wall_ns(self) -> int:
+        """See `Ports`. Goes with Trio's clock from `WALL_START_NS`."""
+        return WALL_START_NS + int(trio.current_time() * 1e9)
+
+    def entropy(self, n: int) -> bytes:
+        """See `Ports`."""
+        return self._random.randbytes(n)

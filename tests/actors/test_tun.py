@@ -1,0 +1,111 @@
+"""The TUN port: what it says when it cannot open, without any device."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+
+from holloway.actors import tun
+from holloway.actors.ports import Arrival
+from holloway.protocols.errors import PortError, TunError
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("", "empty"),
+        (".", "dot"),
+        ("..", "dot"),
+        ("abcdefghijklmnop", "longer than 15 bytes"),
+        ("ähäöüäöüä", "longer than 15 bytes"),
+        ("hw/0", "one of / : %"),
+        ("hw:0", "one of / : %"),
+        ("hw%d", "one of / : %"),
+        ("hw 0", "space"),
+        ("hw\n", "control character"),
+        ("hw\x00", "control character"),
+        ("hw\ud800", "control character"),
+    ],
+)
+def test_a_name_the_kernel_would_not_take_is_refused_before_it_is_asked(
+    name: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("asked the kernel"))
+    with pytest.raises(TunError) as caught:
+        tun.open_tun(name, 1400)
+    assert fault in caught.value.why
+    assert caught.value.fix
+
+
+def test_the_longest_name_passes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tun, "CLONE_DEVICE", "/nonexistent/tun")
+    with pytest.raises(TunError, match="ENOENT"):
+        tun.open_tun("abcdefghijklmno", 1400)
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOENT, "sudo modprobe tun"),
+        (errno.ENODEV, "sudo modprobe tun"),
+        (errno.EACCES, "sudo chmod 0666 /dev/net/tun"),
+        (errno.EPERM, "--device=/dev/net/tun"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EIO, "holloway doctor"),
+    ],
+)
+def test_a_clone_device_that_does_not_open_is_explained(number: int, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(TunError) as caught:
+        tun.open_tun("hw0", 1400)
+    assert caught.value.what == "cannot open the TUN device 'hw0'"
+    assert caught.value.why.startswith(errno.errorcode[number])
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EBUSY, errno.EINVAL, errno.ENOSPC, errno.ENFILE])
+def test_an_attachment_that_is_refused_is_explained_and_the_descriptor_closed(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tun, "CLONE_DEVICE", os.devnull)
+    opened: list[int] = []
+
+    def refuse(descriptor: int, request: int, argument: object) -> int:
+        assert request == tun.TUNSETIFF
+        assert isinstance(argument, bytes)
+        assert struct.unpack("16sH22x", argument) == (b"hw0".ljust(16, b"\0"), 0x1001)
+        opened.append(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    with pytest.raises(TunError) as caught:
+        tun.open_tun("hw0", 1400)
+    assert caught.value.why.startswith(errno.errorcode[number])
+    assert caught.value.fix
+    assert "{" not in caught.value.fix
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+
+
+def test_a_tun_error_is_a_port_error() -> None:
+    assert issubclass(TunError, PortError)
+
+
+@pytest.mark.parametrize(
+    ("data", "stride", "datagrams"),
+    [
+        (b"abc", 3, [b"abc"]),
+        (b"", 0, [b""]),
+        (b"aabbc", 2, [b"aa", b"bb", b"c"]),
+        (b"aabb", 2, [b"aa", b"bb"]),
+        (memoryview(b"aab"), 2, [b"aa", b"b"]),
+    ],
+)
+def test_an_arrival_is_cut_at_its_stride(data: bytes | memoryview, stride: int, datagrams: list[bytes]) -> None:
+    assert Arrival(("192.0.2.1", 7), data, stride).datagrams() == datagrams
