@@ -1,9 +1,8 @@
 """The actor that meets other nodes through the registry: publishes our record, and turns theirs into peers.
 
-Everything of ours in the store hangs on one lease that the actor keeps alive and takes again when it is lost. Records of
-others are hostile input: a bad one is skipped, named in the log and counted, and the others are unaffected. A record that
-vanishes does not cut a session that works: its peer stays for `VANISHED_S`. With the store away everything known stays.
-Not responsible for trust beyond the store itself, which the configuration must ask for by name.
+Everything of ours in the store hangs on one lease that the actor keeps alive. When the lease, or an entry under it, is
+lost, it takes a new one and publishes again. With the store away everything known stays as it is. Not responsible for trust
+beyond the store itself, which the configuration must ask for by name, nor for what records are believed to say (`records`).
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.config import Config, Endpoint, PeerConfig
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.config import Config
+from holloway.actors.records import Records
 from holloway.actors.registry import Absent, Delete, Put, RegistryPort, Snapshot, ValueIs
-from holloway.actors.roster import MAX_PEERS, Roster
+from holloway.actors.roster import Roster
 from holloway.protocols.errors import RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
-    RecordProblem,
     address_key,
     decode_record,
     encode_record,
@@ -33,35 +32,37 @@ from holloway.protocols.membership import (
 )
 
 if TYPE_CHECKING:
-    from logging import Logger
-
-    from holloway.actors.registry import Lease
+    from holloway.actors.registry import Change, Entry, Lease
     from holloway.supervisor import Context
 
-VANISHED_S = 180.0
-"""How long a peer outlives its record: the life of a session key (WireGuard paper, section 6.2)."""
+SETTLE_S = 1.0
+"""Changes are told to the roster at most this often, so that a writer in a hurry costs us little."""
 RETRY_S = 1.0
 RETRY_MAX_S = 15.0
-
-
-@dataclass(slots=True)
-class _Known:
-    peer: PeerConfig
-    vanished_at: float = math.inf
+STEADY_S = 60.0
+"""In touch for as long as this, the next loss is a new one, and begins with `RETRY_S` again."""
+AT_ONCE = 128
+"""Records that are read in one turn."""
+LOG_LINES = 20
+PUBLISH_ROUNDS = 16
 
 
 class Membership:
-    """Handle of the running actor: what is known of the network, for `status`."""
+    """Handle of the running actor."""
 
-    def __init__(self, config: Config, roster: Roster, record: NodeRecord, log: Logger) -> None:
+    def __init__(self, config: Config, roster: Roster, record: NodeRecord, log: BoundedLog) -> None:
+        """Raises `LocalError` for a record of ours that the others would refuse."""
         self._network = config.node.network
-        self._prefix = nodes_prefix(self._network)
-        self._roster = roster
         self._record = record
-        self._log = log
-        self._known: dict[str, _Known] = {}
-        self._refused: dict[str, RecordProblem] = {}
-        self.problems: Counter[str] = Counter()
+        self._roster = roster
+        self.prefix = network_prefix(self._network)
+        self._nodes = nodes_prefix(self._network)
+        # An address entry holds the whole record too, so that it names its holder without a second look-up.
+        value = encode_record(record)
+        self._ours = {node_key(self._network, record.name): value}
+        self._ours |= {address_key(self._network, address): value for address in record.addresses}
+        self.records = Records(record.name, record.public_key, roster.found, roster.problems, log, trio.current_time())
+        self._told_at = -math.inf
         self.is_in_touch = False
 
     # Ours.
@@ -71,31 +72,27 @@ class Membership:
 
         Raises `RegistryError`, kind "denied", when a name or an address of ours belongs to another key.
         """
-        value = encode_record(self._record)
-        # An address entry holds the whole record too, so that it names its holder without a second look-up.
-        puts = {node_key(self._network, self._record.name): value}
-        puts |= {address_key(self._network, address): value for address in self._record.addresses}
-        for _ in range(16):  # each round settles at least one entry that moved under us
-            found = (await registry.snapshot(network_prefix(self._network))).entries
+        for _ in range(PUBLISH_ROUNDS):  # each round settles at least one entry that moved under us
+            found = (await registry.snapshot(self.prefix)).entries
             compares: list[Absent | ValueIs] = []
-            for key in puts:
+            for key in self._ours:
                 entry = found.get(key)
                 if entry is None:
                     compares.append(Absent(key))
                     continue
                 self._refuse_foreign(key, entry.value)
                 compares.append(ValueIs(key, entry.value))
-            if (await registry.transact(compares, puts, lease=lease.id)).succeeded:
+            if (await registry.transact(compares, self._ours, lease=lease.id)).succeeded:
                 return
         raise RegistryError("our record could not be published", "the store changes faster than we can read it")
 
     def _refuse_foreign(self, key: bytes, value: bytes) -> None:
-        name = key.removeprefix(self._prefix).decode("ascii", "replace") if key.startswith(self._prefix) else None
+        name = key.removeprefix(self._nodes).decode("ascii", "replace") if key.startswith(self._nodes) else None
         holder = decode_record(name, value)
         if isinstance(holder, NodeRecord) and holder.public_key == self._record.public_key:
             return
         what = f"the node name {name}" if name else f"the address {key.rsplit(b'/', 1)[-1].decode('ascii', 'replace')}"
-        by = f"node {holder.name}" if isinstance(holder, NodeRecord) else "a record that cannot be read"
+        by = f"node {holder.name}" if isinstance(holder, NodeRecord) else f"an entry we cannot read ({holder.value})"
         raise RegistryError(
             f"{what} is taken",
             f"{by} holds it in network {self._network} with another key",
@@ -103,58 +100,54 @@ class Membership:
             kind="denied",
         )
 
-    # Theirs.
-
-    def replace(self, snapshot: Snapshot, now: float) -> None:
-        """What the store says now is all there is."""
-        for known in self._known.values():
-            known.vanished_at = min(known.vanished_at, now)
-        for key, entry in snapshot.entries.items():
-            self.learn(key, entry.value)
-        self.update(now)
-
-    def learn(self, key: bytes, value: bytes) -> None:
-        """One record, as the store has it."""
-        name = key.removeprefix(self._prefix).decode("utf-8", "replace")
-        if name == self._record.name:
+    def _check_ours(self, key: bytes, entry: Entry | None, lease: Lease) -> None:
+        """Raises `RegistryError` when an entry of ours has gone, or hangs on somebody else's lease."""
+        if entry is not None and entry.lease == lease.id and entry.value == self._ours[key]:
             return
-        record = decode_record(name, value)
-        if isinstance(record, RecordProblem):
-            self.problems[record.value] += 1
-            if self._refused.get(name) is not record and len(self._refused) < MAX_PEERS:
-                self._refused[name] = record
-                self._log.warning("the record of node %r is refused: %s", name[:64], record.value)
-            return
-        self._refused.pop(name, None)
-        if record.public_key == self._record.public_key:
-            self.problems["record_has_our_key"] += 1
-            return
-        if name not in self._known and len(self._known) >= MAX_PEERS:
-            self.problems["record_too_many"] += 1
-            return
-        host, port = record.endpoints[0] if record.endpoints else ("", 0)
-        self._known[name] = _Known(
-            PeerConfig(
-                name=name,
-                public_key=record.public_key,
-                allowed=record.allowed(),
-                endpoint=Endpoint(host, port) if host else None,
-            )
+        raise RegistryError(
+            f"our entry {key.decode('ascii', 'replace')} was {'removed' if entry is None else 'replaced'}",
+            "somebody changed it in the store, or another node runs with our key and name",
         )
 
-    def forget(self, key: bytes, now: float) -> None:
-        """A record vanished."""
-        name = key.removeprefix(self._prefix).decode("utf-8", "replace")
-        if name in self._known:
-            self._known[name].vanished_at = min(self._known[name].vanished_at, now)
+    # Theirs.
 
-    def update(self, now: float) -> float:
-        """Tell the roster, and return when to look again at what vanished."""
-        for name, known in list(self._known.items()):
-            if known.vanished_at + VANISHED_S <= now:
-                del self._known[name]
-        self._roster.set_found({name: known.peer for name, known in sorted(self._known.items())})
-        return min((known.vanished_at + VANISHED_S for known in self._known.values()), default=math.inf)
+    async def replace(self, snapshot: Snapshot, lease: Lease) -> None:
+        """What the store says now is all there is. Raises `RegistryError` when it is not what we published."""
+        for key in self._ours:
+            self._check_ours(key, snapshot.entries.get(key), lease)
+        at = len(self._nodes)
+        found = {key[at:]: entry for key, entry in snapshot.entries.items() if key.startswith(self._nodes)}
+        self.records.keep_only(found, trio.current_time())
+        for number, (name, entry) in enumerate(found.items()):
+            if number % AT_ONCE == 0:  # somebody may have filled the store, and packets are waiting
+                await trio.lowlevel.checkpoint()
+            self.records.learn(name, entry, trio.current_time())
+
+    def note(self, change: Change, lease: Lease, now: float) -> None:
+        """One change in the store. Raises `RegistryError` when it is to an entry of ours."""
+        entry = change.entry if isinstance(change, Put) else None
+        if change.key in self._ours:
+            self._check_ours(change.key, entry, lease)
+        elif change.key.startswith(self._nodes):
+            name = change.key[len(self._nodes) :]
+            match change:
+                case Put():
+                    self.records.learn(name, change.entry, now)
+                case Delete():
+                    self.records.forget(name, now)
+
+    def tell(self, now: float) -> float:
+        """Tell the roster what is known, unless it was told just before. Returns when to call again."""
+        if now < self._told_at + SETTLE_S:
+            return self._told_at + SETTLE_S
+        self._told_at = now
+        peers, again_at = self.records.peers(now)
+        self._roster.set_found(peers)
+        return again_at
+
+    def status(self) -> dict[str, object]:
+        """What `status` says of the registry."""
+        return {"in_touch": self.is_in_touch, "nodes": len(self.records), "refused": self.records.refused()}
 
 
 async def membership(
@@ -168,84 +161,98 @@ async def membership(
 ) -> None:
     """Actor: our place in the network, and the others'.
 
-    Ready once our record is published and the first snapshot read; raises `RegistryError` when that fails. Whatever the
-    store refuses later is logged and tried again: the data plane goes on with what is known.
+    Ready once our record is published and the first snapshot read; raises `RegistryError` when that fails, and `LocalError`
+    for a record that cannot be published anywhere. Whatever the store refuses later is logged and tried again: the data
+    plane goes on with what is known.
     """
     assert config.registry is not None
-    handle = Membership(config, roster, record, ctx.log)
-    delay = RETRY_S
-    is_started = False
+    log = BoundedLog(ctx.log, lines=LOG_LINES)
+    handle = Membership(config, roster, record, log)
+    stay = _Stay(handle, config.registry.lease_s, log, task_status)
+    pause_s = RETRY_S
     while True:
+        began = trio.current_time()
+        failure: RegistryError | None = None
         try:
             async with open_store() as registry:
-                lease = await registry.grant(config.registry.lease_s)
-                try:
-                    await handle.publish(registry, lease)
-                    handle.is_in_touch = True
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(_keep_lease, registry, lease)
-                        await nursery.start(_follow, registry, handle, nodes_prefix(config.node.network))
-                        delay = RETRY_S
-                        if not is_started:
-                            is_started = True
-                            task_status.started(handle)
-                        else:
-                            ctx.log.info("registry: in touch again")
-                finally:
-                    handle.is_in_touch = False
-                    with trio.move_on_after(RETRY_S, shield=True):  # a clean stop frees our name and addresses at once
-                        await _give_back(registry, lease)
+                await stay.visit(registry)
         except* RegistryError as group:
-            error = _first(group)
-            if not is_started:
-                raise error from None
-            ctx.log.warning("registry: %s; trying again in %.0f s", error, delay)
-        await trio.sleep(delay)
-        delay = min(delay * 2, RETRY_MAX_S)
+            failure = first_of(group)
+        assert failure is not None
+        if not stay.is_started:
+            raise failure
+        if trio.current_time() - began >= STEADY_S:
+            pause_s = RETRY_S
+        log.warning("registry: %s; trying again in %.0f s", failure, pause_s)
+        await trio.sleep(pause_s)
+        pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+
+class _Stay:
+    """Being in the registry, over any number of visits."""
+
+    def __init__(
+        self, handle: Membership, lease_s: float, log: BoundedLog, task_status: trio.TaskStatus[Membership]
+    ) -> None:
+        self._handle, self._lease_s, self._log, self._task_status = handle, lease_s, log, task_status
+        self.is_started = False
+
+    async def visit(self, registry: RegistryPort) -> None:
+        """Be there until cancelled, or the store refuses: raises `RegistryError`, alone or in a group."""
+        lease = await registry.grant(self._lease_s)
+        try:
+            await self._handle.publish(registry, lease)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep_lease, registry, lease)
+                await self._follow(registry, lease)
+        finally:
+            self._handle.is_in_touch = False
+            # A clean stop frees our name and addresses at once. After a loss they are ours still, and we will be back.
+            if trio.current_effective_deadline() == -math.inf:
+                with trio.move_on_after(RETRY_S, shield=True), suppress(RegistryError):
+                    await registry.revoke(lease.id)
+
+    async def _follow(self, registry: RegistryPort, lease: Lease) -> None:
+        """Snapshot at R, then changes from R+1; from the start again when the history is gone."""
+        handle = self._handle
+        while True:
+            snapshot = await registry.snapshot(handle.prefix)
+            await handle.replace(snapshot, lease)
+            again_at = handle.tell(trio.current_time())
+            self._is_there()
+            try:
+                async with registry.watch(handle.prefix, snapshot.revision) as watch:
+                    while True:
+                        with trio.move_on_at(again_at):
+                            for change in await watch.receive():
+                                handle.note(change, lease, trio.current_time())
+                        again_at = handle.tell(trio.current_time())
+            except RegistryError as error:
+                if error.kind != "compacted":
+                    raise
+            await trio.sleep(SETTLE_S)  # a store that forgets at once must not keep us reading
+
+    def _is_there(self) -> None:
+        if not self.is_started:
+            self.is_started = True
+            self._task_status.started(self._handle)
+        elif not self._handle.is_in_touch:
+            self._log.info("registry: in touch again")
+        self._handle.is_in_touch = True
 
 
 async def _keep_lease(registry: RegistryPort, lease: Lease) -> None:
+    """Raises `RegistryError` when the lease is lost, or the store does not answer in good time before it is."""
+    pause_s = lease.ttl_s / 3
     while True:
-        await trio.sleep(lease.ttl_s / 3)
-        await registry.keep_alive(lease.id)
+        await trio.sleep(pause_s)
+        with trio.move_on_after(pause_s) as patience:
+            await registry.keep_alive(lease.id)
+        if patience.cancelled_caught:
+            raise RegistryError("our lease could not be kept alive", f"the store did not answer within {pause_s:g} s")
 
 
-async def _follow(
-    registry: RegistryPort, handle: Membership, prefix: bytes, *, task_status: trio.TaskStatus[None]
-) -> None:
-    """Snapshot at R, then changes from R+1; from the start again when the history is gone."""
-    while True:
-        snapshot = await registry.snapshot(prefix)
-        again_at = _replace(handle, snapshot)
-        task_status.started(None)
-        task_status = trio.TASK_STATUS_IGNORED
-        try:
-            async with registry.watch(prefix, snapshot.revision) as watch:
-                while True:
-                    with trio.move_on_at(again_at):
-                        for change in await watch.receive():
-                            match change:
-                                case Put(key, entry):
-                                    handle.learn(key, entry.value)
-                                case Delete(key):
-                                    handle.forget(key, trio.current_time())
-                    again_at = handle.update(trio.current_time())
-        except RegistryError as error:
-            if error.kind != "compacted":
-                raise
-
-
-def _replace(handle: Membership, snapshot: Snapshot) -> float:
-    handle.replace(snapshot, trio.current_time())
-    return handle.update(trio.current_time())
-
-
-async def _give_back(registry: RegistryPort, lease: Lease) -> None:
-    with suppress(RegistryError):  # with the store away, the lease will run out by itself
-        await registry.revoke(lease.id)
-
-
-def _first(group: BaseExceptionGroup[RegistryError]) -> RegistryError:
+def first_of(group: BaseExceptionGroup[RegistryError]) -> RegistryError:
     """The refusal that matters most: one that waiting cannot mend."""
     leaves: list[RegistryError] = []
     todo: list[BaseException] = [group]

@@ -3,8 +3,10 @@
 Whoever has something for the peer *offers* it. An offer is one synchronous call: when the session is ready and nothing is
 queued before it, the whole turn happens inside the call (seal, send; or open, write), otherwise the message waits in the
 bounded inbox for the actor's own task, which also keeps the session's timers. State has one owner and one entry either
-way, and no turn ever waits. Not responsible for protocol decisions (`protocols.session`), nor for finding the peer of a
-packet (`router`) or of a datagram (`udp_endpoint`).
+way, and no turn ever waits. A turn that crashes is the end of this actor and not of whoever offered.
+
+Not responsible for protocol decisions (`protocols.session`), for what a peer's endpoints come to (`calling`), nor for
+finding the peer of a packet (`router`) or of a datagram (`udp_endpoint`).
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import trio
 
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.calling import Callbook
+from holloway.actors.pinging import PING_PAYLOAD, Pinger, Pong
 from holloway.actors.ports import TunPort
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.events import (
     DropReason,
     EndpointMoved,
+    Event,
     HandshakeCompleted,
     HandshakeGaveUp,
     HandshakeStarted,
@@ -30,7 +35,6 @@ from holloway.protocols.events import (
     PacketDropped,
     PeerForgotUs,
 )
-from holloway.protocols.icmp import EchoReply, echo_request, parse_echo_reply
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.packets import Packet
 from holloway.protocols.session import Session, State
@@ -38,14 +42,18 @@ from holloway.protocols.session import Session, State
 if TYPE_CHECKING:
     from logging import Logger
 
-    from holloway.actors.config import PeerConfig
+    from holloway.actors.config import Endpoint
     from holloway.actors.udp_endpoint import UdpEndpoint
+    from holloway.actors.wanted import Peer
+
+__all__ = ["INBOX_MESSAGES", "PING_PAYLOAD", "PeerSession", "Pong"]
 
 INBOX_MESSAGES = 64
 """Messages, each a batch, that may wait for the actor's task."""
-MAX_PINGS = 64
-RESOLVE_RETRY_S = 15.0
-PING_PAYLOAD = b"holloway ping"
+LOOK_UP_RETRY_S = 1.0
+LOOK_UP_RETRY_MAX_S = 300.0
+LOOK_UP_AGAIN_S = 15.0
+"""A peer that does not answer has its names looked up again, but not more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,45 +89,37 @@ class Restart:
 Message: TypeAlias = Outbound | Inbound | Answer | Restart
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """An answer to a ping through the session: `round_trip_s`, and over which outer path and key it came."""
-
-    round_trip_s: float
-    path: str | None
-    epoch: int
-
-
-@dataclass(slots=True)
-class _Ping:
-    sent_at: float
-    answered: trio.Event = field(default_factory=trio.Event)
-    round_trip_s: float = math.nan
-
-
 class PeerSession:
     """Handle of one running peer actor. Made by `peers`, once for each incarnation."""
 
     def __init__(
         self,
-        peer: PeerConfig,
+        peer: Peer,
         make_session: Callable[[PeerSession], Session],
         *,
         tun: TunPort,
         udp: UdpEndpoint,
         log: Logger,
+        first_ping: int,
     ) -> None:
-        """`make_session` is called at once with this handle, which the tables of the node then know it by."""
+        """`make_session` is called at once with this handle, which the tables of the node then know it by. `first_ping`
+        is any number, best a random one: pings count on from it.
+        """
         self.peer = peer
         self.drops: Counter[str] = Counter()
-        self._tun, self._udp, self._log = tun, udp, log
+        self.callbook = Callbook(peer.endpoints, udp.can_reach)
+        self._tun, self._udp, self._log = tun, udp, BoundedLog(log)
         self._inbox, self._outlet = trio.open_memory_channel[Message](INBOX_MESSAGES)
         self._queued = 0
         self._waiting = trio.CancelScope()
-        self._pings: dict[tuple[int, int], _Ping] = {}
-        self._resolve = trio.Event()
-        self.connected = trio.Event()
-        """Set once the first handshake is complete."""
+        self._crash: Exception | None = None
+        self._pinger = Pinger(first_ping)
+        self._nursery: trio.Nursery | None = None
+        self._looking_up = trio.CancelScope()
+        self._unanswered = trio.Event()
+        self._settled = trio.Event()
+        self.is_connected = False
+        """Whether the first handshake is complete."""
         self.is_stopped = False
         self.session = make_session(self)
 
@@ -131,14 +131,14 @@ class PeerSession:
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer."""
         if not self._queued and self.session.is_ready:
-            self._take(Outbound(packets))
+            self._take(Outbound(packets), len(packets))
         else:
             self._queue(Outbound(packets), len(packets))
 
     def offer_datagrams(self, datagrams: list[tuple[bytes, Address]]) -> None:
         """Datagrams of the network for this peer."""
         if not self._queued and self.session.is_ready:
-            self._take(Inbound(datagrams))
+            self._take(Inbound(datagrams), len(datagrams))
         else:
             self._queue(Inbound(datagrams), len(datagrams))
 
@@ -161,37 +161,68 @@ class PeerSession:
         else:
             self._queued += 1
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, count: int) -> None:
         """A whole turn inside an offer."""
         if self.is_stopped:
+            self.drops[DropReason.PEER_DOWN.value] += count
             return
-        self._handle(message, trio.current_time())
-        self._rearm()
+        try:
+            self._handle(message, trio.current_time())
+            self._rearm()
+        except Exception as error:  # noqa: BLE001 - only carried to our own task, which raises it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A turn outside our task crashed: let the task end of it."""
+        self._crash = error
+        self.is_stopped = True
+        self._waiting.cancel()
+
+    # What the roster asks.
+
+    def update(self, peer: Peer) -> None:
+        """The same peer with other endpoints or prefixes. A session that works is not disturbed: it tries new endpoints
+        once the peer does not answer any more.
+        """
+        is_moved = peer.endpoints != self.peer.endpoints
+        self.peer = peer
+        if not is_moved or self.is_stopped:
+            return
+        try:
+            self.callbook.replace(peer.endpoints)
+            self._look_up_names()
+            self._call()
+        except Exception as error:  # noqa: BLE001 - only carried to our own task, which raises it
+            self._fail(error)
 
     # The actor's own task.
 
     async def run(self, task_status: trio.TaskStatus[PeerSession]) -> None:
         """Serve the inbox and the timers until cancelled. The session is closed on the way out."""
         try:
-            async with trio.open_nursery() as nursery:
-                if self.peer.endpoint is not None and not _is_numeric(self.peer.endpoint.host):
-                    nursery.start_soon(self._keep_resolved)
-                self.session.connect(trio.current_time())
-                self._flush()
+            async with trio.open_nursery() as self._nursery:
+                self._look_up_names()
+                self._call()
                 task_status.started(self)
                 await self._serve()
         finally:
-            self.is_stopped = True
-            self.session.close()
-            self._inbox.close()
-            self._outlet.close()
+            self.close()
+
+    def close(self) -> None:
+        """Forget every key, and let go of whoever waits. Twice is fine."""
+        self.is_stopped = True
+        self.session.close()
+        self._inbox.close()
+        self._outlet.close()
+        self._pinger.close()
+        self._settled.set()
 
     async def _serve(self) -> None:
-        while True:
+        while self._crash is None:
             message: Message | None = None
             with trio.CancelScope(deadline=self._deadline()) as self._waiting:
                 message = await self._outlet.receive()
-            while message is not None:
+            while message is not None and self._crash is None:
                 self._queued -= 1
                 self._handle(message, trio.current_time())
                 try:
@@ -199,10 +230,11 @@ class PeerSession:
                 except trio.WouldBlock:
                     message = None
             now = trio.current_time()
-            if self._deadline() <= now:
+            if self._crash is None and self._deadline() <= now:
                 self.session.handle_timeout(now)
                 self._flush()
                 await trio.lowlevel.checkpoint()  # deadlines that fall due at once must not keep the others waiting
+        raise self._crash
 
     def _deadline(self) -> float:
         at = self.session.next_timeout()
@@ -230,108 +262,132 @@ class PeerSession:
         self._flush()
 
     def _flush(self) -> None:
-        """Hand on what the session has to say, to the network, the host and the log."""
+        """Hand on what the session has to say, to the log, the network and the host."""
         session = self.session
+        while (event := session.next_event()) is not None:  # first, because one may say where to send
+            self._note(event)
         datagrams = session.datagrams_to_send()
         if datagrams and session.endpoint is not None:
             self._udp.send(datagrams, session.endpoint)
         packets = session.packets_to_deliver()
         if packets:
-            if self._pings:
-                packets = self._without_echo_replies(packets)
+            if self._pinger.waiting:
+                packets = self._pinger.without_answers(packets, trio.current_time())
             self._tun.send(packets)
-        while (event := session.next_event()) is not None:
-            match event:
-                case PacketDropped():
-                    pass  # counted in session.drops; a line for each would be a gift to an attacker
-                case HandshakeStarted(attempt):
-                    self._log.debug("peer %s: handshake begun, attempt %d", self.peer.name, attempt)
-                case HandshakeCompleted(epoch, is_initiator, _):
-                    self.connected.set()
-                    side = "initiator" if is_initiator else "responder"
-                    level = self._log.info if epoch == 1 else self._log.debug
-                    level("peer %s: session up, epoch %d, we are the %s", self.peer.name, epoch, side)
-                case HandshakeGaveUp(attempts):
-                    self._log.warning("peer %s: no answer to %d initiations", self.peer.name, attempts)
-                    self._resolve.set()
-                case EndpointMoved(old, new):
-                    before = format_address(old) if old else "nowhere"
-                    self._log.info("peer %s: endpoint moved from %s to %s", self.peer.name, before, format_address(new))
-                case KeyExpired(epoch):
-                    self._log.info("peer %s: key of epoch %d expired", self.peer.name, epoch)
-                case PeerForgotUs():
-                    self._log.info("peer %s: has lost our session, beginning again", self.peer.name)
 
-    # Names.
+    def _note(self, event: Event) -> None:
+        name, log = self.peer.name, self._log
+        match event:
+            case PacketDropped():
+                pass  # counted in session.drops; a line for each would be a gift to an attacker
+            case HandshakeStarted(attempt):
+                log.debug("peer %s: handshake begun, attempt %d", name, attempt)
+                if attempt > 1:
+                    self._call_elsewhere(attempt)
+            case HandshakeCompleted(epoch, is_initiator, _):
+                self.callbook.proven = self.session.endpoint
+                side = "initiator" if is_initiator else "responder"
+                tell = log.debug if self.is_connected else log.info
+                tell("peer %s: session up, epoch %d, we are the %s", name, epoch, side)
+                self.is_connected = True
+                self._settled.set()
+            case HandshakeGaveUp(attempts):
+                log.warning("peer %s: no answer to %d initiations", name, attempts)
+                self._unanswered.set()
+            case EndpointMoved(old, new):
+                self.callbook.proven = new
+                before = format_address(old) if old else "nowhere"
+                log.info("peer %s: endpoint moved from %s to %s", name, before, format_address(new))
+            case KeyExpired(epoch):
+                log.info("peer %s: key of epoch %d expired", name, epoch)
+            case PeerForgotUs():
+                log.info("peer %s: has lost our session, beginning again", name)
+            case _:
+                assert_never(event)
 
-    async def _keep_resolved(self) -> None:
-        """Look the peer's host name up at the start and whenever a whole dialling was in vain."""
-        endpoint = self.peer.endpoint
-        assert endpoint is not None
-        while True:
-            self._resolve = trio.Event()
-            address = await self._look_up(endpoint.host, endpoint.port)
-            if address is None:
-                await trio.sleep(RESOLVE_RETRY_S)
-                continue
+    # Calling.
+
+    def _call(self) -> None:
+        """Begin a handshake unless the session works. With no address to call at, it will begin when there is one."""
+        addresses = self.callbook.addresses
+        if self.health() == "ok":
+            return
+        if addresses and self.session.endpoint not in addresses:
+            self.session.set_endpoint(addresses[0])
+        elif self.peer.endpoints and not addresses and not self.callbook.names:
+            self._log.warning("peer %s: we have no socket of the family of its endpoints", self.peer.name)
+        self.session.connect(trio.current_time())
+        self._flush()
+        self._rearm()
+
+    def _call_elsewhere(self, attempt: int) -> None:
+        """The peer did not answer: the initiation that is about to leave goes to the next place where it may be."""
+        address = self.callbook.at(attempt)
+        if address is not None and address != self.session.endpoint:
             self.session.set_endpoint(address)
-            self.session.connect(trio.current_time())
-            self._flush()
-            self._rearm()
-            await self._resolve.wait()
+        self._unanswered.set()
 
-    async def _look_up(self, host: str, port: int) -> Address | None:
-        try:
-            found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
-        except OSError as error:
-            self._log.warning("peer %s: cannot resolve %s: %s", self.peer.name, host, error)
-            return None
-        for *_, address in found:
-            if self._udp.can_reach(address):
-                return address
-        self._log.warning("peer %s: %s has no address of a family that we listen on", self.peer.name, host)
-        return None
+    def _look_up_names(self) -> None:
+        """Look up the names among the present endpoints, and no others any more."""
+        self._looking_up.cancel()
+        if self.callbook.names and self._nursery is not None:
+            self._looking_up = trio.CancelScope()
+            self._nursery.start_soon(self._keep_looking_up, self._looking_up, self.callbook.names)
 
-    # Pings through the session, answered by the peer's host.
+    async def _keep_looking_up(self, scope: trio.CancelScope, names: Sequence[Endpoint]) -> None:
+        """Look every name up until all have addresses, and again whenever the peer does not answer."""
+        pause_s = LOOK_UP_RETRY_S
+        failed: dict[Endpoint, str] = {}
+        with scope:
+            while True:
+                self._unanswered = trio.Event()
+                before = self.callbook.addresses
+                for name in names:
+                    why = await self.callbook.look_up(name)
+                    if why is None:
+                        failed.pop(name, None)
+                    elif failed.get(name) != why:
+                        failed[name] = why
+                        self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
+                if self.callbook.addresses != before:
+                    self._call()
+                if failed:
+                    await trio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LOOK_UP_RETRY_MAX_S)
+                else:
+                    pause_s = LOOK_UP_RETRY_S
+                    await self._unanswered.wait()
+                    await trio.sleep(LOOK_UP_AGAIN_S)
 
-    async def ping(self, source: bytes, target: bytes, identifier: int, sequence: int, timeout_s: float) -> Pong | None:
-        """Send an ICMP echo request into the tunnel; `None` when no answer came in time.
+    # What the node asks.
 
-        `source` and `target` are inner addresses of one family, 4 or 16 bytes. The answer does not reach the host.
+    async def wait_connected(self) -> bool:
+        """Wait until the first handshake is complete; False when the actor ended before."""
+        await self._settled.wait()
+        return self.is_connected
+
+    async def ping(self, source: bytes, target: bytes, timeout_s: float) -> Pong | None:
+        """Send an ICMP echo request into the tunnel; `None` when no answer came in time, or the actor ended.
+
+        `source` and `target` are inner addresses of one family, 4 or 16 bytes. The answer does not reach the host. Raises
+        `HollowayError` when too many pings wait.
         """
-        key = identifier, sequence
-        if len(self._pings) >= MAX_PINGS or key in self._pings:
-            return None
-        ping = self._pings[key] = _Ping(trio.current_time())
+        key, request = self._pinger.begin(source, target, trio.current_time())
         try:
-            self.offer_packets([echo_request(source, target, identifier, sequence, PING_PAYLOAD)])
+            ping = self._pinger.waiting[key]
+            self.offer_packets([request])
             with trio.move_on_after(timeout_s):
-                await ping.answered.wait()
-                endpoint = self.session.endpoint
-                path = format_address(endpoint) if endpoint else None
-                return Pong(ping.round_trip_s, path, self.session.epoch)
-            return None
+                await ping.ended.wait()
         finally:
-            del self._pings[key]
-
-    def _without_echo_replies(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Take the answers to our own pings out of what goes to the host."""
-        rest = []
-        for packet in packets:
-            reply = parse_echo_reply(packet)
-            ping = self._pings.get((reply.identifier, reply.sequence)) if isinstance(reply, EchoReply) else None
-            if ping is None:
-                rest.append(packet)
-            elif not ping.answered.is_set():
-                ping.round_trip_s = trio.current_time() - ping.sent_at
-                self.session.round_trip_s = ping.round_trip_s
-                ping.answered.set()
-        return rest
-
-    # What status says.
+            del self._pinger.waiting[key]
+        endpoint = self.session.endpoint
+        if ping.round_trip_s is None or endpoint is None:
+            return None
+        self.session.round_trip_s = ping.round_trip_s
+        return Pong(ping.round_trip_s, format_address(endpoint), self.session.epoch)
 
     def health(self) -> str:
-        """`ok`, `handshaking`, `stale` (keys, but the peer owes us an answer) or `down`."""
+        """`ok`; `handshaking`; `stale`: the peer owes us an answer, or the keys of an idle session ran out; or `down`."""
         match self.session.state:
             case State.ESTABLISHED:
                 return "ok"
@@ -341,13 +397,7 @@ class PeerSession:
                 return "down" if self.session.is_silent else "handshaking"
             case State.CONFIRMING:
                 return "handshaking"
-            case State.IDLE | State.CLOSED:
+            case State.IDLE:
+                return "stale" if self.is_connected and not self.session.is_silent else "down"
+            case State.CLOSED:
                 return "down"
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

@@ -1,57 +1,84 @@
 """Which peers this node should have, which it has, and the actor that makes the second equal to the first.
 
-The wanted set is the configured peers plus those found in the registry. The actor runs last in the data plane, so when
-anything before it restarts, all peers are begun again. Not responsible for where found peers come from (`membership`).
+The wanted ones are the configured peers plus those found in the registry, made into a plan by `wanted`. The actor runs
+last in the data plane, so when anything before it restarts, all peers are begun again; when it restarts alone, it finds
+the peers that run and leaves them in peace. Not responsible for where found peers come from (`membership`), nor for what a
+peer's actor does (`peers`).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.config import PeerConfig
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.config.model import Prefix
+from holloway.actors.kernel_routes import KernelRoutes
 from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import Netlink, TunPort
-from holloway.protocols.errors import PortError
+from holloway.actors.router import Router
+from holloway.actors.wanted import Peer, Plan, settle
 from holloway.supervisor import ChildStartError
 
 if TYPE_CHECKING:
     from holloway.supervisor import Context, Pool
 
-MAX_PEERS = 4096
+RETRY_S = 5.0
+RETRY_MAX_S = 300.0
+LOG_LINES = 50
+CLEANUP_S = 2.0
+"""How long the removal of kernel routes may delay a stop. They go with the device anyway, unless that outlives us."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """A peer whose actor does not start: `why`, and when it is tried again."""
+
+    why: str
+    pause_s: float
+    again_at: float
 
 
 class Roster:
-    """Wanted peers by name, and the running ones. Configured peers win over found ones of the same name or key."""
+    """The plan of wanted peers, and the running ones. Outlives every actor that works by it."""
 
-    def __init__(self, configured: Iterable[PeerConfig], own_key: bytes) -> None:
-        self._configured = {peer.name: peer for peer in configured}
-        self._found: dict[str, PeerConfig] = {}
+    def __init__(
+        self, configured: Iterable[Peer], *, own_key: bytes, own_prefixes: Iterable[Prefix], problems: Counter[str]
+    ) -> None:
+        """`problems` counts what was refused or failed, by reason."""
+        self._configured = tuple(configured)
         self._own_key = own_key
-        self._changed = trio.Event()
+        self._own_prefixes = tuple(own_prefixes)
+        self.problems = problems
+        self.found: tuple[Peer, ...] = ()
+        self.plan = Plan({})
         self.running: dict[str, PeerSession] = {}
+        self.failures: dict[Peer, Failure] = {}
+        """By identity, the peers whose actors do not start."""
+        self.routes: KernelRoutes | None = None
+        self._changed = trio.Event()
         self._arrived = trio.Event()
-        self.problems: Counter[str] = Counter()
+        self.set_found(())
 
-    def set_found(self, peers: dict[str, PeerConfig]) -> None:
-        """Replace the peers found in the registry."""
-        if peers != self._found:
-            self._found = dict(peers)
+    def set_found(self, peers: Sequence[Peer]) -> None:
+        """Replace the peers found in the registry; of two with one claim the first has it."""
+        self.found = tuple(peers)
+        plan = settle(self._configured, self.found, own_key=self._own_key, own_prefixes=self._own_prefixes)
+        before = set(self.plan.refused)
+        self.problems.update(refused.reason.value for refused in plan.refused if refused not in before)
+        if plan != self.plan:
+            self.plan = plan
             self._changed.set()
 
-    def wanted(self) -> dict[str, PeerConfig]:
-        """One peer a name and a key, never ourselves, at most `MAX_PEERS`."""
-        wanted = dict(self._configured)
-        keys = {peer.public_key for peer in wanted.values()} | {self._own_key}
-        for name, peer in self._found.items():
-            if name not in wanted and peer.public_key not in keys and len(wanted) < MAX_PEERS:
-                wanted[name] = peer
-                keys.add(peer.public_key)
-        return wanted
+    def of(self, identity: Peer) -> Peer:
+        """What the plan says now about the peer of that identity; the bare identity when it is on its way out."""
+        peer = self.plan.peers.get(identity.name)
+        return peer if peer is not None and peer.identity == identity else identity
 
     def arrive(self, peer: PeerSession) -> None:
         """A peer actor is about to run."""
@@ -71,7 +98,7 @@ class Roster:
         return self.running[name]
 
     def changed(self) -> trio.Event:
-        """An event that is set by the next change; ask before reading `wanted`."""
+        """An event that is set by the next change of the plan; ask before reading it."""
         if self._changed.is_set():
             self._changed = trio.Event()
         return self._changed
@@ -80,46 +107,87 @@ class Roster:
 async def keep_roster(
     ctx: Context,
     roster: Roster,
-    connected: tuple[IPv4Network | IPv6Network, ...],
+    router: Router,
+    connected: tuple[Prefix, ...],
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    """Actor: starts and stops peers, with the kernel routes to their prefixes."""
-    pool: Pool[PeerConfig, PeerSession] = ctx.sibling("peers").get()
+    """Actor: starts, updates and stops peers, with the kernel routes to their prefixes.
+
+    Ready once every configured peer that can be started has been. A peer whose actor does not start is tried again.
+    """
     netlink: Netlink = ctx.sibling("netlink").get()
     tun: TunPort = ctx.sibling("tun").get()
-    interface = tun.name
-    running: dict[str, PeerConfig] = {}
+    log = BoundedLog(ctx.log, lines=LOG_LINES)
+    known = roster.routes.known if roster.routes is not None else []
+    routes = roster.routes = KernelRoutes(
+        netlink, tun.name, connected, known=known, problems=roster.problems, log=log
+    )
+    keeper = _Keeper(roster, router, ctx.sibling("peers").get(), routes, log)
     is_started = False
+    try:
+        while True:
+            changed = roster.changed()
+            again_at = await keeper.carry_out(roster.plan)
+            if not is_started:
+                is_started = True
+                task_status.started(None)
+            with trio.move_on_at(again_at):
+                await changed.wait()
+    finally:
+        if trio.current_effective_deadline() == -math.inf:  # stopped, not crashed: then they are wanted soon again
+            with trio.move_on_after(CLEANUP_S, shield=True):
+                await routes.clear()
 
-    def needs_route(prefix: IPv4Network | IPv6Network) -> bool:
-        # The kernel routes the interface's own networks by itself. A default route would swallow the underlay with it.
-        if prefix.prefixlen == 0:
-            ctx.log.warning("no kernel route for %s: a default route through the tunnel is yours to make", prefix)
-            return False
-        return not any(prefix.version == net.version and prefix.subnet_of(net) for net in connected)  # type: ignore[arg-type]
 
-    while True:
-        changed = roster.changed()
-        wanted = roster.wanted()
-        for name, peer in list(running.items()):
-            if wanted.get(name) != peer:
-                await pool.stop(peer)
-                del running[name]
-                for prefix in filter(needs_route, peer.allowed):
-                    await netlink.remove_route(interface, prefix)
-        for name, peer in wanted.items():
-            if name in running:
-                continue
-            try:
-                await pool.start(peer)
-                for prefix in filter(needs_route, peer.allowed):
-                    await netlink.add_route(interface, prefix)
-            except (ChildStartError, PortError) as error:
-                roster.problems["peer_not_started"] += 1
-                ctx.log.error("peer %s cannot be used: %s", name, error)
-            running[name] = peer
-        if not is_started:
-            is_started = True
-            task_status.started(None)
-        await changed.wait()
+class _Keeper:
+    """Carries out plans."""
+
+    def __init__(
+        self, roster: Roster, router: Router, pool: Pool[Peer, PeerSession], routes: KernelRoutes, log: BoundedLog
+    ) -> None:
+        self._roster, self._router, self._pool, self._routes, self._log = roster, router, pool, routes, log
+        self._failures = roster.failures
+        self._told: set[object] = set()
+
+    async def carry_out(self, plan: Plan) -> float:
+        """Make what runs equal to `plan`. Returns when to do it again even if the plan does not change."""
+        self._tell_refusals(plan)
+        wanted = {peer.identity: peer for peer in plan.peers.values()}
+        for identity in self._pool.keys():
+            if identity not in wanted:
+                await self._pool.stop(identity)
+        for identity in [identity for identity in self._failures if identity not in wanted]:
+            del self._failures[identity]
+        present = set(self._pool.keys())
+        for identity, peer in wanted.items():
+            if identity not in present:
+                await self._start(identity)
+            elif (running := self._roster.running.get(peer.name)) is not None and running.peer != peer:
+                running.update(peer)
+                self._router.assign(running, peer.allowed)
+        await self._routes.update(prefix for peer in plan.peers.values() for prefix in peer.allowed)
+        return min([self._routes.retry_at, *(failure.again_at for failure in self._failures.values())])
+
+    async def _start(self, identity: Peer) -> None:
+        failure, now = self._failures.get(identity), trio.current_time()
+        if failure is not None and now < failure.again_at:
+            return
+        try:
+            await self._pool.start(identity)
+        except ChildStartError as error:
+            self._roster.problems["peer_not_started"] += 1
+            why = str(error.__cause__ or error)
+            if failure is None or failure.why != why:
+                self._log.error("peer %s cannot be used: %s", identity.name, why)
+            pause_s = RETRY_S if failure is None else min(2 * failure.pause_s, RETRY_MAX_S)
+            self._failures[identity] = Failure(why, pause_s, now + pause_s)
+        else:
+            if self._failures.pop(identity, None) is not None:
+                self._log.info("peer %s can be used after all", identity.name)
+
+    def _tell_refusals(self, plan: Plan) -> None:
+        for refused in plan.refused:
+            if refused not in self._told:
+                self._log.warning("peer %s is refused something: %s", refused.name, refused)
+        self._told = set(plan.refused)

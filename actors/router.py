@@ -1,7 +1,8 @@
 """Sorts packets of the host by the peer they are for.
 
-Owns the routing table of the overlay. Not responsible for kernel routes (`netlink`) nor for judging what peers send
-(`protocols.inspection`).
+Owns the routing table of the overlay: the prefixes of the peers that run, and our own, which lead nowhere and so keep
+anybody with a shorter prefix around them from sending in our name. Not responsible for kernel routes (`kernel_routes`),
+for who may have which prefix (`wanted`), nor for judging what peers send (`protocols.inspection`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import LocalPrefixes
@@ -19,14 +20,41 @@ from holloway.protocols.routes import RouteTable
 if TYPE_CHECKING:
     from holloway.actors.peer_session import PeerSession
 
+Prefix: TypeAlias = IPv4Network | IPv6Network
+
 
 class Router:
-    """Prefix to peer session. `local` are the inner addresses of this node."""
+    """Prefix to peer session. `local` are the inner addresses of this node, and the networks behind it."""
 
-    def __init__(self, local: Iterable[IPv4Network | IPv6Network]) -> None:
-        self.routes: RouteTable[PeerSession] = RouteTable()
+    def __init__(self, local: Iterable[Prefix]) -> None:
+        local = tuple(local)
+        self.routes: RouteTable[PeerSession | None] = RouteTable()
+        for prefix in local:
+            self.routes.add(prefix, None)
         self.local = LocalPrefixes(local)
         self.drops: Counter[str] = Counter()
+        self._owners: dict[Prefix, PeerSession] = {}
+        self._prefixes: dict[PeerSession, tuple[Prefix, ...]] = {}
+
+    def assign(self, peer: PeerSession, prefixes: tuple[Prefix, ...]) -> None:
+        """Route exactly these prefixes to `peer`, taking them from whoever has them."""
+        for prefix in set(self._prefixes.get(peer, ())).difference(prefixes):
+            self._take(prefix, peer)
+        self._prefixes[peer] = prefixes
+        for prefix in prefixes:
+            if self._owners.get(prefix) is not peer:
+                self._owners[prefix] = peer
+                self.routes.add(prefix, peer)
+
+    def remove(self, peer: PeerSession) -> None:
+        """Route nothing to `peer` any more. One that has nothing is fine."""
+        for prefix in self._prefixes.pop(peer, ()):
+            self._take(prefix, peer)
+
+    def _take(self, prefix: Prefix, peer: PeerSession) -> None:
+        if self._owners.get(prefix) is peer:  # otherwise it is another's by now
+            del self._owners[prefix]
+            self.routes.remove(prefix)
 
     def sort(self, packets: Iterable[Packet]) -> dict[PeerSession, list[Packet]]:
         """The packets of each peer in their order. What has no peer is counted in `drops`."""

@@ -148,10 +148,12 @@ class _Look:
 
 def _contents(path: Path, *, systemd: bool) -> bytes:
     """The bytes of a file that only its owner may use. The open file is judged, so it cannot be swapped in between."""
-    # Without O_NONBLOCK a FIFO would hang the start.
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        _require_private(os.fstat(file.fileno()), systemd=systemd)
-        data = file.read(MAX_SECRET_BYTES + 1)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would hang the start
+    try:
+        _require_private(os.fstat(descriptor), systemd=systemd)
+        data = os.read(descriptor, MAX_SECRET_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_SECRET_BYTES:
         raise _RefusedError(f"is larger than {MAX_SECRET_BYTES} bytes", "name a file that holds the secret alone")
     return data

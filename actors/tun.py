@@ -152,7 +152,7 @@ def open_tun(name: str, mtu: int) -> KernelTun:
     if reason := _name_fault(name):
         raise TunError(what, reason, "choose an interface name such as hw0")
     try:
-        descriptor = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(CLONE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise _refused(what, name, error, _OPEN_REFUSED) from error
     try:

@@ -1,10 +1,12 @@
 """The actor that owns the TUN device: makes it, configures it, and hands its packets to the sessions.
 
-Writing is a synchronous call on the port, made by the sessions. Not responsible for routes of single peers (`peers`).
+Writing is a synchronous call on the port, made by the sessions. Not responsible for the routes of single peers
+(`kernel_routes`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,10 +24,14 @@ async def tun_reader(
     ports: Ports,
     interface: InterfaceConfig,
     router: Router,
+    past_drops: Counter[str],
     *,
     task_status: trio.TaskStatus[TunPort],
 ) -> None:
-    """Actor: the TUN device. Raises `TunError` when it cannot be made or goes away."""
+    """Actor: the TUN device. Raises `TunError` when it cannot be made or goes away.
+
+    What it counted goes into `past_drops` at its end.
+    """
     port = ports.open_tun(interface.name, interface.mtu)
     try:
         netlink: Netlink = ctx.sibling("netlink").get()
@@ -37,3 +43,4 @@ async def tun_reader(
                 peer.offer_packets(batch)
     finally:
         port.close()
+        past_drops.update(port.drops)

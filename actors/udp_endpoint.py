@@ -80,12 +80,17 @@ async def udp_endpoint(
     address: str | None,
     port: int,
     private_key: bytes,
+    past_drops: Counter[str],
     *,
     task_status: trio.TaskStatus[UdpEndpoint],
 ) -> None:
-    """Actor: the node's UDP sockets. Raises `PortError` when none can be bound."""
+    """Actor: the node's UDP sockets. Raises `PortError` when none can be bound.
+
+    What it counted goes into `past_drops` at its end, so that a restart does not turn the node's counters back.
+    """
+    static, secret = StaticKey(private_key), index_secret(private_key)
     sockets = ports.open_datagrams(address, port)
-    endpoint = UdpEndpoint(sockets, StaticKey(private_key), index_secret(private_key), ports)
+    endpoint = UdpEndpoint(sockets, static, secret, ports)
     try:
         async with trio.open_nursery() as nursery:
             for socket in sockets:
@@ -94,3 +99,4 @@ async def udp_endpoint(
     finally:
         for socket in sockets:
             socket.close()
+        past_drops.update(endpoint.drops())

@@ -63,9 +63,8 @@ def command(*, as_json: bool, count: int, suite: str, tier: str) -> None:
     result = {"schema": SCHEMA, "tier": candidate} | result | {"seconds": round(time.monotonic() - began, 3)}
     if as_json:
         click.echo(json.dumps(result))
-    _say(f"tier: {candidate} ({_IN_WORDS[candidate]})")
-    for reason in refused:
-        _say(f"  not {reason}")
+    asked = "it was asked for" if tier != "auto" else "; ".join(f"not {reason}" for reason in refused) or "we are root"
+    _say(f"tier: {candidate}, because {asked}")
     if not as_json:
         _tell(result)
     is_good = result["ping"]["received"] == result["ping"]["sent"] and result["encrypted"]

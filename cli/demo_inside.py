@@ -20,18 +20,15 @@ from holloway.actors import (
     open_node,
 )
 from holloway.actors.peer_session import PING_PAYLOAD
+from holloway.cli.demo_report import INNER, NAMES, OUTER, PING_INTERVAL_S, report
 from holloway.protocols.keys import StaticKey, clamp
 from holloway.simulations.network import SimulatedNetwork
 from holloway.simulations.ports import SimulatedPorts
 
-NAMES = ("a", "b")
-OUTER = ("192.0.2.1", "192.0.2.2")  # RFC 5737
-INNER = ("10.99.0.1", "10.99.0.2")
-PING_INTERVAL_S = 0.1
 SESSION_TIMEOUT_S = 10.0
 
 
-async def demonstrate(count: int, suite: str) -> dict[str, Any]:
+async def demonstrate(count: int, suite: str) -> Any:
     """Run the nodes, ping from a to b, and report. The handshake and every record are the real ones."""
     logging.getLogger("holloway").addHandler(logging.NullHandler())
     wire: list[bytes] = []
@@ -47,21 +44,10 @@ async def demonstrate(count: int, suite: str) -> dict[str, Any]:
         with trio.fail_after(SESSION_TIMEOUT_S):
             await a.connected(NAMES[1])
             await b.connected(NAMES[0])
-        answers = [answer async for answer in a.ping(NAMES[1], count=count, interval_s=PING_INTERVAL_S)]
+        answers: list[Any] = [answer async for answer in a.ping(NAMES[1], count=count, interval_s=PING_INTERVAL_S)]
         suites = [_peer(node)["suite"] for node in (a, b)]
-    pings: Any = answers[-1]["result"]
-    pair = bytes(map(int, INNER[0].split("."))) + bytes(map(int, INNER[1].split(".")))
-    inner = (PING_PAYLOAD, pair, pair[4:] + pair[:4])
-    is_clear = any(part in datagram for datagram in wire for part in inner)
-    return {
-        "nodes": [
-            {"name": name, "address": address, "suite": used}
-            for name, address, used in zip(NAMES, INNER, suites, strict=True)
-        ],
-        "ping": {"sent": pings["sent"], "received": pings["received"], "rtt_ms": pings["rtt_ms"]},
-        # Checked, not assumed: enough datagrams were seen to carry the pings both ways, and nothing of the pings in them.
-        "encrypted": len(wire) >= 2 * pings["received"] > 0 and not is_clear,
-    }
+    times = [answer["event"]["rtt_ms"] for answer in answers if "rtt_ms" in answer.get("event", {})]
+    return report(suites, count, times, wire, PING_PAYLOAD)
 
 
 def _peer(node: Node) -> Any:

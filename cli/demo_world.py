@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import secrets
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,18 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from holloway.cli.demo import TIER_REFUSED
+from holloway.cli.demo_report import INNER, NAMES, OUTER, PING_INTERVAL_S, report
 from holloway.protocols.icmp import echo_request, parse_echo_reply
 from holloway.protocols.keys import StaticKey, clamp, encode_key
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000  # linux/if_tun.h
 ETH_P_ALL = 3  # linux/if_ether.h
+UDP_PAYLOAD = 42  # after Ethernet (14), IPv4 without options (20) and UDP (8)
 READY_TIMEOUT_S = 20.0
 PING_TIMEOUT_S = 5.0
-PING_INTERVAL_S = 0.1
-NAMES = ("a", "b")
-OUTER = ("192.0.2.1", "192.0.2.2")  # RFC 5737
-INNER = ("10.99.0.1", "10.99.0.2")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,8 +48,8 @@ def main() -> None:
     tier, count, suite, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     _die_with_parent()
     try:
-        _check_tun()
         _enter(tier)
+        _check_tun()
         result = demonstrate(count, suite, folder)
     except TierRefused as refusal:
         print(refusal)
@@ -57,11 +58,16 @@ def main() -> None:
 
 
 def _check_tun() -> None:
+    """Make a TUN device and let it go again. Raises `TierRefused`."""
     try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR))
+        device = os.open("/dev/net/tun", os.O_RDWR)
+        try:
+            fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", b"probe", IFF_TUN | IFF_NO_PI))
+        finally:
+            os.close(device)
     except OSError as error:
         fix = "modprobe tun" if error.errno in (errno.ENOENT, errno.ENODEV) else "sudo chmod 666 /dev/net/tun"
-        raise TierRefused(f"/dev/net/tun cannot be opened: {os.strerror(error.errno or 0)} (fix: {fix})") from None
+        raise TierRefused(f"/dev/net/tun cannot be used: {os.strerror(error.errno or 0)} (fix: {fix})") from None
 
 
 def _enter(tier: str) -> None:
@@ -81,7 +87,7 @@ def _enter(tier: str) -> None:
             raise TierRefused(f"a user namespace cannot be used: {os.strerror(error.errno or 0)}") from None
 
 
-def demonstrate(count: int, suite: str, folder: Path) -> dict[str, Any]:
+def demonstrate(count: int, suite: str, folder: Path) -> Any:
     """Build the world, run the nodes, ping, and report."""
     keys = [StaticKeyPair() for _ in NAMES]
     with ExitStack() as world:
@@ -101,19 +107,8 @@ def demonstrate(count: int, suite: str, folder: Path) -> dict[str, Any]:
         times = _ping(count, marker, lambda: frames.extend(_captured(tap)))
         frames.extend(_captured(tap))
         suites = [_ask(folder / f"{name}.sock", "status")["peers"][0]["suite"] for name in NAMES]
-    inner = [socket.inet_aton(INNER[0]) + socket.inet_aton(INNER[1])]
-    inner.append(inner[0][4:] + inner[0][:4])
-    datagrams = [frame for frame in frames if len(frame) > 42 and frame[12:14] == b"\x08\x00" and frame[23] == 17]
-    is_clear = any(part in frame for frame in frames for part in (marker, *inner))
-    return {
-        "nodes": [
-            {"name": name, "address": address, "suite": used}
-            for name, address, used in zip(NAMES, INNER, suites, strict=True)
-        ],
-        "ping": {"sent": count, "received": len(times), "rtt_ms": summary(times)},
-        # Checked, not assumed: enough datagrams were seen to carry the pings both ways, and nothing of the pings in them.
-        "encrypted": len(datagrams) >= 2 * len(times) > 0 and not is_clear,
-    }
+    wire = [frame[UDP_PAYLOAD:] for frame in frames if frame[12:14] == b"\x08\x00" and frame[23:24] == b"\x11"]
+    return report(suites, count, times, wire, marker)
 
 
 class StaticKeyPair:
@@ -283,14 +278,6 @@ def _captured(tap: socket.socket) -> Iterator[bytes]:
             yield tap.recv(65536)
         except BlockingIOError:
             return
-
-
-def summary(times: list[float]) -> dict[str, float] | None:
-    """Least, mean and greatest; `None` of none."""
-    if not times:
-        return None
-    mean = sum(times) / len(times)
-    return {"min": round(min(times), 3), "avg": round(mean, 3), "max": round(max(times), 3)}
 
 
 def _die_with_parent() -> None:

@@ -67,7 +67,8 @@ def _only_one(folders: tuple[Path, ...]) -> Daemon:
     denied: Path | None = None
     for folder in dict.fromkeys(folders):
         try:
-            found += sorted(Path(entry.path) for entry in os.scandir(folder) if _is_socket(entry))
+            with os.scandir(folder) as entries:
+                found += sorted(Path(entry.path) for entry in entries if _is_socket(entry))
         except PermissionError:
             denied = folder
         except OSError:
@@ -87,4 +88,7 @@ def _only_one(folders: tuple[Path, ...]) -> Daemon:
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith(".sock") and stat.S_ISSOCK(entry.stat(follow_symlinks=True).st_mode)
+    try:
+        return entry.name.endswith(".sock") and stat.S_ISSOCK(entry.stat().st_mode)
+    except OSError:  # a link to nowhere
+        return False

@@ -69,9 +69,9 @@ def command(
     timeout_s: float,
     as_json: bool,
 ) -> None:
-    """Measure the way to a peer, by its name or its address.
+    """Measure the way to a peer.
 
-    Exits with 0 if any reply came. The daemon is that of -c FILE or --socket PATH, or the only one with a socket in the
+    PEER is its name or its address. Exits with 0 if any reply came. The daemon is that of -c FILE or --socket PATH, or the only one with a socket in the
     default folders; --timeout is what it may take beyond the time that the pings need.
     """
     daemon = find_daemon(config, socket, os.environ)

@@ -81,11 +81,11 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
 def _warn(peer: PeerStatus, daemon: Daemon) -> None:
     """A peer that does not answer is told on stderr, with what to try."""
     if peer.state == "stale":
-        since = "ever" if peer.last_handshake_s is None else f"for {duration(peer.last_handshake_s)}"
-        text = f"{peer.name} has made no new handshake {since}"
+        text = f"{peer.name} does not answer"
     elif peer.state == "down":
-        text = f"{peer.name} is down, last handshake {ago(peer.last_handshake_s)}"
+        text = f"{peer.name} is down"
     else:
         return
-    print(f"warning: {text}", file=sys.stderr)
+    seen = "no handshake so far" if peer.last_handshake_s is None else f"last handshake {ago(peer.last_handshake_s)}"
+    print(f"warning: {text}, {seen}", file=sys.stderr)
     print(f"  try: {daemon.command('ping', peer.name)}", file=sys.stderr)

@@ -49,9 +49,33 @@ def command(path: Path, log_level: str) -> None:
 
     import trio
 
-    number = trio.run(_run, config)
+    from holloway.supervisor import SupervisorError
+
+    try:
+        number = trio.run(_run, config)
+    except (SupervisorError, ExceptionGroup) as error:
+        raise cause_of(error) from error
     if number == signal.SIGINT:
         sys.exit(130)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a person should read of a tree that did not start, or gave up: the refusal that began it."""
+    from holloway.protocols.errors import HollowayError
+    from holloway.supervisor import ChildStartError, IntensityExceeded
+
+    match error:
+        case HollowayError():
+            return error
+        case ChildStartError(__cause__=BaseException() as cause):
+            return cause_of(cause)
+        case IntensityExceeded(causes=causes, path=path):
+            first = cause_of(causes.exceptions[0])
+            return HollowayError(f"{path} failed again and again, and gave up", f"{type(first).__name__}: {first}")
+        case BaseExceptionGroup(exceptions=exceptions):
+            return cause_of(exceptions[0])
+        case _:
+            return error
 
 
 async def _run(config: Config) -> int:

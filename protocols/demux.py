@@ -16,14 +16,15 @@ from hashlib import blake2s
 from typing import Generic, TypeVar
 
 from holloway.protocols.addresses import Address
-from holloway.protocols.cookies import MacChecker
+from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.events import DropReason
-from holloway.protocols.indices import TOKEN_BYTES, IndexTable
+from holloway.protocols.indices import MAX_INDICES, IndexTable
+from holloway.protocols.keyring import RETIRED_KEYS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import OpenedInitiation, initiation_bytes, response_bytes
 from holloway.protocols.ratelimit import RateLimiter
-from holloway.protocols.suites import AES_GCM, FIRST_RECEIVER_INDEX, WIREGUARD, MessageType, Suite
+from holloway.protocols.suites import AES_GCM, FIRST_RECEIVER_INDEX, TOKEN_BYTES, WIREGUARD, MessageType, Suite
 from holloway.protocols.transport import MIN_TRANSPORT_BYTES
 
 Handle = TypeVar("Handle")
@@ -31,11 +32,22 @@ Handle = TypeVar("Handle")
 HANDSHAKES_UNDER_LOAD = 128
 """Handshake messages within `LOAD_WINDOW_S` beyond which cookies are asked for: some 30 ms of work a second."""
 LOAD_WINDOW_S = 1.0
-RESET_BYTES = 8 + TOKEN_BYTES
+RESET_BYTES = 4 + TOKEN_BYTES
+INDICES_PER_PEER = RETIRED_KEYS + 4
+"""Current, next and retired keys, an initiation under way, and one more while a next key replaces another."""
+MAX_PEERS = MAX_INDICES // INDICES_PER_PEER
+"""With no more peers than this, a session never lacks an index."""
 
 _INITIATIONS: dict[int, Suite] = {suite.initiation: suite for suite in (AES_GCM, WIREGUARD)}
 _RESPONSES: dict[int, Suite] = {suite.response: suite for suite in (AES_GCM, WIREGUARD)}
-_COOKIE_REPLIES = frozenset({AES_GCM.cookie_reply, WIREGUARD.cookie_reply})
+_LENGTHS: dict[int, int] = {
+    **{kind: initiation_bytes(suite) for kind, suite in _INITIATIONS.items()},
+    **{kind: response_bytes(suite) for kind, suite in _RESPONSES.items()},
+    AES_GCM.cookie_reply: COOKIE_REPLY_BYTES,
+    WIREGUARD.cookie_reply: COOKIE_REPLY_BYTES,
+    MessageType.RESET: RESET_BYTES,
+}
+_WIREGUARD_TRANSPORT = MessageType.WIREGUARD_TRANSPORT.value
 
 
 class LoadMeter:
@@ -70,27 +82,59 @@ class Sorted(Generic[Handle]):
 
 
 class PeerLinks(Generic[Handle]):
-    """The part of the tables that one session may use; fits `session.Links`."""
+    """The part of the tables that one session may use; fits `keyring.Links`.
 
-    __slots__ = ("_handle", "_indices", "_resets")
+    Knows what it holds, so that `unregister` gives everything back, and a session that outlives its registration cannot
+    touch what has become another's.
+    """
+
+    __slots__ = ("_handle", "_held", "_indices", "_is_open", "_resets", "_tokens")
 
     def __init__(self, indices: IndexTable[Handle], resets: dict[bytes, Handle], handle: Handle) -> None:
         self._indices, self._resets, self._handle = indices, resets, handle
+        self._held: set[int] = set()
+        self._tokens: set[bytes] = set()
+        self._is_open = True
+
+    @property
+    def handle(self) -> Handle:
+        return self._handle
 
     def allocate(self) -> int:
-        return self._indices.allocate(self._handle)
+        """A fresh receiver index. Raises `LocalError` when none is free, or the peer is not registered any more."""
+        if not self._is_open:
+            raise LocalError("no receiver index", "the peer is not registered any more")
+        index = self._indices.allocate(self._handle)
+        self._held.add(index)
+        return index
 
     def release(self, index: int) -> None:
-        self._indices.release(index)
+        if index in self._held:
+            self._held.remove(index)
+            self._indices.release(index)
 
     def token(self, index: int) -> bytes:
+        """The reset token of `index`, 16 bytes."""
         return self._indices.token(index)
 
     def expect_reset(self, token: bytes) -> None:
-        self._resets[token] = self._handle
+        """Send a reset with `token` our way, unless another session expects it already."""
+        if self._is_open and token not in self._resets:
+            self._resets[token] = self._handle
+            self._tokens.add(token)
 
     def forget_reset(self, token: bytes) -> None:
-        self._resets.pop(token, None)
+        if token in self._tokens:
+            self._tokens.remove(token)
+            del self._resets[token]
+
+    def close(self) -> None:
+        """Give back whatever is held."""
+        self._is_open = False
+        for index in list(self._held):
+            self.release(index)
+        for token in list(self._tokens):
+            self.forget_reset(token)
 
 
 class Demux(Generic[Handle]):
@@ -102,26 +146,31 @@ class Demux(Generic[Handle]):
         self._macs = MacChecker(static.public, entropy)
         self._indices: IndexTable[Handle] = IndexTable(secret, entropy)
         self._resets: dict[bytes, Handle] = {}
-        self._peers: dict[bytes, Handle] = {}
+        self._peers: dict[bytes, PeerLinks[Handle]] = {}
         self._load = LoadMeter()
         self._handshake_rate = RateLimiter()
         self._reset_rate = RateLimiter()
         self.drops: Counter[DropReason] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Demux {len(self._peers)} peers, {len(self._indices)} indices>"
+        return f"<Demux {len(self._peers)} peers, {len(self._indices)} indices, {len(self._resets)} tokens>"
 
     def register(self, peer_public: bytes, handle: Handle) -> PeerLinks[Handle]:
-        """Make a peer known. Raises `LocalError` if its key is known already or our own."""
+        """Make a peer known. Raises `LocalError` if its key is known already or our own, or with `MAX_PEERS` known."""
         if peer_public == self._static.public:
             raise LocalError("a peer has our own public key", "a node is no peer of itself", "remove this peer")
         if peer_public in self._peers:
             raise LocalError("two peers have one public key", fix="give each peer a key pair of its own")
-        self._peers[peer_public] = handle
-        return PeerLinks(self._indices, self._resets, handle)
+        if len(self._peers) >= MAX_PEERS:
+            raise LocalError("too many peers", f"there are {MAX_PEERS} already", "spread the peers over more nodes")
+        links = self._peers[peer_public] = PeerLinks(self._indices, self._resets, handle)
+        return links
 
     def unregister(self, peer_public: bytes) -> None:
-        self._peers.pop(peer_public, None)
+        """Forget a peer and everything its session holds. One that is not known is fine."""
+        links = self._peers.pop(peer_public, None)
+        if links is not None:
+            links.close()
 
     def sort(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""
@@ -131,7 +180,7 @@ class Demux(Generic[Handle]):
             word = int.from_bytes(data[:4], "little")
             if word >= FIRST_RECEIVER_INDEX:
                 handle = owner(word)
-            elif word == MessageType.WIREGUARD_TRANSPORT:
+            elif word == _WIREGUARD_TRANSPORT:
                 handle = owner(int.from_bytes(data[4:8], "little"))
             else:
                 self._sort_handshake(word, data, source, now, result)
@@ -148,29 +197,29 @@ class Demux(Generic[Handle]):
                 delivered[handle] = [(data, source)]
         return result
 
-    def _sort_handshake(
-        self, word: int, data: bytes, source: Address, now: float, result: Sorted[Handle]
-    ) -> None:
-        if (suite := _INITIATIONS.get(word)) is not None:
-            if len(data) != initiation_bytes(suite):
-                self.drops[DropReason.BAD_LENGTH] += 1
-            elif self._is_admitted(suite, data, source, now, result):
+    def _sort_handshake(self, word: int, data: bytes, source: Address, now: float, result: Sorted[Handle]) -> None:
+        expected = _LENGTHS.get(word)
+        if expected is None:
+            self.drops[DropReason.UNKNOWN_TYPE if len(data) >= 4 else DropReason.BAD_LENGTH] += 1
+        elif len(data) != expected:
+            self.drops[DropReason.BAD_LENGTH] += 1
+        elif (suite := _INITIATIONS.get(word)) is not None:
+            if self._is_admitted(suite, data, source, now, result):
                 self._open(suite, data, source, result)
         elif (suite := _RESPONSES.get(word)) is not None:
-            if len(data) != response_bytes(suite):
-                self.drops[DropReason.BAD_LENGTH] += 1
-            elif self._is_admitted(suite, data, source, now, result):
+            if self._is_admitted(suite, data, source, now, result):
                 self._deliver(int.from_bytes(data[8:12], "little"), data, source, result)
-        elif word in _COOKIE_REPLIES:
-            self._deliver(int.from_bytes(data[4:8], "little"), data, source, result)
         elif word == MessageType.RESET:
-            handle = self._resets.get(data[8:]) if len(data) == RESET_BYTES else None
-            if handle is None:
-                self.drops[DropReason.UNKNOWN_RESET] += 1
-            else:
-                result.resets.append((handle, data[8:], source))
+            self._sort_reset(data[4:], source, result)
         else:
-            self.drops[DropReason.UNKNOWN_TYPE if len(data) >= 4 else DropReason.BAD_LENGTH] += 1
+            self._deliver(int.from_bytes(data[4:8], "little"), data, source, result)
+
+    def _sort_reset(self, token: bytes, source: Address, result: Sorted[Handle]) -> None:
+        handle = self._resets.get(token)
+        if handle is None:
+            self.drops[DropReason.UNKNOWN_RESET] += 1
+        else:
+            result.resets.append((handle, token, source))
 
     def _deliver(self, index: int, data: bytes, source: Address, result: Sorted[Handle]) -> None:
         handle = self._indices.owner(index)
@@ -201,17 +250,16 @@ class Demux(Generic[Handle]):
         except HandshakeFailed:
             self.drops[DropReason.NOT_FOR_US] += 1
             return
-        handle = self._peers.get(opened.peer_public)
-        if handle is None:
+        links = self._peers.get(opened.peer_public)
+        if links is None:
             self.drops[DropReason.UNKNOWN_PEER] += 1
         else:
-            result.initiations.append((handle, opened, source))
+            result.initiations.append((links.handle, opened, source))
 
     def _answer_stranger(self, index: int, source: Address, now: float, result: Sorted[Handle]) -> None:
         """Tell the peer of a session that we lost. Only indices that we once gave out are answered: others stay silent."""
         if self._indices.was_issued(index) and self._reset_rate.allow(source[0], now):
-            reply = MessageType.RESET.to_bytes(4, "little") + index.to_bytes(4, "little") + self._indices.token(index)
-            result.replies.append((reply, source))
+            result.replies.append((MessageType.RESET.to_bytes(4, "little") + self._indices.token(index), source))
 
 
 def index_secret(private: bytes) -> bytes:

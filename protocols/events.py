@@ -96,18 +96,13 @@ class PeerForgotUs:
 
 @dataclass(frozen=True, slots=True)
 class PacketDropped:
-    """Something was dropped; `source` is the outer address it came from, `None` for our own packets."""
+    """`count` things were dropped; `source` is the outer address they came from, `None` for our own packets."""
 
     reason: DropReason
     source: Address | None
+    count: int = 1
 
 
 Event: TypeAlias = (
-    HandshakeStarted
-    | HandshakeCompleted
-    | HandshakeGaveUp
-    | EndpointMoved
-    | KeyExpired
-    | PeerForgotUs
-    | PacketDropped
+    HandshakeStarted | HandshakeCompleted | HandshakeGaveUp | EndpointMoved | KeyExpired | PeerForgotUs | PacketDropped
 )

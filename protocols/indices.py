@@ -45,7 +45,9 @@ class IndexTable(Generic[Handle]):
     def allocate(self, owner: Handle) -> int:
         """A fresh index, never below `FIRST_RECEIVER_INDEX`. Raises `LocalError` when `MAX_INDICES` are in use."""
         if len(self._owners) >= MAX_INDICES:
-            raise LocalError("no receiver index is free", f"{MAX_INDICES} are in use", "spread the peers over more nodes")
+            raise LocalError(
+                "no receiver index is free", f"{MAX_INDICES} are in use", "spread the peers over more nodes"
+            )
         half = int.from_bytes(self._entropy(2), "little")
         while (index := self._complete(half)) < FIRST_RECEIVER_INDEX or index in self._owners:
             half = (half + 1) & 0xFFFF  # the next one, not another draw: ends with any source of randomness

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Generic, TypeVar
 
 from holloway.protocols.events import DropReason
-from holloway.protocols.packets import destination, source
+from holloway.protocols.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES
 from holloway.protocols.routes import RouteTable
 
 Target = TypeVar("Target")
@@ -42,22 +42,30 @@ class Inspector(Generic[Target]):
 
     def __call__(self, packet: bytes) -> DropReason | None:
         """`None` to deliver the packet, or why not. Takes any bytes."""
-        if self._generation != self._routes.generation or len(self._verdicts) >= VERDICTS:
+        if self._generation != self._routes.generation:
             self._verdicts.clear()
             self._generation = self._routes.generation
+        # Source and destination in one piece: 8 bytes of IPv4 or 32 of IPv6.
         version = packet[0] >> 4 if packet else 0
-        pair = packet[12:20] if version == 4 else packet[8:40]  # source and destination; no pair of one is one of the other
+        if version == 4 and len(packet) >= IPV4_HEADER_BYTES:
+            pair = packet[12:20]
+        elif version == 6 and len(packet) >= IPV6_HEADER_BYTES:
+            pair = packet[8:40]
+        else:
+            return DropReason.MALFORMED
         try:
             return self._verdicts[pair]
         except KeyError:
-            return self._judge(packet)
+            return self._judge(pair)
 
-    def _judge(self, packet: bytes) -> DropReason | None:
-        from_address, to_address = source(packet), destination(packet)
-        if from_address is None or to_address is None:
-            return DropReason.MALFORMED
-        if self._routes.lookup(from_address) is not self._target:
-            return DropReason.SOURCE_NOT_ALLOWED
-        if to_address not in self._local:
-            return DropReason.DESTINATION_NOT_OURS
-        return None
+    def _judge(self, pair: bytes) -> DropReason | None:
+        half = len(pair) // 2
+        verdict: DropReason | None = None
+        if self._routes.lookup(pair[:half]) is not self._target:
+            verdict = DropReason.SOURCE_NOT_ALLOWED
+        elif pair[half:] not in self._local:
+            verdict = DropReason.DESTINATION_NOT_OURS
+        if len(self._verdicts) >= VERDICTS:
+            self._verdicts.clear()
+        self._verdicts[pair] = verdict
+        return verdict

@@ -1,8 +1,9 @@
 """Node records: what a node tells the others about itself through the registry, and the keys it tells it under.
 
 A record is JSON (format in `docs/protocol.md`) and is hostile input: whoever can write to the store can write anything, so
-decoding checks size, version and every field, and returns why a record is refused instead of raising. Not responsible for
-talking to the store, nor for whether a writer may be believed.
+decoding checks size, version and every field, and returns why a record is refused instead of raising. What is encoded here
+is decoded by the others, or not encoded at all. Not responsible for talking to the store, for whether a writer may be
+believed, nor for two records that claim the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import TypeAlias, TypeVar
 
 from holloway.protocols.errors import LocalError
@@ -25,8 +36,14 @@ Item = TypeVar("Item")
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 16 * 1024
 MAX_LIST_ITEMS = 64
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
-_HOST = re.compile(r"[A-Za-z0-9.:_%-]{1,253}\Z")
+MIN_PREFIX_BITS = {4: 8, 6: 16}
+"""By IP version. No private network is larger (RFC 1918, section 3; a site of RFC 4193, section 3.1, is far smaller), and a
+shorter prefix would draw much of a host's traffic into the tunnel on the word of a record. A default route may be offered:
+nobody's kernel is told of it."""
+MAX_HOST_CHARS = 253  # RFC 1035, section 2.3.4, without the final dot
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+_TEXT_CHARS = 256
 
 
 class RecordProblem(Enum):
@@ -37,6 +54,8 @@ class RecordProblem(Enum):
     WRONG_VERSION = "record_wrong_version"
     BAD_FIELD = "record_bad_field"
     WRONG_NAME = "record_wrong_name"
+    OUR_KEY = "record_has_our_key"
+    TOO_MANY = "record_too_many"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,32 +89,41 @@ def network_prefix(network: str) -> bytes:
 
 
 def nodes_prefix(network: str) -> bytes:
+    """The registry prefix of the node records of one network; what follows is the node's name."""
     return network_prefix(network) + b"nodes/"
 
 
 def node_key(network: str, name: str) -> bytes:
+    """The registry key of one node's record."""
     return nodes_prefix(network) + name.encode()
 
 
 def address_key(network: str, address: InterfaceAddress) -> bytes:
+    """The registry key that says who has one overlay address."""
     return network_prefix(network) + b"addresses/" + str(address.ip).encode()
 
 
 def encode_record(record: NodeRecord) -> bytes:
-    """The record as JSON. Raises `LocalError` when it is larger than the others will read."""
-    value = json.dumps(
-        {
-            "v": RECORD_VERSION,
-            "name": record.name,
-            "public_key": encode_key(record.public_key),
-            "endpoints": [[host, port] for host, port in record.endpoints],
-            "addresses": [str(address) for address in record.addresses],
-            "prefixes": [str(prefix) for prefix in record.prefixes],
-        },
-        separators=(",", ":"),
-    ).encode()
-    if len(value) > MAX_RECORD_BYTES:
-        raise LocalError(f"the record of {record.name} is {len(value)} bytes long", f"others read {MAX_RECORD_BYTES}")
+    """The record as JSON. Raises `LocalError` when the others would refuse it."""
+    fields = {
+        "v": RECORD_VERSION,
+        "name": record.name,
+        "public_key": encode_key(record.public_key),
+        "endpoints": [[host, port] for host, port in record.endpoints],
+        "addresses": [str(address) for address in record.addresses],
+        "prefixes": [str(prefix) for prefix in record.prefixes],
+    }
+    value = json.dumps(fields, separators=(",", ":")).encode()
+    read = decode_record(record.name, value)
+    if read != record:
+        problem = read.value if isinstance(read, RecordProblem) else "a field does not survive the way"
+        raise LocalError(
+            f"the record of node {record.name} would not be read by the others",
+            f"{problem}: {len(value)} bytes of {MAX_RECORD_BYTES}, at most {MAX_LIST_ITEMS} addresses, endpoints and "
+            f"prefixes each; a prefix has {MIN_PREFIX_BITS[4]} bits or more (IPv6: {MIN_PREFIX_BITS[6]}), or is a default "
+            "route; nothing is loopback, multicast or reserved",
+            "change [interface] addresses, [node] prefixes or [listen] advertise",
+        )
     return value
 
 
@@ -121,28 +149,68 @@ def decode_record(name: str | None, value: bytes) -> NodeRecord | RecordProblem:
     try:
         return NodeRecord(
             name=own_name,
-            public_key=decode_key(_text(fields.get("public_key"))),
+            public_key=_key(fields.get("public_key")),
             endpoints=_items(fields, "endpoints", _endpoint),
-            addresses=_items(fields, "addresses", lambda item: ip_interface(_text(item))),
-            prefixes=_items(fields, "prefixes", lambda item: ip_network(_text(item))),
+            addresses=_items(fields, "addresses", _address),
+            prefixes=_items(fields, "prefixes", _prefix),
         )
     except (ValueError, LocalError):
         return RecordProblem.BAD_FIELD
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 256:
+    if not isinstance(value, str) or len(value) > _TEXT_CHARS:
         raise ValueError("not a short text")
     return value
+
+
+def _key(value: object) -> bytes:
+    key = decode_key(_text(value))
+    if not any(key):
+        raise ValueError("the key of nobody")
+    return key
 
 
 def _endpoint(item: object) -> tuple[str, int]:
     if not isinstance(item, list) or len(item) != 2:
         raise ValueError("not a pair")
     host, port = item
-    if not _HOST.match(_text(host)) or type(port) is not int or not 0 < port < 65536:
+    if not _is_host(_text(host)) or type(port) is not int or not 0 < port < 65536:
         raise ValueError("not a host and a port")
     return host, port
+
+
+def _is_host(host: str) -> bool:
+    """Whether a text is a numeric address without a zone, or a host name."""
+    labels = host.removesuffix(".").split(".")
+    if ":" in host or labels[-1].isdigit():  # a name's last label is never all digits (RFC 3696, section 2)
+        address = ip_address(host)  # raises ValueError
+        return "%" not in host and not (address.is_multicast or address.is_unspecified)
+    return len(host) <= MAX_HOST_CHARS and all(_LABEL.match(label) for label in labels)
+
+
+def _address(item: object) -> InterfaceAddress:
+    address = ip_interface(_text(item))
+    _refuse_special(address.ip)
+    return address
+
+
+def _prefix(item: object) -> Prefix:
+    prefix = ip_network(_text(item))
+    if prefix.prefixlen:
+        if prefix.prefixlen < MIN_PREFIX_BITS[prefix.version]:
+            raise ValueError("much of the world")
+        _refuse_special(prefix.network_address)
+    return prefix
+
+
+def _refuse_special(address: IPv4Address | IPv6Address) -> None:
+    """Raises ValueError for what is no address of a host in an overlay network."""
+    if isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped is not None):
+        raise ValueError("an address of one link, or of another family")
+    is_reserved = address.version == 4 and address.is_reserved  # of IPv6 that is nearly everything
+    if address.is_unspecified or address.is_loopback or address.is_multicast or is_reserved:
+        raise ValueError("no address of a host")
 
 
 def _items(fields: dict[str, object], key: str, read: Callable[[object], Item]) -> tuple[Item, ...]:

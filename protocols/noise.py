@@ -5,7 +5,8 @@
 
 Responsible for the cryptography of the two handshake messages up to their macs, which `cookies` appends. Not responsible
 for retransmission, replay of initiations or key slots: that is `session`. Sources: Noise Protocol Framework revision 34,
-sections 5 and 9; WireGuard paper, section 5.4. With the `wireguard` suite the bytes are WireGuard's.
+sections 5 and 9; WireGuard paper, section 5.4. With the `wireguard` suite the bytes are WireGuard's. The `aes-gcm` suite
+adds one step to Noise: before the tokens of a message its header is mixed into the hash, as a prologue would be.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ class SymmetricState:
     def mix_hash(self, data: bytes) -> None:
         self._hash = blake2s(self._hash + data).digest()
 
+    def mix_header(self, header: bytes) -> None:
+        """Before the first token of a message: bind what stands before its ephemeral key, in suites that do so."""
+        if self._suite.is_header_bound:
+            self.mix_hash(header)
+
     def mix_key(self, material: bytes) -> None:
         self._chaining_key, self._key = derive(self._chaining_key, material, 2)
 
@@ -146,13 +152,14 @@ class Initiator:
         """
         self.local_index = local_index
         self._static, self._ephemeral, self._preshared = static, ephemeral, preshared
+        header = _INITIATION_HEADER.pack(suite.initiation, local_index)
         state = self._state = SymmetricState(suite, peer_public)
+        state.mix_header(header)
         state.mix_ephemeral(ephemeral.public)
         state.mix_key(ephemeral.exchange(peer_public))
         sealed_static = state.encrypt_and_hash(static.public)
         state.mix_key(shared)
         sealed_payload = state.encrypt_and_hash(timestamp + token)
-        header = _INITIATION_HEADER.pack(suite.initiation, local_index)
         self.message = header + ephemeral.public + sealed_static + sealed_payload
 
     def __repr__(self) -> str:
@@ -167,6 +174,7 @@ class Initiator:
         position = _RESPONSE_HEADER.size + KEY_BYTES
         remote_ephemeral = message[_RESPONSE_HEADER.size : position]
         state = self._state.copy()
+        state.mix_header(message[: _RESPONSE_HEADER.size])
         state.mix_ephemeral(remote_ephemeral)
         state.mix_key(self._ephemeral.exchange(remote_ephemeral))
         state.mix_key(self._static.exchange(remote_ephemeral))
@@ -191,6 +199,7 @@ class OpenedInitiation:
         position = _INITIATION_HEADER.size + KEY_BYTES
         self.remote_ephemeral = message[_INITIATION_HEADER.size : position]
         state = self._state = SymmetricState(suite, static.public)
+        state.mix_header(message[: _INITIATION_HEADER.size])
         state.mix_ephemeral(self.remote_ephemeral)
         state.mix_key(static.exchange(self.remote_ephemeral))
         self.peer_public = state.decrypt_and_hash(message[position : position + KEY_BYTES + TAG_BYTES])
@@ -217,12 +226,15 @@ class OpenedInitiation:
         No exchange here can fail: a remote ephemeral of low order was refused when the initiation was opened, and a
         static one has no `shared` secret to authenticate with.
         """
+        header = _RESPONSE_HEADER.pack(self.suite.response, local_index, self.remote_index)
         state = self._state
+        state.mix_header(header)
         state.mix_ephemeral(ephemeral.public)
         state.mix_key(ephemeral.exchange(self.remote_ephemeral))
         state.mix_key(ephemeral.exchange(self.peer_public))
         state.mix_key_and_hash(preshared)
         sealed = state.encrypt_and_hash(token)
         receive, send = state.split()
-        message = _RESPONSE_HEADER.pack(self.suite.response, local_index, self.remote_index) + ephemeral.public + sealed
-        return message, DerivedKeys(send, receive, local_index, self.remote_index, remote_token)
+        return header + ephemeral.public + sealed, DerivedKeys(
+            send, receive, local_index, self.remote_index, remote_token
+        )

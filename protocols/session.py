@@ -1,15 +1,14 @@
-"""The session with one peer: when to shake hands, which key to use, timers and roaming. WireGuard's rules as one state
-machine.
+"""The session with one peer, WireGuard's rules as one state machine: when to shake hands, which key to use, where to send.
 
 How it works. A session seals under one key and opens under several (`keyring`), and beside them there may be one initiation
 of ours under way (`handshakes`). The state is a summary of those facts, recomputed in one place (`_settle`), and every move
-is checked against `TRANSITIONS`:
+is checked against a table (`states`):
 
     IDLE ──dial──► INITIATING ──response──► ESTABLISHED ──dial──► REKEYING ──response──► ESTABLISHED
     IDLE ──answered──► CONFIRMING ──first datagram──► ESTABLISHED          any ──keys expired──► IDLE
 
-What happens arms or cancels deadlines (`timers`), and a deadline does one of three things: it begins a handshake, sends a
-keepalive or forgets something. While packets wait for a key there is always a deadline ahead that will end their wait.
+What happens arms and disarms deadlines (`timers`), and a deadline does one of three things: it begins a handshake, sends a
+keepalive or forgets something. While packets wait for a key there is always one ahead that will end their wait.
 
 The object is pure. Time is the parameter `now`, in monotonic seconds that never go back; randomness, the wall clock for
 TAI64N stamps and the receiver indices come in by the constructor. What a peer sends never raises: it is dropped for a
@@ -26,8 +25,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.errors import LocalError
@@ -44,20 +42,21 @@ from holloway.protocols.events import (
 )
 from holloway.protocols.handshakes import Handshakes
 from holloway.protocols.keyring import Keyring, Links
-from holloway.protocols.keys import StaticKey
-from holloway.protocols.noise import DerivedKeys, OpenedInitiation
-from holloway.protocols.packets import Packet, SuperPacket
-from holloway.protocols.suites import Suite
-from holloway.protocols.timers import RETRY_JITTER_S, Deadline, DeadlineSet, Timers
+from holloway.protocols.noise import DerivedKeys, OpenedInitiation, initiation_bytes
+from holloway.protocols.packets import Packet
+from holloway.protocols.session_config import SessionConfig
+from holloway.protocols.staging import Staging, unfold
+from holloway.protocols.states import TRANSITIONS, State
+from holloway.protocols.suites import FIRST_RECEIVER_INDEX
+from holloway.protocols.timers import Deadline, SessionTimers
 from holloway.protocols.transport import TransportKeys, framing
 
-STAGED_PACKETS = 128  # wireguard-go, QueueStagedSize
 EVENTS = 256
 """Unread events beyond this push out the oldest ones."""
 DROP_EVENTS = 128
 """No drop is told while this many events are unread, so that a flood cannot push out other news; `drops` counts it."""
-DEFAULT_MTU = 1420
-"""Inner bytes a datagram: 1500 less IPv6 (40), UDP (8), transport header (16) and tag (16)."""
+
+__all__ = ["Session", "SessionConfig", "State", "Traffic"]
 
 
 @dataclass(slots=True)
@@ -66,36 +65,6 @@ class Traffic:
 
     packets: int = 0
     bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionConfig:
-    """What one session is told once. Keys are 32 raw bytes; `preshared` is zeros where there is none.
-
-    `keepalive_s`: the interval of unasked keepalives, 0 for none. `mtu`: inner bytes a datagram. `inspect` judges an inner
-    packet from the peer: `None` to deliver it, or the reason to drop it. Raises `LocalError` for unusable numbers.
-    """
-
-    suite: Suite
-    static: StaticKey
-    peer_public: bytes
-    preshared: bytes = field(default=bytes(32), repr=False)
-    timers: Timers = field(default_factory=Timers)
-    keepalive_s: float = 0.0
-    mtu: int = DEFAULT_MTU
-    inspect: Callable[[bytes], DropReason | None] = lambda packet: None
-
-    def __post_init__(self) -> None:
-        if not (self.keepalive_s == 0 or MIN_KEEPALIVE_S <= self.keepalive_s <= MAX_KEEPALIVE_S):
-            raise LocalError(
-                f"keepalive_s is {self.keepalive_s!r}", f"it must be 0 or {MIN_KEEPALIVE_S} to {MAX_KEEPALIVE_S} seconds"
-            )
-        if self.mtu < 1:
-            raise LocalError(f"mtu is {self.mtu!r}", "a datagram must carry something")
-
-
-MIN_KEEPALIVE_S = 0.1
-MAX_KEEPALIVE_S = 65535.0  # wg(8), persistent-keepalive
 
 
 class Session:
@@ -116,7 +85,8 @@ class Session:
         Raises `LocalError` for a key that is not 32 bytes, or a public key of low order.
         """
         self._config = config
-        self._suite, self._timers, self._entropy = config.suite, config.timers, entropy
+        self._suite, self._durations = config.suite, config.timers
+        self._timers = SessionTimers(config.timers, config.keepalive_s, entropy, now)
         self._handshakes = Handshakes(
             config.suite,
             config.static,
@@ -145,16 +115,11 @@ class Session:
         self._dialling_since = 0.0
         self._dial_wanted_at: float | None = None
         self._reset_at = float("-inf")
-        self._owes_keepalive = False
-        self._is_unanswered = False
 
-        self._staged: deque[bytes] = deque()
+        self._staged = Staging()
         self._outbox: list[bytes] = []
         self._inside: list[bytes] = []
         self._events: deque[Event] = deque(maxlen=EVENTS)
-        self._deadlines = DeadlineSet()
-        if config.keepalive_s:
-            self._deadlines.set(Deadline.PERSISTENT_KEEPALIVE, now + config.keepalive_s)
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -174,8 +139,8 @@ class Session:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the peer owes us an answer: an initiation was repeated, or forced by silence after our data."""
-        return self._handshakes.is_under_way and (self._attempt > 1 or self._is_unanswered)
+        """Whether the peer owes us an answer: to our data, or to an initiation that we had to repeat."""
+        return self._timers.is_unanswered or (self._handshakes.is_under_way and self._attempt > 1)
 
     @property
     def staged(self) -> int:
@@ -198,7 +163,8 @@ class Session:
     def send(self, packets: Sequence[Packet], now: float) -> None:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
         self._refuse_if_closed()
-        whole = self._unfold(packets)
+        whole, malformed = unfold(packets)
+        self._drop(DropReason.MALFORMED, None, malformed)
         if not whole:
             return
         keys = self._ring.current
@@ -215,7 +181,7 @@ class Session:
         """
         self.endpoint = endpoint
         if self._dial_wanted_at is not None:
-            self._deadlines.set_if_absent(Deadline.DEFERRED_HANDSHAKE, self._dial_wanted_at)
+            self._timers.handshake_wanted(self._dial_wanted_at)
             self._dial_wanted_at = None
 
     def close(self) -> None:
@@ -226,7 +192,7 @@ class Session:
         self._handshakes.abandon()
         self._ring.clear()
         self._outbox.clear()
-        self._deadlines.cancel_all()
+        self._timers.disarm_all()
         self._dial_wanted_at = None
         self._move(State.CLOSED)
 
@@ -239,6 +205,7 @@ class Session:
         ring, inspect, inside = self._ring, self._config.inspect, self._inside
         by_index, transport = ring.by_index, self._suite.transport
         is_heard = has_data = False
+        size = 0
         for data, source in datagrams:
             word = int.from_bytes(data[:4], "little")
             if transport is None:
@@ -258,7 +225,7 @@ class Session:
                 self._drop(packets, source)
                 continue
             is_heard = True
-            self.received.bytes += len(data)
+            size += len(data)
             if is_moved and keys.top > top:  # a late datagram from where the peer was before moves nothing back
                 self._move_endpoint(source)
             if keys is ring.next:
@@ -274,9 +241,9 @@ class Session:
                 else:
                     self._drop(refusal, source)
         if is_heard:
-            self._note_received(now)
+            self._note_received(now, size)
             if has_data:
-                self._note_data_received(now)
+                self._timers.data_received(now)
             self._flush_staged(now)
             self._refresh_on_receive(now)
 
@@ -292,7 +259,7 @@ class Session:
         self._ring.add_next(self._keys(derived, is_initiator=False, now=now))
         if source != self.endpoint:
             self._move_endpoint(source)
-        self._note_received(now)
+        self._note_received(now, initiation_bytes(self._suite))
         self._queue(message, now)
         if self._staged:  # should the peer not confirm, they must not wait for the next packet to dial
             self._dial(now)
@@ -311,7 +278,7 @@ class Session:
         if keys is None or not token or keys.remote_token != token:
             self._drop(DropReason.UNKNOWN_RESET, source)
             return
-        if now < self._reset_at + self._timers.rekey_timeout_s:
+        if now < self._reset_at + self._durations.rekey_timeout_s:
             self._drop(DropReason.RESET_FLOOD, source)
             return
         self._reset_at = now
@@ -320,7 +287,7 @@ class Session:
 
     def handle_timeout(self, now: float) -> None:
         """Act on every deadline that is due. Early calls do nothing."""
-        for deadline in self._deadlines.take_due(now):
+        for deadline in self._timers.take_due(now):
             match deadline:
                 case Deadline.KEY_EXPIRY:
                     self._expire_keys(now)
@@ -329,15 +296,15 @@ class Session:
                 case Deadline.DEFERRED_HANDSHAKE:
                     self._dial(now)
                 case Deadline.NEW_HANDSHAKE:
-                    self._is_unanswered = True
+                    self._timers.silence_noticed()
                     self._dial(now)
                 case Deadline.SEND_KEEPALIVE:
-                    is_owed = self._owes_keepalive
+                    is_another_owed = self._timers.owes_keepalive
                     self._send_keepalive(now)
-                    if is_owed:
-                        self._deadlines.set(Deadline.SEND_KEEPALIVE, now + self._timers.keepalive_timeout_s)
+                    if is_another_owed:
+                        self._timers.data_received(now)
                 case Deadline.PERSISTENT_KEEPALIVE:
-                    self._touch_persistent(now)
+                    self._timers.interval_elapsed(now)
                     self._send_keepalive(now)
                 case Deadline.DISCARD_STAGED:
                     self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
@@ -360,7 +327,7 @@ class Session:
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout`, in monotonic seconds, perhaps past; `None` while nothing is awaited."""
-        return self._deadlines.earliest()
+        return self._timers.earliest()
 
     # Sending.
 
@@ -368,19 +335,16 @@ class Session:
         """Seal data packets under a key that may seal them."""
         self._seal(keys, packets, now)
         self.transmitted.packets += len(packets)
-        if not self._deadlines.is_set(Deadline.NEW_HANDSHAKE):
-            self._deadlines.set(Deadline.NEW_HANDSHAKE, now + self._timers.silence_s + self._jitter())
+        self._timers.data_sent(now)
 
     def _seal(self, keys: TransportKeys, packets: Sequence[bytes], now: float) -> None:
         datagrams = keys.seal(packets, self._config.mtu)
         self._outbox += datagrams
         self.transmitted.bytes += sum(map(len, datagrams))
-        self._note_sent(now)
-        timers = self._timers
-        age_s = now - keys.created_at
-        if keys.sent >= self._suite.rekey_after_messages or age_s >= (
-            timers.rekey_after_s if keys.is_initiator else timers.rekey_as_responder_s
-        ):
+        self._timers.any_sent(now)
+        durations = self._durations
+        rekey_age_s = durations.rekey_after_s if keys.is_initiator else durations.rekey_as_responder_s
+        if now - keys.created_at >= rekey_age_s or keys.sent >= self._suite.rekey_after_messages:
             self._dial(now)
 
     def _send_keepalive(self, now: float) -> None:
@@ -394,31 +358,24 @@ class Session:
         """Send a handshake message."""
         self._outbox.append(message)
         self.transmitted.bytes += len(message)
-        self._note_sent(now)
+        self._timers.any_sent(now)
 
     def _stage(self, packets: Sequence[bytes], now: float) -> None:
-        self._deadlines.set_if_absent(Deadline.DISCARD_STAGED, now + self._timers.rekey_attempt_s)
-        self._staged.extend(packets)
-        while len(self._staged) > STAGED_PACKETS:
-            self._staged.popleft()
-            self._drop(DropReason.STAGING_FULL, None)
+        self._timers.packets_staged(now)
+        self._drop(DropReason.STAGING_FULL, None, self._staged.put(packets))
 
     def _flush_staged(self, now: float) -> bool:
         """Send what waited. Whether there was anything."""
         keys = self._ring.current
         if not self._staged or keys is None or now >= keys.expires_at or not keys.can_seal(len(self._staged)):
             return False
-        packets = list(self._staged)
-        self._staged.clear()
-        self._deadlines.cancel(Deadline.DISCARD_STAGED)
-        self._transmit(keys, packets, now)
+        self._timers.nothing_staged()
+        self._transmit(keys, self._staged.take(), now)
         return True
 
     def _discard_staged(self, reason: DropReason) -> None:
-        self._deadlines.cancel(Deadline.DISCARD_STAGED)
-        while self._staged:
-            self._staged.popleft()
-            self._drop(reason, None)
+        self._timers.nothing_staged()
+        self._drop(reason, None, len(self._staged.take()))
 
     # Handshakes.
 
@@ -431,20 +388,19 @@ class Session:
             return
         earliest = now if at_once else self._earliest_dial()
         if now < earliest:
-            self._deadlines.set_if_absent(Deadline.DEFERRED_HANDSHAKE, earliest)
+            self._timers.handshake_wanted(earliest)
             return
         self._dialling_since = now
         self._attempt = 0
         self._initiate(now)
 
     def _earliest_dial(self) -> float:
-        """One handshake message every `rekey_timeout_s`, as initiator or responder (WireGuard paper, section 5.4.6)."""
-        return max(self._handshakes.initiated_at, self._handshakes.answered_at) + self._timers.rekey_timeout_s
+        """Initiations keep `rekey_timeout_s` apart from one another and from our responses (wireguard-go, send.go)."""
+        return max(self._handshakes.initiated_at, self._handshakes.answered_at) + self._durations.rekey_timeout_s
 
     def _initiate(self, now: float) -> None:
         message = self._handshakes.initiate(now)
-        self._deadlines.cancel(Deadline.DEFERRED_HANDSHAKE)
-        self._deadlines.set(Deadline.RETRANSMIT_HANDSHAKE, now + self._timers.rekey_timeout_s + self._jitter())
+        self._timers.initiation_sent(now)
         self._attempt += 1
         if message is None:
             self._drop(DropReason.NO_INDEX, None)
@@ -454,14 +410,14 @@ class Session:
         self._settle()
 
     def _retransmit(self, now: float) -> None:
-        if now - self._dialling_since >= self._timers.rekey_attempt_s:
+        if now - self._dialling_since >= self._durations.rekey_attempt_s:
             self._handshakes.abandon()
             self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
-            self._deadlines.cancel(Deadline.SEND_KEEPALIVE)
+            self._timers.handshake_given_up()
             self._tell(HandshakeGaveUp(self._attempt))
             self._settle()
         elif now < self._earliest_dial():  # we have just answered the peer: its confirmation may be on the way
-            self._deadlines.set(Deadline.RETRANSMIT_HANDSHAKE, self._earliest_dial())
+            self._timers.retransmit_at(self._earliest_dial())
         else:
             self._initiate(now)
 
@@ -471,7 +427,7 @@ class Session:
         elif word == self._suite.cookie_reply:
             if not self._handshakes.read_cookie_reply(data, now):
                 self._drop(DropReason.BAD_COOKIE, source)
-        elif word == self._suite.transport or word >= FIRST_RECEIVER_INDEX:
+        elif word == self._suite.transport or (self._suite.transport is None and word >= FIRST_RECEIVER_INDEX):
             self._drop(DropReason.UNKNOWN_INDEX, source)
         else:
             self._drop(DropReason.WRONG_SUITE, source)
@@ -486,11 +442,10 @@ class Session:
         # We answered the peer while our own initiation was under way, so the peer may complete both handshakes, too.
         is_rival_preferred = rival is not None and rival.created_at >= initiated_at and not self._is_ours_preferred
         self._ring.add_current(self._keys(derived, is_initiator=True, now=now), keep_next=is_rival_preferred)
-        self.received.bytes += len(data)
         self.round_trip_s = now - initiated_at
         if source != self.endpoint:
             self._move_endpoint(source)
-        self._note_received(now)
+        self._note_received(now, len(data))
         self._complete(now, self.round_trip_s)
         if not self._flush_staged(now):
             self._send_keepalive(now)  # the responder may not send before it has heard us under the new key
@@ -502,9 +457,8 @@ class Session:
         self.handshakes_total += 1
         self.last_handshake_at = now
         self._attempt = 0
-        self._deadlines.cancel(Deadline.RETRANSMIT_HANDSHAKE)
-        self._deadlines.cancel(Deadline.DEFERRED_HANDSHAKE)
         self._dial_wanted_at = None
+        self._timers.handshake_completed()
         self._tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
         self._settle()
 
@@ -512,8 +466,8 @@ class Session:
 
     def _keys(self, derived: DerivedKeys, *, is_initiator: bool, now: float) -> TransportKeys:
         self._epoch += 1
-        expires_at = now + self._timers.reject_after_s
-        self._deadlines.set_if_absent(Deadline.KEY_EXPIRY, expires_at)
+        expires_at = now + self._durations.reject_after_s
+        self._timers.key_expires(expires_at)
         return self._framing(
             self._suite,
             derived,
@@ -530,7 +484,7 @@ class Session:
             self._tell(KeyExpired(before.epoch))
         earliest = self._ring.earliest_expiry()
         if earliest is not None:
-            self._deadlines.set(Deadline.KEY_EXPIRY, earliest)
+            self._timers.key_expires(earliest)
         self._settle()
 
     # Timers and bookkeeping.
@@ -543,7 +497,7 @@ class Session:
 
     def _refresh_on_receive(self, now: float) -> None:
         keys = self._ring.current
-        if keys is not None and keys.is_initiator and now - keys.created_at >= self._timers.rekey_on_receive_s:
+        if keys is not None and keys.is_initiator and now - keys.created_at >= self._durations.rekey_on_receive_s:
             self._dial(now)
 
     def _move_endpoint(self, source: Address) -> None:
@@ -553,10 +507,11 @@ class Session:
     def _tell(self, event: Event) -> None:
         self._events.append(event)
 
-    def _drop(self, reason: DropReason, source: Address | None) -> None:
-        self.drops[reason] += 1
-        if len(self._events) < DROP_EVENTS:
-            self._events.append(PacketDropped(reason, source))
+    def _drop(self, reason: DropReason, source: Address | None, count: int = 1) -> None:
+        if count:
+            self.drops[reason] += count
+            if len(self._events) < DROP_EVENTS:
+                self._events.append(PacketDropped(reason, source, count))
 
     def _refuse_if_closed(self) -> None:
         if self.state is State.CLOSED:
@@ -574,19 +529,6 @@ class Session:
 
     def _move(self, state: State) -> None:
         if state is not self.state:
-            assert state in TRANSITIONS[self.state], f"{self.state.name} to {state.name}"
+            assert state in TRANSITIONS[self.state], f"no way from {self.state.name} to {state.name}"
             self.transitions[self.state, state] += 1
             self.state = state
-
-    def _unfold(self, packets: Sequence[Packet]) -> list[bytes]:
-        """Whole packets only: a super-packet becomes its segments."""
-        whole: list[bytes] = []
-        for packet in packets:
-            if isinstance(packet, SuperPacket):
-                segments = packet.segments()
-                if not segments:
-                    self._drop(DropReason.MALFORMED, None)
-                whole += segments
-            else:
-                whole.append(packet)
-        return whole

@@ -65,6 +65,9 @@ class Suite:
     reject_after_messages: int
     transport: MessageType | None
     """The type word of transport datagrams; `None` where the receiver index stands in its place."""
+    is_header_bound: bool
+    """Whether the transcript holds the headers of handshake messages. In WireGuard their indices are under mac1 alone,
+    which whoever knows the public key can make anew."""
     token_bytes: int
     """Length of the reset token in handshake payloads (see `docs/protocol.md`); 0 in a suite without resets."""
 
@@ -81,6 +84,7 @@ AES_GCM = Suite(
     rekey_after_messages=1 << 24,
     reject_after_messages=1 << 25,
     transport=None,
+    is_header_bound=True,
     token_bytes=TOKEN_BYTES,
 )
 
@@ -95,6 +99,7 @@ WIREGUARD = Suite(
     rekey_after_messages=1 << 60,  # WireGuard paper, section 6.1
     reject_after_messages=(1 << 64) - (1 << 13) - 1,
     transport=MessageType.WIREGUARD_TRANSPORT,
+    is_header_bound=False,
     token_bytes=0,
 )
 

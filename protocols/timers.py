@@ -75,7 +75,7 @@ class SessionTimers:
     Its methods say what happened, and it knows what that arms and disarms (wireguard-go, device/timers.go).
     """
 
-    __slots__ = ("_entropy", "_keepalive_s", "_times", "_timers", "is_unanswered", "owes_keepalive")
+    __slots__ = ("_entropy", "_keepalive_s", "_timers", "_times", "is_unanswered", "owes_keepalive")
 
     def __init__(self, timers: Timers, keepalive_s: float, entropy: Callable[[int], bytes], now: float) -> None:
         """`keepalive_s`: the interval of unasked keepalives, 0 for none."""
@@ -84,7 +84,7 @@ class SessionTimers:
         self.owes_keepalive = False
         """Whether data arrived while a keepalive was due already: one more is to follow."""
         self.is_unanswered = False
-        """Whether the last data that we sent has been met with silence for too long."""
+        """Whether our data or our initiations have met with silence for too long, and nothing was heard since."""
         self._any_traffic(now)
 
     def __repr__(self) -> str:
@@ -100,7 +100,8 @@ class SessionTimers:
         What is disarmed meanwhile is not yielded any more.
         """
         for deadline in Deadline:
-            if self._times.get(deadline, math.inf) <= now:
+            at = self._times.get(deadline)
+            if at is not None and at <= now:
                 del self._times[deadline]
                 yield deadline
 
@@ -149,6 +150,11 @@ class SessionTimers:
     def handshake_given_up(self) -> None:
         self._disarm(Deadline.SEND_KEEPALIVE)
         self.owes_keepalive = False
+        self.is_unanswered = True
+
+    def interval_elapsed(self, now: float) -> None:
+        """`Deadline.PERSISTENT_KEEPALIVE` was due: it comes again, whether or not the keepalive can be sent."""
+        self._any_traffic(now)
 
     def silence_noticed(self) -> None:
         """`Deadline.NEW_HANDSHAKE` was due."""

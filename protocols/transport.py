@@ -224,6 +224,6 @@ def _records(packets: Sequence[bytes], limit: int) -> list[bytes]:
     return records
 
 
-def framing(suite: Suite) -> type[WireGuardKeys] | type[RecordKeys]:
+def framing(suite: Suite) -> type[WireGuardKeys | RecordKeys]:
     """The kind of key slot that `suite` uses."""
     return RecordKeys if suite.transport is None else WireGuardKeys

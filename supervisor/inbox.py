@@ -10,7 +10,8 @@ and sorted: by the time of their end, then by start order. Calls come after ends
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -31,6 +32,7 @@ class Call(Generic[Result]):
         self._done = trio.Event()
         self._answer: list[Result] = []
         self._error: SupervisorError | None = None
+        self.number = 0  # among the calls to its inbox
         self.withdrawn = False  # the caller has gone, and wants it undone
 
     async def serve(self) -> None:
@@ -61,6 +63,9 @@ class Inbox:
     def __init__(self) -> None:
         # Not bounded by a number, since an end must never be lost nor wait: a child has one end, and a caller one call,
         # at a time.
+        # What has been heard and not been popped. It outlives a cancellation of the loop: its callers must be answered.
+        self._heard: list[Incarnation[Any] | Call[Any] | None] = []
+        self._calls_total = 0
         self._send, self._receive = trio.open_memory_channel[Incarnation[Any] | Call[Any] | None](math.inf)
 
     def __enter__(self) -> Self:
@@ -72,41 +77,53 @@ class Inbox:
         self._send.close()
         self._receive.close()
 
-    def post(self, item: Incarnation[Any] | Call[Any]) -> None:
-        """An end, or a call."""
-        self._send.send_nowait(item)
+    def post_end(self, run: Incarnation[Any]) -> None:
+        """A child has ended."""
+        self._send.send_nowait(run)
+
+    def post_call(self, call: Call[Any]) -> None:
+        """Somebody asks for something."""
+        call.number = self._calls_total
+        self._calls_total += 1
+        self._send.send_nowait(call)
 
     def wake(self) -> None:
         """Let the loop look round, though there is nothing to hear."""
         self._send.send_nowait(None)
 
-    async def take(self, deadline: float = math.inf) -> list[Incarnation[Any] | Call[Any]]:
-        """Wait until there is something, or until `deadline`, and return all there is, in order."""
-        first = []
+    async def wait(self, deadline: float = math.inf) -> None:
+        """Wait until there is something to `pop`, or until `deadline`."""
         with trio.move_on_at(deadline):
-            first.append(await self._receive.receive())
+            self._heard.append(await self._receive.receive())
         # One more tick, so that all who end in this one are heard together.
         await trio.lowlevel.checkpoint()
-        return self._sorted([*first, *self._drain()])
+        self.listen()
 
-    def take_now(self) -> list[Incarnation[Any] | Call[Any]]:
-        """What there is, in order, without waiting."""
-        return self._sorted(self._drain())
+    def listen(self) -> None:
+        """Put all there is in order, without waiting."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._heard.append(self._receive.receive_nowait())
+        self._heard.sort(key=_rank, reverse=True)
 
-    def _drain(self) -> list[Incarnation[Any] | Call[Any] | None]:
-        items = []
-        while True:
-            try:
-                items.append(self._receive.receive_nowait())
-            except trio.WouldBlock:
-                return items
-
-    def _sorted(self, items: list[Incarnation[Any] | Call[Any] | None]) -> list[Incarnation[Any] | Call[Any]]:
-        ends = [item for item in items if isinstance(item, Incarnation) and not item.reaped]
-        calls = [item for item in items if isinstance(item, Call)]
-        return [*sorted(ends, key=_rank), *calls]
+    def pop(self) -> Incarnation[Any] | Call[Any] | None:
+        """The next item in order; None if there are no more. An end that has been noted in the meantime is no item."""
+        while self._heard:
+            item = self._heard.pop()
+            if isinstance(item, Call) or (item is not None and not item.reaped):
+                return item
+        return None
 
 
-def _rank(run: Incarnation[Any]) -> tuple[float, int]:
-    assert run.exit is not None
-    return (run.exit.at, run.order)
+def in_order(runs: Iterable[Incarnation[Any]]) -> list[Incarnation[Any]]:
+    """Runs that have ended, in the order in which their ends count."""
+    return sorted(runs, key=_rank)
+
+
+def _rank(item: Incarnation[Any] | Call[Any] | None) -> tuple[float, float]:
+    if item is None:
+        return (math.inf, math.inf)
+    if isinstance(item, Call):
+        return (math.inf, item.number)
+    assert item.exit is not None
+    return (item.exit.at, item.order)

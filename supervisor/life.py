@@ -31,13 +31,12 @@ from holloway.supervisor.errors import (
 from holloway.supervisor.events import (
     ChildInfo,
     ChildRestarting,
-    ChildStarted,
     ChildStartFailed,
     Exit,
     State,
     SupervisorGaveUp,
 )
-from holloway.supervisor.inbox import Call, Inbox
+from holloway.supervisor.inbox import Call, Inbox, in_order
 from holloway.supervisor.policy import GiveUp, Leave, Regroup, ShutDown
 from holloway.supervisor.ref import Cell, Ref
 from holloway.supervisor.roster import Roster
@@ -109,8 +108,8 @@ class Life:
 
     def remove(self, name: str) -> None:
         """Forget a stopped child."""
-        if not self._is_up:
-            raise ActorDown(self._ctx.path, "it is starting")
+        if self._ending or not self._is_up:
+            raise ActorDown(self._ctx.path, "it is stopping" if self._ending else "it is starting")
         self._roster.remove(name)
         self._tidy(name)
 
@@ -123,7 +122,7 @@ class Life:
         if self._ending:
             call.refuse()
         else:
-            self._inbox.post(call)
+            self._inbox.post_call(call)
         return call
 
     # The loop
@@ -144,11 +143,11 @@ class Life:
         self._end()
         if self._serving is not None:
             self._serving.refuse()
-        for item in self._inbox.take_now():
-            if isinstance(item, Call):
-                item.refuse()
-            else:
-                shed(self._bury(item).error)
+        for run in in_order(self._runs.values()):
+            shed(run.reap().error)
+        self._inbox.listen()
+        while (item := self._inbox.pop()) is not None:
+            self._hear_at_end(item)
 
     async def _start_all(self, children: Sequence[Child[Any]]) -> None:
         for child in children:
@@ -165,7 +164,8 @@ class Life:
 
     async def _serve(self) -> None:
         while not self._ending:
-            for item in await self._inbox.take(self._roster.wake_at()):
+            await self._inbox.wait(self._roster.wake_at())
+            while (item := self._inbox.pop()) is not None:
                 if self._ending:
                     self._hear_at_end(item)
                 elif isinstance(item, Incarnation):
@@ -184,7 +184,8 @@ class Life:
         for name in self._roster.stop_order():
             await self._take_down(name, comes_back=False)
         while self._runs:  # zombies: a nursery cannot be left before them
-            for item in await self._inbox.take():
+            await self._inbox.wait()
+            while (item := self._inbox.pop()) is not None:
                 self._hear_at_end(item)
 
     async def _answer(self, call: Call[Any]) -> None:
@@ -196,8 +197,6 @@ class Life:
 
     async def _hear_end(self, run: Incarnation[Any]) -> None:
         name = run.child.name
-        if run.reaped:  # it was found dead when it was to be stopped, earlier in this batch
-            return
         if self._roster[name].state is State.ZOMBIE:
             self._note_end(run)
         else:
@@ -209,7 +208,7 @@ class Life:
         """No decisions any more: calls are refused, and ends noted, save those that `_stop_all` will come to."""
         if isinstance(item, Call):
             item.refuse()
-        elif not item.reaped and self._roster[item.child.name].state is not State.RUNNING:
+        elif self._roster[item.child.name].state is not State.RUNNING:
             self._note_end(item)
 
     # What it does to children
@@ -220,14 +219,15 @@ class Life:
         number = self._roster.starting(name, automatic=automatic)
         registry = self._ctx.registry
         cell = self._cells.setdefault(name, registry.cell(f"{self._ctx.path}.{name}"))
-        run = Incarnation(child, cell, registry, number=number, order=self._roster[name].order, on_end=self._inbox.post)
+        run = Incarnation(
+            child, cell, registry, number=number, order=self._roster[name].order, on_end=self._inbox.post_end
+        )
         self._runs[name] = self._starting = run
         problem = await run.bring_up(self._nursery)
         self._starting = None
         now = trio.current_time()
         if problem is None:
             self._roster.started(name, now)
-            registry.publish(ChildStarted(cell.path, now, number))
             return None
         if run.ended.is_set():
             self._bury(run)

@@ -23,13 +23,12 @@ from holloway.supervisor.errors import (
 )
 from holloway.supervisor.events import (
     ChildRestarting,
-    ChildStarted,
     ChildStartFailed,
     Exit,
     State,
     SupervisorGaveUp,
 )
-from holloway.supervisor.inbox import Inbox
+from holloway.supervisor.inbox import Inbox, in_order
 from holloway.supervisor.life import give_up
 from holloway.supervisor.policy import GiveUp, Leave, Regroup, ShutDown
 from holloway.supervisor.ref import Cell, Ref
@@ -47,14 +46,15 @@ Handle = TypeVar("Handle")
 class Entry(Generic[Key, Handle]):
     """One key of a running pool."""
 
-    __slots__ = ("cell", "decided", "key", "last_exit", "over", "pause", "problem", "run", "unwanted")
+    __slots__ = ("cell", "decided", "key", "last_exit", "over", "pause", "problem", "run", "unwanted", "was_up")
 
     def __init__(self, key: Key, cell: Cell[Handle], run: Incarnation[Handle]) -> None:
         self.key = key
         self.cell = cell
         self.run = run  # the latest
-        self.decided = trio.Event()  # whether its first start succeeded
-        self.problem: SupervisorError | None = None  # why not
+        self.decided = trio.Event()  # the first start is over: `was_up`, or `problem`, or neither if the pool ended
+        self.was_up = False
+        self.problem: ChildStartError | None = None
         self.unwanted = False
         self.pause = trio.CancelScope()  # around the wait for a restart
         self.over = trio.Event()  # gone, or a zombie
@@ -119,6 +119,8 @@ class PoolLife(Generic[Key, Handle]):
                 entry.run.abandon()
         if entry.problem is not None:
             raise entry.problem
+        if not entry.was_up:
+            raise ActorDown(self._ctx.path, "it is stopping")
         return Ref(cell)
 
     async def stop(self, key: Key) -> Exit | None:
@@ -151,13 +153,12 @@ class PoolLife(Generic[Key, Handle]):
         self._inbox.wake()
 
     async def _hear(self) -> None:
-        for item in await self._inbox.take():
+        await self._inbox.wait()
+        while (item := self._inbox.pop()) is not None:
             assert isinstance(item, Incarnation)
             self._hear_end(item)
 
     def _hear_end(self, run: Incarnation[Any]) -> None:
-        if run.reaped:
-            return
         entry = self._by_name[run.child.name]
         state = self.roster[run.child.name].state
         if state is State.RUNNING and not self._ending:
@@ -179,11 +180,11 @@ class PoolLife(Generic[Key, Handle]):
     def _close_books(self) -> None:
         """Nothing runs any more. After a cancellation from outside there are callers to answer and ends to report."""
         self._end()
-        for item in self._inbox.take_now():
-            assert isinstance(item, Incarnation)
-            how = self._by_name[item.child.name].last_exit = item.reap()
-            shed(how.error)
-        for entry in self.entries.values():
+        entries = list(self.entries.values())
+        for run in in_order(entry.run for entry in entries if not entry.run.reaped):
+            shed(run.reap().error)
+        for entry in entries:
+            entry.last_exit = entry.run.exit
             entry.decided.set()
             entry.over.set()
 
@@ -192,14 +193,13 @@ class PoolLife(Generic[Key, Handle]):
     def _new_run(self, child: Child[Handle], cell: Cell[Handle], *, automatic: bool = False) -> Incarnation[Handle]:
         number = self.roster.starting(child.name, automatic=automatic)
         order = self.roster[child.name].order
-        return Incarnation(child, cell, self._ctx.registry, number=number, order=order, on_end=self._inbox.post)
+        return Incarnation(child, cell, self._ctx.registry, number=number, order=order, on_end=self._inbox.post_end)
 
     async def _open(self, entry: Entry[Key, Handle]) -> None:
         """The first start of a child, and the answer to whoever asked for it."""
-        entry.problem = ActorDown(self._ctx.path, "it is stopping")  # unless it turns out otherwise
         problem = await self._bring_up(entry)
         if problem is None:
-            entry.problem = None
+            entry.was_up = True
         else:
             if not self._ending:
                 entry.problem = problem
@@ -226,10 +226,9 @@ class PoolLife(Generic[Key, Handle]):
         now = trio.current_time()
         if problem is None:
             self.roster.started(run.child.name, now)
-            registry.publish(ChildStarted(entry.cell.path, now, run.number))
             if entry.unwanted:
                 self._ask_to_stop(entry)
-            elif run.ended.is_set():  # so soon that the loop may have heard of it before the line above
+            elif run.ended.is_set():  # so soon that the loop may have heard of it before it was called running
                 self._hear_end(run)
             return None
         if run.ended.is_set():

@@ -116,11 +116,13 @@ class Roster:
     # What happened
 
     def starting(self, name: str, *, automatic: bool = False) -> int:
-        """A start of the child begins. Returns the number of its new incarnation."""
+        """A start of the child begins. Returns the number of its new incarnation. One asked for by hand forgives it."""
         member = self[name]
         self._move(member, State.STARTING)
         member.incarnation += 1
         member.restarts += automatic
+        if not automatic:
+            member.delay = None
         member.up_since = None
         return member.incarnation
 

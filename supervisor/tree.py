@@ -209,8 +209,8 @@ async def open_tree(
     lone: BaseException
     try:
         async with trio.open_nursery() as nursery:
+            await nursery.start(tree.run)
             try:
-                await nursery.start(tree.run)
                 yield tree
             finally:
                 # Shielded so that a cancellation does not take the place of what the body raised. It costs no time: a

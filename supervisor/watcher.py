@@ -16,7 +16,7 @@ import trio
 
 from holloway.supervisor.context import LOG, Context, Registry
 from holloway.supervisor.errors import ChildStartError
-from holloway.supervisor.events import ChildExited, ChildOverranGrace, Event, Exit, ExitReason
+from holloway.supervisor.events import ChildExited, ChildOverranGrace, ChildStarted, Event, Exit, ExitReason
 from holloway.supervisor.ref import Cell
 from holloway.supervisor.spec import LINGER_S, Child
 
@@ -37,6 +37,7 @@ class Incarnation(trio.TaskStatus[Handle]):
     __slots__ = (
         "_late",
         "_on_end",
+        "_publish",
         "_settled",
         "_task",
         "_told_to_stop",
@@ -79,6 +80,7 @@ class Incarnation(trio.TaskStatus[Handle]):
         self._late = False
         self._task: trio.lowlevel.Task | None = None
         self._on_end = on_end
+        self._publish = registry.publish
 
     # The child's side
 
@@ -95,6 +97,7 @@ class Incarnation(trio.TaskStatus[Handle]):
         self.ready = True
         self.cell.bind(value)
         self._settled.set()
+        self._publish(ChildStarted(self.cell.path, trio.current_time(), self.number))
 
     async def watch(self) -> None:
         """Run the actor to its end. The body of the child's task."""
@@ -175,14 +178,12 @@ class Incarnation(trio.TaskStatus[Handle]):
         assert self.exit is not None
         self.reaped = True
         if self.ready:
-            self.context.registry.publish(ChildExited(self.cell.path, self.exit.at, self.exit))
+            self._publish(ChildExited(self.cell.path, self.exit.at, self.exit))
         return self.exit
 
     def report_overrun(self) -> None:
         """Say, with stacks, that the child runs on after it was cancelled."""
-        self.context.registry.publish(
-            ChildOverranGrace(self.cell.path, trio.current_time(), self.number, self._stacks())
-        )
+        self._publish(ChildOverranGrace(self.cell.path, trio.current_time(), self.number, self._stacks()))
 
     def _stacks(self) -> str:
         """Where the tasks of the child stand, outermost first."""

@@ -17,29 +17,27 @@ the next one.
 
 from __future__ import annotations
 
-import asyncio
+import atexit
 import ctypes
 import functools
-import gc
-import importlib.util
 import itertools
-import logging
+import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from inspect import getfile
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
-import trio
 
 DEVICE = "eth0"  # the underlay device in every namespace
 BODY_TIMEOUT_S = 60.0
@@ -62,7 +60,8 @@ def why_not() -> str | None:
     if shutil.which("ip") is None:
         return "there is no `ip` program: sudo apt-get install iproute2"
     if os.geteuid() != 0:
-        return "network namespaces need root: sudo ./run test, or unshare -Urnm sh -c 'mount -t tmpfs tmpfs /run; ./run test'"
+        alone = "unshare -Urnm sh -c 'mount -t tmpfs tmpfs /run; ip link set lo up; ./run test'"
+        return f"network namespaces need root: sudo ./run test, or {alone}"
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
         return f"{TUN_DEVICE} cannot be opened: sudo modprobe tun; in a container, pass --device={TUN_DEVICE}"
     probe = _fresh_prefix()
@@ -155,8 +154,10 @@ def in_namespace(body: Callable[[], Awaitable[None] | None]) -> Callable[[], Non
 
     def test() -> None:
         __tracebackhide__ = True
-        with namespaces(1) as (alone,):
-            run_in(alone, [sys.executable, __file__, getfile(body), body.__name__], timeout=BODY_TIMEOUT_S)
+        with namespaces(1) as (alone,), NamedTemporaryFile(prefix="body-") as output:
+            code = _ask_body_server(alone, output.name, getfile(body), body.__name__)
+            if code:
+                raise AssertionError(f"{body.__name__} ended with {code}:\n{Path(output.name).read_text()}")
 
     test.__name__, test.__doc__, test.__module__ = body.__name__, body.__doc__, body.__module__
     test.body = body  # type: ignore[attr-defined]
@@ -218,34 +219,34 @@ def _end_processes(namespace: Namespace) -> None:
             os.kill(int(pid), signal.SIGKILL)
 
 
-def _run_body(file: str, name: str) -> int:
-    """The child's side of `in_namespace`. Returns the exit code."""
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "'AbstractChildWatcher' is deprecated", DeprecationWarning)
-    faults: list[str] = []
-    sys.unraisablehook = lambda fault: faults.append(f"{fault.err_msg}: {fault.object!r}: {fault.exc_value!r}")
-    watcher = logging.Handler(logging.WARNING)
-    watcher.emit = lambda record: faults.append(f"{record.name} logged: {record.getMessage()}")  # type: ignore[method-assign]
-    for logger in (asyncio.log.logger, logging.getLogger("trio-asyncio")):
-        logger.addHandler(watcher)
-
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-
-    async def wrapped() -> None:
-        outcome = getattr(module, name).body()
-        if outcome is not None:
-            await outcome
-
-    trio.run(wrapped)
-    gc.collect()
-    print(*faults, sep="\n")
-    return 1 if faults else 0
+@functools.cache
+def _body_server() -> subprocess.Popen[str]:
+    # In a session of its own: an interrupt is for pytest, which then ends the body with its namespace.
+    argv = [sys.executable, str(Path(__file__).with_name("body_server.py"))]
+    server = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+    )
+    atexit.register(_stop_body_server, server)
+    return server
 
 
-if __name__ == "__main__":
-    sys.exit(_run_body(*sys.argv[1:]))
+def _stop_body_server(server: subprocess.Popen[str]) -> None:
+    server.kill()
+    server.communicate()
+
+
+def _ask_body_server(namespace: Namespace, output: str, file: str, name: str) -> int:
+    """Run a body. Returns its exit code, or that of the signal that ended it after `BODY_TIMEOUT_S`."""
+    server = _body_server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    request = {"namespace": str(NAMESPACES / namespace.name), "output": output, "file": file, "name": name}
+    try:
+        server.stdin.write(json.dumps(request) + "\n")
+        if not select.select([server.stdout], [], [], BODY_TIMEOUT_S)[0]:
+            _end_processes(namespace)
+        return int(server.stdout.readline())
+    except BaseException:
+        _body_server.cache_clear()  # its answer to this request must not be taken for one to the next
+        _stop_body_server(server)
+        raise

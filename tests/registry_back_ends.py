@@ -26,13 +26,17 @@ from holloway.protocols.errors import RegistryError
 
 
 class BackEnd(Protocol):
-    """One store, made anew for each test; `late_s` is how long after its time a lease may still live."""
+    """One store, made anew for each test; `late_s` is how long after its time a lease may still live.
 
-    clock: trio.abc.Clock
+    `small_handle` comes before any `handle`; a back end whose bounds are not ours to set skips the test there.
+    """
+
     late_s: float
 
+    @property
+    def clock(self) -> trio.abc.Clock: ...
     def handle(self) -> AbstractAsyncContextManager[RegistryPort]: ...
-    def small_handle(self, store_bytes: int) -> AbstractAsyncContextManager[RegistryPort]: ...
+    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]: ...
     async def compact(self) -> None: ...
     async def pass_time(self, seconds: float) -> None: ...
 
@@ -41,7 +45,7 @@ class InMemory:
     late_s = 0.0
 
     def __init__(self, folder: Path) -> None:
-        self.clock = trio.testing.MockClock(autojump_threshold=0)
+        self.clock: trio.abc.Clock = trio.testing.MockClock(autojump_threshold=0)
         self.store = MemoryRegistry()
 
     @asynccontextmanager
@@ -50,8 +54,8 @@ class InMemory:
         yield handle
         await handle.close()
 
-    def small_handle(self, store_bytes: int) -> AbstractAsyncContextManager[RegistryPort]:
-        self.store = MemoryRegistry(Limits(store_bytes=store_bytes))
+    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]:
+        self.store = MemoryRegistry(limits)
         return self.handle()
 
     async def compact(self) -> None:
@@ -76,8 +80,8 @@ class InSqlite:
     def handle(self, limits: Limits = Limits()) -> AbstractAsyncContextManager[RegistryPort]:  # noqa: B008
         return open_sqlite(self.path, wall_ns=self.wall_ns, limits=limits)
 
-    def small_handle(self, store_bytes: int) -> AbstractAsyncContextManager[RegistryPort]:
-        return self.handle(Limits(store_bytes=store_bytes))
+    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]:
+        return self.handle(limits)
 
     async def compact(self) -> None:
         async with self.handle(Limits(history_changes=1)) as registry:

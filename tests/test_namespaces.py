@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import namespaces as harness
@@ -85,7 +86,11 @@ def careless_body() -> None:
     never_awaited()  # type: ignore[unused-coroutine]
 
 
-for body in (failing_body, careless_body):
+def endless_body() -> None:
+    time.sleep(100)
+
+
+for body in (failing_body, careless_body, endless_body):
     body.body = body  # type: ignore[attr-defined]
 
 
@@ -100,6 +105,16 @@ def test_a_body_that_fails_in_its_child_fails_the_test(body: object, shown: str)
         in_namespace(body)()  # type: ignore[arg-type]
 
 
+@needs_namespaces
+def test_a_body_without_end_is_ended_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "BODY_TIMEOUT_S", 0.5)
+    with pytest.raises(AssertionError, match=f"ended with -{int(signal.SIGKILL)}"):
+        in_namespace(endless_body)()
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="own words"):
+        in_namespace(failing_body)()
+
+
 def test_without_root_the_reason_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr("shutil.which", lambda _: "/sbin/ip")
@@ -108,35 +123,24 @@ def test_without_root_the_reason_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     assert "apt-get install iproute2" in (why_not.__wrapped__() or "")
 
 
-def test_a_missing_program_is_a_skip_that_names_its_package(tmp_path: Path) -> None:
-    written = tmp_path / "test_it.py"
-    written.write_text(
-        "from namespaces import needs_program\n"
-        "@needs_program('no-such-program', package='no-such-package')\n"
-        "def test_skipped(): assert False\n"
-        "@needs_program('sh', package='dash')\n"
-        "def test_run(): pass\n"
-    )
-    tests = Path(__file__).parent
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "conftest",
-            "-p",
-            "no:cacheprovider",
-            "-rs",
-            "--rootdir",
-            tmp_path,
-            written,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(tests)},
-        cwd=tmp_path,
-    )
-    assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
-    assert "no-such-program is not installed: sudo apt-get install no-such-package" in done.stdout
+def test_a_missing_program_is_a_skip_that_names_its_package(request: pytest.FixtureRequest) -> None:
+    (setup,) = [
+        plugin.pytest_runtest_setup
+        for plugin in request.config.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", None) == str(Path(__file__).with_name("conftest.py"))
+    ]
+    request.node.add_marker(needs_program("sh", package="dash"))
+    setup(request.node)
+    request.node.add_marker(needs_program("no-such-program", package="no-such-package"))
+    with pytest.raises(
+        pytest.skip.Exception, match="no-such-program is not installed: sudo apt-get install no-such-pack"
+    ):
+        setup(request.node)
+
+
+def test_whoever_needs_the_kernel_or_a_program_is_an_integration_test(request: pytest.FixtureRequest) -> None:
+    by_name = {item.name: item for item in request.session.items if item.path == Path(__file__)}
+    marked = [name for name, item in by_name.items() if item.get_closest_marker("integration")]
+    needing = [name for name, item in by_name.items() if item.get_closest_marker("needs_namespaces")]
+    assert marked == needing
+    assert request.node.name not in marked

@@ -188,7 +188,7 @@ class _Load:
     def _report(self, key: KeyPath, what: str, fix: str) -> None:
         """Notes a problem where its value came from; a key that has no line of its own has its section's."""
         given = self.given.get(key[:2])
-        if given is None or given.source is Source.FILE:
+        if given is None or given.source in (Source.FILE, Source.DEFAULT):
             self.problems.append(Problem(self.document.path, self._line(key), format_key(key), what, fix))
         elif given.source is Source.ENVIRONMENT:
             self.problems.append(Problem(None, None, format_key((given.detail, *key[2:])), what, fix))

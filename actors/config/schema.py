@@ -45,7 +45,7 @@ ENVIRONMENT_OTHERS: Final = {
     "HOLLOWAY_PYTHON": "the interpreter that the `run` script builds its environment with",
     "HOLLOWAY_VENV": "where the `run` script keeps that environment",
 }
-"""Variables with the prefix that are not configuration."""
+"""Variables with the prefix that are not configuration. None begins like a section's, so none is taken for a mistake."""
 
 SECRET_KEYS: Final = {
     "private_key": "private_key_file",

@@ -15,7 +15,6 @@ from holloway.actors.config.kinds import nearest
 from holloway.actors.config.problems import KeyPath
 from holloway.actors.config.schema import (
     BY_NAME,
-    ENVIRONMENT_OTHERS,
     ENVIRONMENT_PREFIX,
     SECTIONS,
     Field,
@@ -25,7 +24,6 @@ from holloway.actors.config.schema import (
 )
 
 _SIMILAR = 0.85  # how alike (difflib ratio) a variable of no section must be to be taken for a misspelt one
-_ROUGHLY = 0.6  # and one of a section, to have its remedy name the variable that was meant
 
 
 class Source(Enum):
@@ -102,17 +100,21 @@ class Sources:
         """
         known = [variable(each.name, field.key) for each, field in single_fields()]
         for name in sorted(self.environ):
-            if not name.startswith(ENVIRONMENT_PREFIX) or name in known or name in ENVIRONMENT_OTHERS:
+            if not name.startswith(ENVIRONMENT_PREFIX) or name in known:
                 continue
-            head = name.removeprefix(ENVIRONMENT_PREFIX).partition("_")[0].lower()
+            head, _, rest = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
             owner = BY_NAME.get(head)
-            if owner is not None and owner.repeated:
-                yield name, f"unset it: [[{head}]] sections come from the file alone"
-                continue
-            within = [each for each in known if owner is None or each.startswith(variable(head, ""))]
-            close = nearest(name, within, _SIMILAR if owner is None else _ROUGHLY)
-            if owner is not None or close is not None:
-                yield name, f"did you mean {close}?" if close else f"unset it, or use one of {', '.join(within)}"
+            if owner is None:
+                close = nearest(name, known, _SIMILAR)
+                if close is not None:
+                    yield name, f"did you mean {close}?"
+            elif owner.repeated:
+                yield name, f"unset it: {owner.heading} sections come from the file alone"
+            else:
+                keys = [field.key for field in owner.fields]
+                close = nearest(rest, keys)
+                names = [variable(head, key) for key in ([close] if close else keys)]
+                yield name, f"did you mean {names[0]}?" if close else f"unset it, or use one of {', '.join(names)}"
 
     def unknown_overrides(self) -> Iterator[tuple[str, str]]:
         """Flag keys that no section has, each with its remedy."""

@@ -41,10 +41,10 @@ def read_yaml(text: str) -> YamlTree:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    tree = YamlTree()
     try:
+        loader = yaml.SafeLoader(text)  # refuses characters that YAML does not allow
         root = loader.get_single_node()
-        tree = YamlTree()
         if root is not None:
             tree.value = _build(root, (), loader, tree, set())
     except yaml.MarkedYAMLError as error:
@@ -55,12 +55,10 @@ def read_yaml(text: str) -> YamlTree:
         raise YamlSyntaxError(
             f"syntax error at column {mark.column + 1}: {what}", mark.line + 1, "correct the line"
         ) from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow at all
+    except yaml.YAMLError as error:
         raise YamlSyntaxError(
             f"not YAML: {' '.join(str(error).split())}", None, "save it as plain UTF-8 text"
         ) from None
-    finally:
-        loader.dispose()
     return tree
 
 
@@ -68,14 +66,16 @@ def _build(node: yaml.Node, path: KeyPath, loader: yaml.SafeLoader, tree: YamlTr
     import yaml
 
     if id(node) in seen:
-        raise YamlSyntaxError("an alias (*name) is not accepted here", tree.lines.get(path), "write the value out")
+        line = tree.lines.get(path) or tree.lines.get(path[:-1])
+        raise YamlSyntaxError("an alias (*name) is not accepted here", line, "write the value out")
     seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, path, loader, tree, seen)
     if isinstance(node, yaml.SequenceNode):
         items = []
         for position, item in enumerate(node.value):
-            tree.lines[(*path, position)] = item.start_mark.line + 1
+            if id(item) not in seen:  # an alias has the mark of what it stands for
+                tree.lines[(*path, position)] = item.start_mark.line + 1
             items.append(_build(item, (*path, position), loader, tree, seen))
         return items
     return _scalar(node, loader)
@@ -106,5 +106,6 @@ def _scalar(node: Any, loader: yaml.SafeLoader) -> object:
         return node
     try:
         return loader.construct_object(node)
-    except ValueError as error:  # an impossible date, or an integer of thousands of digits
-        raise YamlSyntaxError(f"unreadable value: {error}", node.start_mark.line + 1, "put it in quotes") from None
+    except (ValueError, LookupError, AttributeError, TypeError):
+        # PyYAML's constructors fail in all these ways: an impossible date, `!!int` of nothing, `!!bool maybe`.
+        raise YamlSyntaxError("unreadable value", node.start_mark.line + 1, "put it in quotes") from None

@@ -172,7 +172,7 @@ class MemoryRegistry:
         touched = [key for key in (*puts, *gone) if key in self._entries]
         growth = sum(size_of(key, value) for key, value in puts.items())
         growth -= sum(size_of(key, self._entries[key].value) for key in touched)
-        if growth > 0 and self._store_bytes + growth > self._limits.store_bytes:
+        if self._store_bytes + growth > self._limits.store_bytes:
             raise store_full(self._limits.store_bytes)
         revision = self._revision + 1
         batch: list[Change] = []
@@ -223,12 +223,8 @@ class MemoryRegistry:
         self._schedule()
 
     def _schedule(self) -> None:
-        """Find the next end of a lease; wake the waiting when it is nearer than the one they wait for."""
-        deadline = min((holding.deadline for holding in self._leases.values()), default=math.inf)
-        nearer = deadline < self._next_deadline
-        self._next_deadline = deadline
-        if nearer:
-            self.wake()
+        """Find the next end of a lease. Who waits for a later one need not hear: the put under a new lease will wake it."""
+        self._next_deadline = min((holding.deadline for holding in self._leases.values()), default=math.inf)
 
 
 def _change_size(change: Change) -> int:

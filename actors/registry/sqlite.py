@@ -5,8 +5,9 @@ that it neither shares nor starves the program's threads); waiting for a lock th
 and can be cancelled at once; one watch at a time asks the file for news, for all watches of the handle.
 NOT responsible for: what a call does to the file (`sqlite_file`), or how it is opened (`sqlite_opening`).
 
-News of other processes comes by asking for SQLite's data_version: right after a change every 20 ms, then less often, down to
-every POLL_MAX_S. An idle watch costs about 0.2 % of a core; a handle that nobody watches with costs nothing.
+News of other processes comes by looking: 20 ms after the last news, then less often, down to every POLL_MAX_S. A look is two
+calls of stat, and a visit to the file only when they show something, a lease is due, or once a second. An idle
+handle with watches costs about 0.2 % of a core, nearly all of it for waking up; one that nobody watches with costs nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from holloway.actors.registry.sqlite_file import NS, Moment, RegistryFile
 from holloway.actors.registry.sqlite_opening import explain, is_busy
 from holloway.actors.registry.watching import LogWatch
 
-POLL_MIN_S = 0.02
-POLL_MAX_S = 0.16  # with the thread's way there and back, and a busy machine, still below 0.3 s
+POLL_MIN_S = 0.02  # also more than a tick of any kernel's clock: see RegistryFile.is_quiet
+POLL_MAX_S = 0.2  # a change is noticed in less than 0.3 s, on a busy machine too
 BUSY_S = 5.0  # a lock that lasts longer is no other node's transaction
 BUSY_PAUSE_S = 0.005
 CLOCK_STEP_S = 0.25  # the wall clock left the monotonic one by this much between two looks: somebody set it
@@ -70,8 +71,7 @@ async def open_sqlite(
     try:
         yield registry
     finally:
-        with trio.CancelScope(shield=True):
-            await registry.close()
+        await registry.close()
 
 
 class SqliteRegistry(RegistryPort):
@@ -134,8 +134,10 @@ class SqliteRegistry(RegistryPort):
         if self._open:
             self._open = False
             self._stir()
-            # This waits for the visit under way; those that wait behind it will find the handle closed.
-            await self._visits.make(lambda _: self._file.close())
+            # Shielded: a connection that stays open leaves its log behind. This waits for the visit under way, which is
+            # short; those that wait behind it will find the handle closed.
+            with trio.CancelScope(shield=True):
+                await self._visits.make(lambda _: self._file.close())
         else:
             await trio.lowlevel.checkpoint()
 
@@ -168,7 +170,8 @@ class SqliteRegistry(RegistryPort):
                 await stirred.wait()
             if not idle.cancelled_caught:
                 return
-            self._hear_of(await self._call(self._file.poll))
+            if not self._file.is_quiet(self._visits.now()):
+                self._hear_of(await self._call(self._file.poll))
             pause = min(2 * pause, POLL_MAX_S)
 
     def _hear_of(self, revision: int) -> None:
@@ -222,14 +225,14 @@ class _Visits:
             # before a jump, made after one with a time from behind it, would take every lease for dead.
             async with self._turn:
                 try:
-                    return await trio.to_thread.run_sync(work, self._now(), limiter=self._thread)
+                    return await trio.to_thread.run_sync(work, self.now(), limiter=self._thread)
                 except sqlite3.Error as error:
                     if not is_busy(error) or trio.current_time() >= give_up:
                         raise explain(self._path, error) from error
             await trio.sleep(pause)
             pause = min(2 * pause, 10 * BUSY_PAUSE_S)
 
-    def _now(self) -> Moment:
+    def now(self) -> Moment:
         """Read the wall clock, and notice when it jumped."""
         wall, monotonic = self._wall_ns(), trio.current_time()
         if abs((wall - self._wall) / NS - (monotonic - self._monotonic)) > CLOCK_STEP_S:

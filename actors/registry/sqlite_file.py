@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from holloway.actors.registry.limits import (
     BATCH_CHANGES,
@@ -53,10 +54,12 @@ from holloway.actors.registry.sqlite_opening import open_connection
 from holloway.protocols.errors import RegistryError
 
 LEASE_SLACK_S = 0.25
+GLANCES_MAX = 5  # after so many looks from outside, one inside
 NS = 1_000_000_000
 
 _SLACK_NS = int(LEASE_SLACK_S * NS)
 _AFTER_EVERY_KEY = b"\xff" * (KEY_BYTES_MAX + 1)
+_Appearance: TypeAlias = tuple[tuple[int, int] | None, tuple[int, int] | None]
 _ENTRY = "value, create_revision, mod_revision, version, lease"
 
 
@@ -74,11 +77,15 @@ class RegistryFile:
 
     def __init__(self, path: Path, limits: Limits, moment: Moment) -> None:
         self._path = path
+        self._log = f"{path}-wal"
         self._limits = limits
         self._steps = moment.steps
         self._data_version: int | None = None
         self._head = 0
         self._next_due_ns = 0
+        self._seen: _Appearance = None, None
+        self._is_confirmed = False
+        self._glances = 0
         self._db = open_connection(path)
         try:
             self._identity = _identity(path)
@@ -91,11 +98,31 @@ class RegistryFile:
         """Close the connection; the last one in any process folds the log into the file."""
         self._db.close()
 
+    def is_quiet(self, moment: Moment) -> bool:
+        """Tell, at the price of two calls of stat, that `poll` would find nothing. Any thread may ask.
+
+        Every commit writes to the log beside the file. Its time of change is coarse, so it is believed only after a second
+        poll, which comes later than the clock's tick; and never for long, as some file systems keep it in whole seconds.
+        """
+        self._glances += 1
+        return (
+            self._is_confirmed
+            and self._glances < GLANCES_MAX
+            and moment.wall_ns < self._next_due_ns
+            and moment.steps == self._steps
+            and self._appearance() == self._seen
+        )
+
     def poll(self, moment: Moment) -> int:
-        """Return the newest revision; cheap while nothing happened. Ends the leases that are due."""
+        """Return the newest revision; cheap while nothing happened. Ends the leases that are due.
+
+        At least POLL_MIN_S, a tick of the kernel's clock and more, must lie between two polls.
+        """
         self._refuse_if_replaced()
-        # Taken first: what happens after this line changes the number again, and the next poll sees that.
+        # Both are taken first: what happens after these lines changes them again, and the next poll sees that.
+        seen = self._appearance()
         data_version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
+        self._is_confirmed, self._seen, self._glances = seen == self._seen, seen, 0
         if data_version != self._data_version or moment.wall_ns >= self._next_due_ns or moment.steps > self._steps:
             self._settle_if_possible(moment)
             self._head = self._db.execute("SELECT revision FROM state").fetchone()[0]
@@ -305,6 +332,14 @@ class RegistryFile:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+    def _appearance(self) -> _Appearance:
+        """What can be seen from outside: which file it is, and when its log was written and how long it is."""
+        try:
+            log = os.stat(self._log)
+        except OSError:
+            return _identity(self._path), None
+        return _identity(self._path), (log.st_mtime_ns, log.st_size)
 
     def _refuse_if_replaced(self) -> None:
         """What is written to a file that has no name any more is lost, and nobody else sees it."""

@@ -194,8 +194,13 @@ def _refuse_writers(
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
-    # Looked at before anything is written: the file of another program stays as it is.
-    _is_new(connection, path)
+    # Looked at before anything is written: the file of another program stays as it is. In one transaction: another
+    # process may be making the schema just now.
+    connection.execute("BEGIN")
+    try:
+        _is_new(connection, path)
+    finally:
+        connection.execute("ROLLBACK")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise RegistryError(
             f"The registry file {path} cannot be shared",

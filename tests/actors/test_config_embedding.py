@@ -119,6 +119,11 @@ def test_all_problems_of_a_program_come_at_once() -> None:
     assert [key for key, _ in problems_of(config)] == ["listen.port", "peer[0].name"]
 
 
+def test_a_refused_value_of_a_program_silences_the_rules_that_need_it() -> None:
+    interface = InterfaceConfig(name="hw0", addresses=(ip_interface("fd99::1/64"),), mtu=-1)
+    assert problems_of(dataclasses.replace(CONFIG, interface=interface)) == [("interface.mtu", "-1 is below 576")]
+
+
 def test_no_repr_shows_a_key() -> None:
     secret = b"Zk9!secretsecretsecretsecretsec!"
     config = dataclasses.replace(

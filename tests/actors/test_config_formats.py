@@ -88,7 +88,7 @@ def test_toml_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
         ("n.yaml", YAML.replace("- 10.99.0.2/32", "- 10.99.0.2/32\n      - x"), 14, "peer[0].allowed[1]"),
         ("n.yaml", YAML.replace("name: a", "name: on"), 2, "node.name"),
         ("n.yaml", YAML.replace("  - name: b", "  - name: b\n    name: c"), 11, "peer[0].name"),
-        ("n.json", json.dumps(tomllib.loads(TOML.replace("25", "70000")), indent=1), 28, "peer[0].keepalive_s"),
+        ("n.json", json.dumps(tomllib.loads(TOML.replace("25", "70000")), indent=1), 23, "peer[0].keepalive_s"),
         ("n.json", '{"node": {"name": "a",\n"name": "b"}}', 2, "node.name"),
     ],
 )
@@ -97,7 +97,7 @@ def test_problems_of_yaml_and_json_have_lines_too(tmp_path: Path, name: str, tex
 
 
 def test_a_key_written_twice_names_the_first_line(tmp_path: Path) -> None:
-    path = write(tmp_path, "n.yaml", YAML.replace("  name: a", "  name: a\n  network: x\n  name: b"))
+    path = write(tmp_path, "n.yaml", YAML.replace("  name: a", "  name: a\n  network: x\n  name: z"))
     assert told(path) == [(4, "node.name", "written twice, first on line 2")]
 
 
@@ -116,7 +116,7 @@ def test_a_key_written_twice_names_the_first_line(tmp_path: Path) -> None:
         ("n.json", f'{{"a": {"9" * 5000}}}', None, "unreadable value"),
         ("n.yaml", "node:\n  name: [a\n", 3, "syntax error at column 1"),
         ("n.yaml", "node: &x\n  name: a\nlisten: *x\n", 3, "an alias (*name) is not accepted"),
-        ("n.yaml", "a: &x [&x [1]]\nb: *x", 2, "an alias"),
+        ("n.yaml", "a: &x [1]\nb:\n  - *x", 2, "an alias"),
         ("n.yaml", "node:\n  name: !!python/object:os.system x\n", 2, "could not determine a constructor"),
         ("n.yaml", "node:\n  ? [a]\n  : 1\n", 2, "a key is not text"),
         ("n.yaml", "node:\n  5: 1\n", 2, "a key is not text"),
@@ -124,7 +124,7 @@ def test_a_key_written_twice_names_the_first_line(tmp_path: Path) -> None:
         ("n.yaml", "a: 1\n---\nb: 1\n", 2, "another document"),
         ("n.yaml", "node: \x07\n", None, "not YAML: unacceptable character"),
         ("n.yaml", "- node\n", 1, "not a mapping of sections"),
-        ("n.yaml", "[" * 5000, None, "nested too deeply"),
+        ("n.yaml", "[" * 600, None, "nested too deeply"),
         ("n.toml", b"[node]\nname = '\xff'\n", 2, "byte 0xff is not UTF-8"),
         ("n.toml", b"#" * (MAX_FILE_BYTES + 1), None, f"larger than {MAX_FILE_BYTES} bytes"),
         ("n.conf", TOML, None, "its name does not say its format"),

@@ -286,6 +286,26 @@ def test_one_mistake_is_one_problem_with_its_line_and_remedy(
     assert problem.path == tmp_path / "node.toml"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mtu = 1400", "mtu = 1280"),
+        ("mtu = 1400", "mtu = 65000"),
+        ('["10.99.0.1/24", "fd99::1/64"]\nmtu = 1400', '["10.99.0.1/24"]\nmtu = 576'),
+        ('"10.99.0.1/24"', '"10.99.0.0/31"'),
+        ('"10.98.0.0/16"', '"10.99.0.0/16"'),
+        ("rekey_after_s = 100", "reject_after_s = 125.5"),
+        ("port = 1099", "port = 0"),
+        ("keepalive_s = 25", "keepalive_s = 65535"),
+        ("/run/holloway/hw0.sock", f"/run/{'x' * 102}"),
+        ('name = "c"', f'name = "{"x" * 63}"'),
+        ('"a.example:1099"', '"a-1.example.:65535"'),
+    ],
+)
+def test_a_value_at_its_limit_is_accepted(tmp_path: Path, old: str, new: str) -> None:
+    assert problems_of(tmp_path, changed(old, new)) == []
+
+
 def test_a_peer_section_written_once_with_single_brackets_is_told(tmp_path: Path) -> None:
     text = SOUND[: SOUND.index("[[peer]]")] + '[peer]\nname = "b"\n'
     [problem] = problems_of(tmp_path, text)

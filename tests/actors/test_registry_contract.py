@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from holloway.actors.registry import (
     Delete,
     Entry,
     LeaseId,
+    Limits,
     ModRevisionIs,
     Put,
     RegistryPort,
@@ -26,7 +28,7 @@ from holloway.actors.registry import (
     ValueIs,
     Watch,
 )
-from holloway.actors.registry.limits import BATCH_CHANGES, TRANSACTION_OPERATIONS_MAX
+from holloway.actors.registry.limits import BATCH_CHANGES, ENTRY_OVERHEAD_BYTES, TRANSACTION_OPERATIONS_MAX
 from holloway.protocols.errors import RegistryError
 
 
@@ -302,6 +304,34 @@ async def test_watch_that_was_not_read_while_history_went_gives_all_of_it_or_say
             assert got in (20, "compacted")
 
 
+@pytest.mark.parametrize("limits", [Limits(history_changes=8), Limits(history_bytes=8 * 300)])
+async def test_watch_that_is_read_too_slowly_is_told_and_bounded_history_is_all_there(
+    back_end: BackEnd, clock: trio.abc.Clock, limits: Limits
+) -> None:
+    async with back_end.small_handle(limits) as registry:
+        start = (await registry.snapshot(b"")).revision
+        async with registry.watch(b"", start) as slow, registry.watch(b"", start) as quick:
+            for number in range(40):
+                last = (await registry.put(b"%02d" % number, b"")).revision
+                assert [change.revision for change in await quick.receive()] == [last]
+            with refused("compacted"):
+                await slow.receive()
+        kept = 8 if limits.history_changes == 8 else 8 * 300 // (ENTRY_OVERHEAD_BYTES + 2)
+        async with registry.watch(b"", last - kept) as recent:
+            assert len(await gather(recent, last)) == kept
+        with refused("compacted"):
+            async with registry.watch(b"", last - kept - 1) as old:
+                await old.receive()
+
+
+async def test_newest_revision_stays_in_the_history_whatever_its_size(back_end: BackEnd, clock: trio.abc.Clock) -> None:
+    async with back_end.small_handle(Limits(history_changes=2)) as registry:
+        start = (await registry.put(b"a", b"")).revision
+        last = (await registry.transact((), {b"%d" % i: b"" for i in range(50)})).revision
+        async with registry.watch(b"", start) as watch:
+            assert len(await gather(watch, last)) == 50
+
+
 async def test_watch_from_a_revision_of_another_store_is_refused(back_end: BackEnd, clock: trio.abc.Clock) -> None:
     async with back_end.handle() as registry:
         ahead = (await registry.snapshot(b"")).revision + 1
@@ -336,7 +366,9 @@ async def test_watch_from_a_revision_of_another_store_is_refused(back_end: BackE
         pytest.param(lambda r: r.grant(float("inf")), id="for ever"),
     ],
 )
-async def test_misuse_is_denied_and_changes_nothing(back_end: BackEnd, clock: trio.abc.Clock, misuse) -> None:
+async def test_misuse_is_denied_and_changes_nothing(
+    back_end: BackEnd, clock: trio.abc.Clock, misuse: Callable[[RegistryPort], Awaitable[object]]
+) -> None:
     async with back_end.handle() as registry:
         before = await registry.snapshot(b"")
         with refused("denied"):
@@ -356,7 +388,7 @@ async def test_largest_key_value_and_transaction_are_taken(back_end: BackEnd, cl
 async def test_full_store_refuses_whole_transactions_until_there_is_room(
     back_end: BackEnd, clock: trio.abc.Clock
 ) -> None:
-    async with back_end.small_handle(store_bytes=100_000) as registry:
+    async with back_end.small_handle(Limits(store_bytes=100_000)) as registry:
         await registry.put(b"a", bytes(60_000))
         before = await registry.snapshot(b"")
         with refused("unavailable"):

@@ -18,6 +18,7 @@ from holloway.actors.registry import (
     Put,
     Snapshot,
 )
+from holloway.actors.registry.limits import BATCH_CHANGES
 
 
 @pytest.fixture(params=BACK_ENDS)
@@ -100,6 +101,20 @@ async def test_revoked_lease_takes_its_keys_with_it_at_one_revision(back_end: Ba
         assert (await registry.snapshot(b"")).revision == start + 1
         await registry.revoke(lease.id)
         assert (await registry.snapshot(b"")).revision == start + 1
+
+
+async def test_lease_with_more_keys_than_a_batch_ends_in_one_batch(back_end: BackEnd, clock: trio.abc.Clock) -> None:
+    async with back_end.handle() as registry:
+        lease = await registry.grant(60.0)
+        for number in range(3):
+            puts = {b"%d/%03d" % (number, i): b"" for i in range(100)}
+            start = (await registry.transact((), puts, lease=lease.id)).revision
+        await registry.revoke(lease.id)
+        with trio.fail_after(20):
+            async with registry.watch(b"", start) as watch:
+                keys = [b"%d/%03d" % (number, i) for number in range(3) for i in range(100)]
+                assert len(keys) > BATCH_CHANGES
+                assert await watch.receive() == tuple(Delete(key, start + 1) for key in keys)
 
 
 async def test_nothing_is_put_under_a_lease_that_is_gone(back_end: BackEnd, clock: trio.abc.Clock) -> None:

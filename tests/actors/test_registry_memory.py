@@ -1,4 +1,4 @@
-"""What the registry in memory promises beyond the contract: determinism, exact times, and its bounds."""
+"""What the registry in memory promises beyond the contract: determinism and exact times."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import trio
 import trio.testing
-from registry_back_ends import gather, refused
+from registry_back_ends import gather
 
-from holloway.actors.registry import Change, Limits, MemoryRegistry
+from holloway.actors.registry import Change, MemoryRegistry
 
 
 async def test_every_node_of_a_program_may_have_a_handle_on_one_store() -> None:
@@ -54,28 +53,6 @@ async def test_leases_that_end_together_end_in_the_order_they_were_granted(
         (b"a", start + 2),
         (b"m", start + 3),
     ]
-
-
-@pytest.mark.parametrize("limits", [Limits(history_changes=8), Limits(history_bytes=8 * 300)])
-async def test_watch_that_is_read_too_slowly_is_told_and_costs_no_memory(limits: Limits) -> None:
-    registry = MemoryRegistry(limits).handle()
-    start = (await registry.snapshot(b"")).revision
-    async with registry.watch(b"", start) as slow, registry.watch(b"", start) as quick:
-        for number in range(100):
-            last = (await registry.put(b"%d" % number, b"")).revision
-            assert [change.revision for change in await quick.receive()] == [last]
-        with refused("compacted"):
-            await slow.receive()
-    async with registry.watch(b"", last - 8) as recent:
-        assert len(await gather(recent, last)) == 8
-
-
-async def test_newest_revision_stays_in_the_history_whatever_its_size() -> None:
-    registry = MemoryRegistry(Limits(history_changes=2)).handle()
-    start = (await registry.put(b"a", b"")).revision
-    last = (await registry.transact((), {b"%d" % i: b"" for i in range(50)})).revision
-    async with registry.watch(b"", start) as watch:
-        assert len(await gather(watch, last)) == 50
 
 
 def test_history_of_a_program_does_not_depend_on_the_process_that_runs_it() -> None:

@@ -18,7 +18,7 @@ import pytest
 import trio
 from registry_back_ends import refused
 
-from holloway.actors.registry import RegistryPort
+from holloway.actors.registry import Limits, RegistryPort
 from holloway.actors.registry.sqlite import open_sqlite
 from holloway.protocols.errors import RegistryError
 
@@ -259,6 +259,15 @@ trio.run(main)
     assert int(done) > 3
     assert done == readable
     assert keys_of(path) == sorted(b"%d" % number for number in range(int(done)))
+
+
+async def test_file_above_the_bound_of_one_process_can_be_made_smaller_by_it(path: Path) -> None:
+    await trio.to_thread.run_sync(fill, path, 20)
+    async with open_sqlite(path, wall_ns=time.time_ns, limits=Limits(store_bytes=5_000)) as registry:
+        with refused("unavailable"):
+            await registry.put(b"more", b"")
+        assert (await registry.put(b"7", b"")).succeeded
+        assert (await registry.delete(b"8")).succeeded
 
 
 def test_file_that_cannot_be_written_is_unavailable() -> None:

@@ -58,11 +58,11 @@ IPV4_HEADERS = st.builds(
 EXTENSIONS = st.lists(
     st.sampled_from(
         [
-            lambda: IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0\0\0\0")]),
-            lambda: IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(12))]),
-            lambda: IPv6ExtHdrRouting(type=2, addresses=["fd00::9"], segleft=0),
+            IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0\0\0\0")]),
+            IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(12))]),
+            IPv6ExtHdrRouting(type=2, addresses=["fd00::9"], segleft=0),
         ]
-    ).map(lambda make: make()),
+    ),
     max_size=3,
 )
 
@@ -194,6 +194,9 @@ def with_tcp_header_words(words: int) -> bytes:
         bytes(V6 / IPv6ExtHdrFragment() / TCP() / BODY),
         bytes(V6 / IPv6ExtHdrRouting(type=2, addresses=["fd00::9"], segleft=1) / TCP() / BODY),
         bytes(V6 / IPv6ExtHdrHopByHop() / IPv6(src="fd00::1", dst="fd00::2")),
+        bytes(IPv6(nh=0)),
+        bytes(IPv6(nh=60) / Raw(b"\x06")),
+        bytes(IPv6(nh=43) / Raw(b"\x06\x00\x02")),
         bytes(IPv6(nh=0) / Raw(b"\x06\x00")),
         bytes(IPv6(nh=0) / Raw(b"\x06\x01" + bytes(6))),
         bytes(IPv6(nh=60) / Raw((b"\x3c\x00" + bytes(6)) * 9)),
@@ -210,6 +213,7 @@ def test_what_cannot_be_cut_becomes_no_packets(data: bytes) -> None:
 @pytest.mark.parametrize("size", [-5, 0])
 def test_a_segment_size_below_one_makes_no_packets(size: int) -> None:
     assert SuperPacket(bytes(V4 / TCP() / BODY), size).segments() == []
+    assert SuperPacket(bytes(V4 / TCP()), size).segments() == []
 
 
 def test_number_of_segments_is_bounded() -> None:

@@ -36,6 +36,7 @@ PREFIXES = st.one_of(
     st.builds(lambda n, bits: IPv4Network((n, bits), strict=False), IPV4_NUMBERS, st.integers(0, 32)),
     st.builds(lambda n, bits: IPv4Network((n, bits), strict=False), IPV4_NUMBERS, st.integers(24, 32)),
     st.builds(lambda n, bits: IPv6Network((n, bits), strict=False), IPV6_NUMBERS, st.integers(0, 128)),
+    st.builds(lambda n, bits: IPv6Network((n, bits), strict=False), IPV6_NUMBERS, st.integers(124, 128)),
 )
 ADDRESSES = st.one_of(
     IPV4_NUMBERS.map(lambda n: n.to_bytes(4, "big")),
@@ -143,6 +144,16 @@ def test_entries_are_sorted_by_family_address_and_length() -> None:
     for number, text in enumerate(reversed(wanted)):
         table.add(ip_network(text), number)
     assert [str(prefix) for prefix, _ in table.entries()] == wanted
+
+
+def test_found_and_missing_addresses_are_remembered_until_a_change() -> None:
+    table: RouteTable[str] = RouteTable()
+    table.add(ip_network("10.0.0.0/8"), "ten")
+    for text in ("10.0.0.1", "10.0.0.2", "11.0.0.1"):
+        table.lookup(raw(text))
+    assert table._flows == {raw("10.0.0.1"): "ten", raw("10.0.0.2"): "ten", raw("11.0.0.1"): None}
+    table.add(ip_network("fd00::/8"), "other")
+    assert table._flows == {}
 
 
 def test_flow_cache_is_bounded_and_right_when_it_overflows() -> None:

@@ -131,6 +131,14 @@ async def test_one_fault_switched_off_does_not_move_another(autojump_clock: Mock
     assert list(dict.fromkeys(both)) == loss
 
 
+async def test_faults_of_two_kinds_do_not_strike_the_same_datagrams(autojump_clock: MockClock) -> None:
+    everything = [b"%d" % number for number in range(200)]
+    kept, doubled = await faulty_run(1, Link(loss=0.5)), await faulty_run(1, Link(duplicate=0.5))
+    assert [data for data in everything if data not in kept] != [
+        data for data in everything if doubled.count(data) == 2
+    ]
+
+
 async def test_duplicates_follow_their_original(autojump_clock: MockClock) -> None:
     assert await faulty_run(1, Link(duplicate=1), 3) == [b"0", b"0", b"1", b"1", b"2", b"2"]
 

@@ -56,7 +56,9 @@ async def test_a_tree_is_entered_only_when_nested_supervisors_are_ready(stage, a
         assert stage.took() == "+a =a +b =b +c =c"
 
 
-async def test_third_failed_start_stops_first_two_in_reverse_and_fails_the_supervisor_with_the_cause(stage, autojump_clock):
+async def test_third_failed_start_stops_first_two_in_reverse_and_fails_the_supervisor_with_the_cause(
+    stage, autojump_clock
+):
     stage["c"].starts_to_fail = 1
     with pytest.raises(ChildStartError) as caught:
         async with stage.tree("abcd"):
@@ -200,7 +202,9 @@ async def test_cleanup_after_a_cancellation_has_the_grace_and_the_linger_for_its
 
 
 @pytest.mark.parametrize(("drain_s", "at"), [(None, 5 + LINGER_S), (100, 5 + LINGER_S)])
-async def test_a_child_shielded_beyond_linger_is_reported_and_stop_raises_in_bounded_time(stage, autojump_clock, drain_s, at):
+async def test_a_child_shielded_beyond_linger_is_reported_and_stop_raises_in_bounded_time(
+    stage, autojump_clock, drain_s, at
+):
     stage["a"].shield_s = 60
     stage["a"].drain_s = drain_s
     async with stage.tree("ab") as tree:

@@ -1,0 +1,187 @@
+"""Which peers a node should have and which prefixes belong to each: configuration and registry made into one plan.
+
+The rules, in this order. Configured peers come before found ones, and those in the order in which they are given.
+
+* A name and a key have one peer: the first that has it. Nobody is a peer who has our key.
+* A prefix has one peer: the first that claims it. What is ours is nobody else's, and a found peer cannot take a piece of
+  what the configuration gives to another one or to us. (Of two found peers either may have a network inside the other's:
+  that is routing. An address alone has no inside, so it cannot be taken.)
+* There is room for `MAX_PEERS` peers and `MAX_ROUTES` prefixes, ours included.
+
+Whoever loses a claim loses that and no more, and has it back as soon as nobody is before it. Pure: the same input gives
+the same plan, and nothing here remembers. Not responsible for where peers are found (`membership`), nor for carrying a
+plan out (`roster`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from holloway.actors.config import Endpoint, PeerConfig
+from holloway.actors.config.model import SUITES, Prefix
+from holloway.protocols.demux import MAX_PEERS
+from holloway.protocols.routes import MAX_ROUTES
+
+__all__ = ["MAX_PEERS", "Peer", "Plan", "PrefixSet", "Refusal", "Refused", "settle"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One peer, wherever it is known from. `endpoints`: where it may be called, best first. `allowed`: inner prefixes."""
+
+    name: str
+    public_key: bytes
+    allowed: tuple[Prefix, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    suite: str = SUITES[0]
+    keepalive_s: int = 0
+
+    @classmethod
+    def from_config(cls, config: PeerConfig) -> Peer:
+        """The peer that a `[[peer]]` table describes."""
+        return cls(
+            name=config.name,
+            public_key=config.public_key,
+            allowed=config.allowed,
+            endpoints=() if config.endpoint is None else (config.endpoint,),
+            suite=config.suite,
+            keepalive_s=config.keepalive_s,
+        )
+
+    @property
+    def identity(self) -> Peer:
+        """What a session is made for. The rest may change while it lives."""
+        return replace(self, allowed=(), endpoints=())
+
+
+class Refusal(Enum):
+    """Why a claim is not granted; the value is the name under which `status` counts it."""
+
+    NAME_TAKEN = "peer_name_taken"
+    KEY_TAKEN = "peer_key_taken"
+    TOO_MANY_PEERS = "peer_too_many"
+    PREFIX_OURS = "prefix_ours"
+    PREFIX_TAKEN = "prefix_taken"
+    TOO_MANY_PREFIXES = "prefix_too_many"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A claim of the peer `name` that is not granted: to be a peer at all, or to one prefix."""
+
+    name: str
+    reason: Refusal
+    prefix: Prefix | None = None
+
+    def __str__(self) -> str:
+        match self.reason:
+            case Refusal.NAME_TAKEN:
+                return "a configured peer has its name and another key"
+            case Refusal.KEY_TAKEN:
+                return "another node has its key"
+            case Refusal.TOO_MANY_PEERS:
+                return f"there are {MAX_PEERS} peers already"
+            case Refusal.PREFIX_OURS:
+                return f"its prefix {self.prefix} is this node's own"
+            case Refusal.PREFIX_TAKEN:
+                return f"its prefix {self.prefix} belongs to another peer"
+            case Refusal.TOO_MANY_PREFIXES:
+                return f"there is no room for its prefix {self.prefix}: there are {MAX_ROUTES} already"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The peers by name, each with the prefixes that it gets, and the claims that were not granted, in order."""
+
+    peers: Mapping[str, Peer]
+    refused: tuple[Refused, ...] = ()
+
+
+class PrefixSet:
+    """Prefixes, and the question whether another one lies inside one of them."""
+
+    def __init__(self, prefixes: Iterable[Prefix] = ()) -> None:
+        # IP version and host bits of a prefix -> network bits as numbers.
+        self._numbers: dict[tuple[int, int], set[int]] = {}
+        for prefix in prefixes:
+            self.add(prefix)
+
+    def add(self, prefix: Prefix) -> None:
+        host_bits = prefix.max_prefixlen - prefix.prefixlen
+        self._numbers.setdefault((prefix.version, host_bits), set()).add(int(prefix.network_address) >> host_bits)
+
+    def has(self, prefix: Prefix) -> bool:
+        """Whether `prefix` itself is one of these."""
+        host_bits = prefix.max_prefixlen - prefix.prefixlen
+        return int(prefix.network_address) >> host_bits in self._numbers.get((prefix.version, host_bits), ())
+
+    def covers(self, prefix: Prefix) -> bool:
+        """Whether one of these prefixes is `prefix` or contains it."""
+        number, own_bits = int(prefix.network_address), prefix.max_prefixlen - prefix.prefixlen
+        return any(
+            version == prefix.version and host_bits >= own_bits and number >> host_bits in numbers
+            for (version, host_bits), numbers in self._numbers.items()
+        )
+
+
+def settle(
+    configured: Iterable[Peer], found: Iterable[Peer], *, own_key: bytes, own_prefixes: Iterable[Prefix]
+) -> Plan:
+    """The plan that follows from the rules above. `own_prefixes`: this node's addresses and the networks behind it."""
+    return _Settlement(own_key, own_prefixes).settle(configured, found)
+
+
+class _Settlement:
+    """The claims granted so far."""
+
+    def __init__(self, own_key: bytes, own_prefixes: Iterable[Prefix]) -> None:
+        self._own_key = own_key
+        own_prefixes = set(own_prefixes)
+        self._ours = PrefixSet(own_prefixes)
+        self._room = MAX_ROUTES - len(own_prefixes)
+        self._pinned = PrefixSet()
+        self._held: set[Prefix] = set()
+        self._peers: dict[str, Peer] = {}
+        self._keys: set[bytes] = set()
+        self._refused: list[Refused] = []
+
+    def settle(self, configured: Iterable[Peer], found: Iterable[Peer]) -> Plan:
+        for peer in configured:
+            # A network behind us may have a piece behind a peer, if whoever configures this node says so.
+            self._admit(peer, self._ours.has)
+        pinned = dict(self._peers)
+        pinned_keys = {self._own_key, *self._keys}
+        for prefix in self._held:
+            self._pinned.add(prefix)
+        for peer in found:
+            if peer.public_key in pinned_keys:
+                continue  # a node may be pinned under a name of its owner's choice, and be in the registry under its own
+            if peer.name in pinned:
+                self._refuse(peer, Refusal.NAME_TAKEN)
+            elif peer.public_key in self._keys:
+                self._refuse(peer, Refusal.KEY_TAKEN)
+            elif len(self._peers) >= MAX_PEERS:
+                self._refuse(peer, Refusal.TOO_MANY_PEERS)
+            else:
+                self._admit(peer, self._ours.covers)
+        return Plan(self._peers, tuple(self._refused))
+
+    def _admit(self, peer: Peer, is_ours: Callable[[Prefix], bool]) -> None:
+        self._keys.add(peer.public_key)
+        allowed = []
+        for prefix in dict.fromkeys(peer.allowed):
+            if is_ours(prefix):
+                self._refuse(peer, Refusal.PREFIX_OURS, prefix)
+            elif prefix in self._held or self._pinned.covers(prefix):
+                self._refuse(peer, Refusal.PREFIX_TAKEN, prefix)
+            elif len(self._held) >= self._room:
+                self._refuse(peer, Refusal.TOO_MANY_PREFIXES, prefix)
+            else:
+                self._held.add(prefix)
+                allowed.append(prefix)
+        self._peers[peer.name] = replace(peer, allowed=tuple(allowed))
+
+    def _refuse(self, peer: Peer, reason: Refusal, prefix: Prefix | None = None) -> None:
+        self._refused.append(Refused(peer.name, reason, prefix))
