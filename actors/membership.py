@@ -8,7 +8,6 @@ beyond the store itself, which the configuration must ask for by name, nor for w
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING
@@ -144,10 +143,6 @@ class Membership:
         peers, again_at = self.records.peers(now)
         self._roster.set_found(peers)
         return again_at
-
-    def status(self) -> dict[str, object]:
-        """What `status` says of the registry."""
-        return {"in_touch": self.is_in_touch, "nodes": len(self.records), "refused": self.records.refused()}
 
 
 async def membership(

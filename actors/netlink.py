@@ -188,7 +188,9 @@ def _described(what: str, interface: str, failure: Exception) -> PortError:
     # A NetlinkError is no OSError; it has its errno in `code`.
     number = getattr(failure, "code", None) or getattr(failure, "errno", None) or 0
     name = errno.errorcode.get(number, type(failure).__name__)
-    why, fix = _REFUSED.get(number, (os.strerror(number) if number else str(failure), "holloway doctor"))
+    why, fix = _REFUSED.get(
+        number, (os.strerror(number) if number else str(failure), "see what the kernel says: sudo dmesg | tail")
+    )
     return PortError(what.format(interface=interface), f"{name}: {why}", fix.format(interface=interface))
 
 

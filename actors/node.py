@@ -11,8 +11,14 @@
     │  ├─ tun         the device, routing to peers
     │  ├─ peers       dynamic pool, one session actor a peer
     │  └─ roster      keeps the pool equal to the wanted peers
-    ├─ membership     registry watcher, our record and its lease      (when configured)
-    └─ control        local socket                                    (when configured)
+    ├─ registry   one_for_one                                       (when configured)
+    │  └─ membership  registry watcher, our record and its lease
+    └─ control    one_for_one                                       (when configured)
+       └─ socket      local socket
+
+The planes fail apart: `registry` and `control` never spend the restart budget of the node, because each has a supervisor
+whose own budget is more than the backoff of its one child can spend. Only a data plane that fails again and again ends the
+node.
 
 `open_node` installs no signal handlers, configures no logging and keeps no module state: two nodes in one program work.
 """
@@ -25,22 +31,20 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import asdict
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from socket import if_nametoindex
 from typing import Any
 
 import trio
 
-from holloway.actors.config import Config, PeerConfig, verify_config
+from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
 from holloway.actors.membership import Membership, membership
 from holloway.actors.netlink_service import netlink_service
-from holloway.actors.peer_session import PeerSession
+from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
 from holloway.actors.ports import Ports, TunPort
 from holloway.actors.registry import MemoryRegistry, RegistryPort, open_registry
-from holloway.actors.roster import MAX_PEERS, Roster, keep_roster
+from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
 from holloway.actors.status import (
@@ -55,31 +59,19 @@ from holloway.actors.status import (
 )
 from holloway.actors.tun_reader import tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
-from holloway.protocols.addresses import Address, format_address
+from holloway.actors.wanted import Peer
+from holloway.protocols.addresses import format_address
 from holloway.protocols.errors import HollowayError
-from holloway.protocols.inspection import Inspector
 from holloway.protocols.keys import StaticKey, encode_key
 from holloway.protocols.membership import NodeRecord
-from holloway.protocols.psk import network_key, pair_key
-from holloway.protocols.session import Session, SessionConfig
-from holloway.protocols.suites import AES_GCM, SUITES
-from holloway.protocols.timers import Timers
-from holloway.supervisor import (
-    ActorDown,
-    Child,
-    Context,
-    Event,
-    Pool,
-    Strategy,
-    Supervisor,
-    Tree,
-    dynamic,
-    open_tree,
-)
+from holloway.protocols.psk import network_key
+from holloway.supervisor import ActorDown, Child, Event, Intensity, Strategy, Supervisor, Tree, open_tree
 
 MAX_PING_COUNT = 10_000
 REGISTRY_TIMEOUT_S = 30.0
 """How long the registry may take at the start before the node gives up on it."""
+ROSTER_TIMEOUT_S = 120.0
+"""How long it may take to begin all configured peers, with the kernel routes to them."""
 
 log = logging.getLogger("holloway.node")
 
@@ -90,15 +82,28 @@ class Node:
     def __init__(self, config: Config, ports: Ports, secrets: Secrets, network_secret: bytes | None) -> None:
         self.config = config
         self._ports = ports
+        self._private_key = secrets.private_key
         self._static = StaticKey(secrets.private_key)
-        self._secrets = secrets
-        self._network_secret = network_secret
-        self._local = tuple(ip_network(address.ip) for address in config.interface.addresses) + config.node.prefixes
-        self.router = Router(self._local)
-        self.roster = Roster(config.peers, self._static.public)
+        local = tuple(ip_network(address.ip) for address in config.interface.addresses) + config.node.prefixes
+        self.router = Router(local)
+        self.past_drops: Counter[str] = Counter()
+        """What actors that have ended counted."""
+        self.problems: Counter[str] = Counter()
+        """What was refused or failed, by reason."""
+        configured = [Peer.from_config(peer) for peer in config.peers]
+        self.roster = Roster(configured, own_key=self.public_key, own_prefixes=local, problems=self.problems)
+        self._peers = Peers(
+            config,
+            ports,
+            secrets,
+            network_secret,
+            static=self._static,
+            roster=self.roster,
+            router=self.router,
+            past_drops=self.past_drops,
+        ).pool()
         self._started_at = trio.current_time()
         self._tree: Tree | None = None
-        self.conflicts: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Node {self.config.node.name}>"
@@ -126,9 +131,10 @@ class Node:
         children = [self._dataplane().as_child()]
         if config.registry is not None and open_store is not None:
             run = partial(membership, config=config, roster=self.roster, record=self._record(), open_store=open_store)
-            children.append(Child(name="membership", run=run, start_timeout=REGISTRY_TIMEOUT_S))
+            children.append(_plane("registry", Child(name="membership", run=run, start_timeout=REGISTRY_TIMEOUT_S)))
         if config.control is not None:
-            children.append(Child(name="control", run=partial(control, path=config.control.socket, service=self.serve)))
+            listen = partial(control, path=config.control.socket, service=self.serve)
+            children.append(_plane("control", Child(name="socket", run=listen)))
         return Supervisor(children, name="node", strategy=Strategy.ONE_FOR_ONE)
 
     def _dataplane(self) -> Supervisor:
@@ -138,19 +144,21 @@ class Node:
             ports=ports,
             address=config.listen.address,
             port=config.listen.port,
-            private_key=self._secrets.private_key,
+            private_key=self._private_key,
+            past_drops=self.past_drops,
         )
-        tun = partial(tun_reader, ports=ports, interface=config.interface, router=self.router)
+        tun = partial(
+            tun_reader, ports=ports, interface=config.interface, router=self.router, past_drops=self.past_drops
+        )
         networks = tuple(address.network for address in config.interface.addresses)
-        roster = partial(keep_roster, roster=self.roster, connected=networks)
-        peers: Pool[PeerConfig, PeerSession] = dynamic(self._peer, name="peers", limit=MAX_PEERS)
+        roster = partial(keep_roster, roster=self.roster, router=self.router, connected=networks)
         return Supervisor(
             [
                 Child(name="netlink", run=partial(netlink_service, ports=ports)),
                 Child(name="udp", run=udp),
                 Child(name="tun", run=tun),
-                peers.as_child(),
-                Child(name="roster", run=roster),
+                self._peers.as_child(),
+                Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),
             ],
             name="dataplane",
             strategy=Strategy.REST_FOR_ONE,
@@ -162,66 +170,6 @@ class Node:
             return None if self._tree is None else self._tree.ref(path).get()
         except ActorDown:
             return None
-
-    def _peer(self, peer: PeerConfig) -> Child[PeerSession]:
-        # Dots join the names of a tree into paths, so a peer's name may not bring its own.
-        return Child(name=peer.name.replace(".", "\N{MIDDLE DOT}"), run=partial(self._run_peer, peer=peer))
-
-    async def _run_peer(self, ctx: Context, *, peer: PeerConfig, task_status: trio.TaskStatus[PeerSession]) -> None:
-        """Actor: one peer, in the tables of the node for as long as it runs."""
-        udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
-        tun: TunPort = ctx.ref("dataplane.tun").get()
-        handle = PeerSession(peer, lambda own: self._session(own, udp), tun=tun, udp=udp, log=log)
-        try:
-            self._claim(handle)
-            await handle.run(task_status)
-        finally:
-            self.roster.leave(handle)
-            self.router.routes.remove_target(handle)
-            udp.demux.unregister(peer.public_key)
-
-    def _session(self, handle: PeerSession, udp: UdpEndpoint) -> Session:
-        """The pure session behind `handle`. Raises `LocalError` when the peer's key is in use already."""
-        peer = handle.peer
-        links = udp.demux.register(peer.public_key, handle)
-        config = SessionConfig(
-            suite=SUITES[peer.suite],
-            static=self._static,
-            peer_public=peer.public_key,
-            preshared=self._preshared(peer),
-            timers=Timers(**asdict(self.config.session.timers)),
-            keepalive_s=peer.keepalive_s,
-            mtu=self.config.interface.mtu,
-            inspect=Inspector(self.router.routes, handle, self.router.local),
-        )
-        return Session(
-            config,
-            links=links,
-            entropy=self._ports.entropy,
-            wall_ns=self._ports.wall_ns,
-            now=trio.current_time(),
-            endpoint=_numeric(peer),
-        )
-
-    def _preshared(self, peer: PeerConfig) -> bytes:
-        """The peer's own pre-shared key, else one from the network's passphrase, else none (zeros)."""
-        own = self._secrets.preshared_keys.get(peer.name)
-        if own is not None:
-            return own
-        if self._network_secret is not None and SUITES[peer.suite] is AES_GCM:
-            return pair_key(self._network_secret, self.public_key, peer.public_key)
-        return bytes(32)
-
-    def _claim(self, handle: PeerSession) -> None:
-        """Route the peer's prefixes to it, except those that are ours or another peer's."""
-        taken = dict(self.router.routes.entries())
-        for prefix in handle.peer.allowed:
-            if prefix in self._local or taken.get(prefix, handle) is not handle:
-                self.conflicts["prefix_taken"] += 1
-                log.warning("peer %s: its prefix %s belongs to somebody else and is left out", handle.peer.name, prefix)
-            else:
-                self.router.routes.add(prefix, handle)
-        self.roster.arrive(handle)
 
     def _record(self) -> NodeRecord:
         config = self.config
@@ -237,8 +185,7 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """The object that `holloway status --json` prints."""
-        config, now = self.config, trio.current_time()
-        drops = self._drops()
+        config, now, problems = self.config, trio.current_time(), self._peer_problems()
         return {
             "schema": STATUS_SCHEMA,
             "node": {
@@ -253,62 +200,101 @@ class Node:
                 "pid": os.getpid(),
                 "version": program_version(),
                 "backend": "session",
+                "registry": self._registry_status(),
             },
-            "peers": [peer_status(peer, now) for _, peer in sorted(self.roster.running.items())],
-            "drops": dict(sorted(drops.items())),
+            "peers": [
+                peer_status(peer, self.roster.running.get(name), problems.get(name), now)
+                for name, peer in sorted(self.roster.plan.peers.items())
+            ],
+            "drops": dict(sorted(self._drops().items())),
         }
 
     def peers(self) -> dict[str, object]:
         """The object that `holloway peers --json` prints."""
-        now = trio.current_time()
+        now, problems = trio.current_time(), self._peer_problems()
         return {
             "schema": PEERS_SCHEMA,
-            "peers": [peer_details(peer, now) for _, peer in sorted(self.roster.running.items())],
+            "peers": [
+                peer_details(peer, self.roster.running.get(name), problems.get(name), now)
+                for name, peer in sorted(self.roster.plan.peers.items())
+            ],
         }
 
     def _listening(self) -> list[str]:
         udp: UdpEndpoint | None = self._running("dataplane.udp")
         return [format_address(address) for address in udp.listening] if udp else []
 
+    def _registry_status(self) -> dict[str, object] | None:
+        if self.config.registry is None:
+            return None
+        found: Membership | None = self._running("registry.membership")
+        refused = {each.name: each.reason.value for each in self.roster.plan.refused if each.prefix is None}
+        return {
+            "in_touch": found is not None and found.is_in_touch,
+            "nodes": len(self.roster.found),
+            "refused": dict(sorted((refused | (found.records.refused() if found is not None else {})).items())),
+        }
+
     def _drops(self) -> Counter[str]:
-        drops = self.router.drops + self.conflicts + self.roster.problems
+        drops = self.router.drops + self.problems + self.past_drops
         udp: UdpEndpoint | None = self._running("dataplane.udp")
         if udp is not None:
             drops += udp.drops()
         tun: TunPort | None = self._running("dataplane.tun")
         if tun is not None:
             drops += tun.drops
-        found: Membership | None = self._running("membership")
-        if found is not None:
-            drops += found.problems
         for peer in self.roster.running.values():
             drops += peer_drops(peer)
         return drops
 
+    def _peer_problems(self) -> dict[str, str]:
+        """By name, what keeps wanted peers from being all that was wanted."""
+        plan, roster = self.roster.plan, self.roster
+        problems = {refused.name: str(refused) for refused in reversed(plan.refused)}
+        refused_routes = roster.routes.refused if roster.routes is not None else {}
+        if refused_routes:
+            for name, peer in plan.peers.items():
+                for prefix in peer.allowed:
+                    if prefix in refused_routes:
+                        problems[name] = f"no kernel route for {prefix}: {refused_routes[prefix]}"
+        absent = [peer for name, peer in plan.peers.items() if name not in roster.running]
+        if absent:
+            crashes = {info.name: info.error for info in self._peers.children()}
+            for peer in absent:
+                failure = roster.failures.get(peer.identity)
+                crash = crashes.get(child_name(peer.name))
+                if failure is not None:
+                    problems[peer.name] = f"it cannot be used, and is tried again: {failure.why}"
+                else:
+                    problems[peer.name] = f"it failed and will be back: {crash}" if crash else "it is not running yet"
+        return problems
+
     async def connected(self, name: str) -> None:
-        """Wait until the first handshake with the peer of that name is complete."""
-        await (await self.roster.find(name)).connected.wait()
+        """Wait until the first handshake with the peer of that name is complete; also for a peer that is not there yet."""
+        while not await (await self.roster.find(name)).wait_connected():
+            pass  # that one has ended: its successor may do better
 
     async def ping(
         self, name: str, *, count: int = 4, interval_s: float = 1.0, timeout_s: float = 2.0
     ) -> AsyncGenerator[Answer, None]:
         """Ping a peer, by name or inner address, through the tunnel: yields each answer, last the summary.
 
-        Raises `HollowayError` for a peer that we do not have, or that has no address of a family of ours.
+        Raises `HollowayError` for a peer that we do not have, that does not run, or that has no address of a family of
+        ours.
         """
-        peer, target = self._find(name)
+        peer_name, target = self._find(name)
         source = next(
             (address.ip for address in self.config.interface.addresses if address.version == target.version), None
         )
         if source is None:
             raise HollowayError(f"cannot ping {target}", f"this node has no IPv{target.version} address of its own")
-        identifier = int.from_bytes(self._ports.entropy(2), "big")
         times: list[float] = []
         for sequence in range(1, count + 1):
             began = trio.current_time()
-            pong = await peer.ping(source.packed, target.packed, identifier, sequence & 0xFFFF, timeout_s)
+            peer = self.router.routes.lookup(target.packed)  # each time, since its actor may have been restarted
+            pong = None if peer is None else await peer.ping(source.packed, target.packed, timeout_s)
             if pong is None:
-                yield {"event": {"sequence": sequence, "error": "timeout"}}
+                yield {"event": {"sequence": sequence, "error": "down" if peer is None else "timeout"}}
             else:
                 times.append(pong.round_trip_s * 1000)
                 yield {
@@ -324,7 +310,7 @@ class Node:
         yield {
             "result": {
                 "schema": PING_SCHEMA,
-                "peer": peer.peer.name,
+                "peer": peer_name,
                 "address": str(target),
                 "sent": count,
                 "received": len(times),
@@ -332,12 +318,12 @@ class Node:
             }
         }
 
-    def _find(self, name: str) -> tuple[PeerSession, IPv4Address | IPv6Address]:
-        """The running peer of that name or inner address, and the address to ping."""
-        running = self.roster.running
+    def _find(self, name: str) -> tuple[str, IPv4Address | IPv6Address]:
+        """The peer of that name or inner address, which runs, and the address to ping."""
         ours = {address.version for address in self.config.interface.addresses}
-        if name in running:
-            hosts = [prefix.network_address for prefix in host_prefixes(running[name].peer.allowed)]
+        peer = self.roster.plan.peers.get(name)
+        if peer is not None:
+            hosts = [prefix.network_address for prefix in host_prefixes(peer.allowed)]
             target = next((address for address in hosts if address.version in ours), None)
             if target is None:
                 raise HollowayError(
@@ -345,15 +331,17 @@ class Node:
                     "none of its allowed prefixes is a single address of a family of ours",
                     "ping one of its addresses instead of its name",
                 )
-            return running[name], target
+            if name not in self.roster.running:
+                raise HollowayError(f"cannot ping {name}", self._peer_problems().get(name, "it is not running"))
+            return name, target
         try:
             target = ip_address(name)
         except ValueError:
             target = None
         found = None if target is None else self.router.routes.lookup(target.packed)
         if target is None or found is None:
-            raise HollowayError(f"no peer {name}", "no peer has that name or address", "see: holloway peers")
-        return found, target
+            raise HollowayError(f"no peer {name[:100]}", "no peer has that name or address", "see: holloway peers")
+        return found.peer.name, target
 
     async def serve(self, request: Answer) -> AsyncGenerator[Answer, None]:
         """Answer one request of the control socket. Raises `HollowayError` for one that makes no sense."""
@@ -389,19 +377,9 @@ def _number(request: Answer, key: str, default: float, least: float, most: float
     return float(value)
 
 
-def _numeric(peer: PeerConfig) -> Address | None:
-    """The peer's endpoint when it needs no look-up."""
-    if peer.endpoint is None:
-        return None
-    host, port = peer.endpoint.host, peer.endpoint.port
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, IPv4Address):
-        return host, port
-    zone = address.scope_id
-    return host.partition("%")[0], port, 0, if_nametoindex(zone) if zone else 0
+def _plane(name: str, child: Child[Any]) -> Child[Supervisor]:
+    """A supervisor for one child, to be restarted for ever by the child's backoff and never at the node's expense."""
+    return Supervisor([child], name=name, intensity=Intensity(restarts=RESTARTS_IN_A_PERIOD)).as_child()
 
 
 @asynccontextmanager
@@ -426,8 +404,10 @@ async def open_node(
         ports = KernelPorts()
     network_secret = None
     if secrets.passphrase is not None:
-        # Slow by design, so not in the event loop.
-        network_secret = await trio.to_thread.run_sync(network_key, secrets.passphrase, config.node.network)
+        # Slow by design, so not in the event loop, nor something to wait for when nobody wants it any more.
+        network_secret = await trio.to_thread.run_sync(
+            network_key, secrets.passphrase, config.node.network, abandon_on_cancel=True
+        )
     node = Node(config, ports, secrets, network_secret)
     open_store = None
     if config.registry is not None:

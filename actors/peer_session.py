@@ -218,11 +218,13 @@ class PeerSession:
         self._settled.set()
 
     async def _serve(self) -> None:
-        while self._crash is None:
+        while not self.is_stopped:
             message: Message | None = None
             with trio.CancelScope(deadline=self._deadline()) as self._waiting:
                 message = await self._outlet.receive()
-            while message is not None and self._crash is None:
+            if self.is_stopped:
+                break
+            while message is not None:
                 self._queued -= 1
                 self._handle(message, trio.current_time())
                 try:
@@ -230,10 +232,11 @@ class PeerSession:
                 except trio.WouldBlock:
                     message = None
             now = trio.current_time()
-            if self._crash is None and self._deadline() <= now:
+            if self._deadline() <= now:
                 self.session.handle_timeout(now)
                 self._flush()
                 await trio.lowlevel.checkpoint()  # deadlines that fall due at once must not keep the others waiting
+        assert self._crash is not None
         raise self._crash
 
     def _deadline(self) -> float:
@@ -243,8 +246,8 @@ class PeerSession:
     def _rearm(self) -> None:
         """A turn outside the task may have brought a deadline nearer."""
         at = self._deadline()
-        if at < self._waiting.deadline:  # an assignment costs a heap operation: not for every batch
-            self._waiting.deadline = at  # noqa: PLR1730
+        if at < self._waiting.deadline:  # noqa: PLR1730 - an assignment costs a heap operation: not for every batch
+            self._waiting.deadline = at
 
     # Turns.
 

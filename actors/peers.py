@@ -76,9 +76,7 @@ class Peers:
         tun: TunPort = ctx.ref("dataplane.tun").get()
         peer = self._roster.of(identity)
         first_ping = int.from_bytes(self._ports.entropy(4), "big")
-        handle = PeerSession(
-            peer, partial(self._session, udp), tun=tun, udp=udp, log=log, first_ping=first_ping
-        )
+        handle = PeerSession(peer, partial(self._session, udp), tun=tun, udp=udp, log=log, first_ping=first_ping)
         try:
             self._router.assign(handle, peer.allowed)
             self._roster.arrive(handle)

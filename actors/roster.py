@@ -63,11 +63,16 @@ class Roster:
         self.routes: KernelRoutes | None = None
         self._changed = trio.Event()
         self._arrived = trio.Event()
-        self.set_found(())
+        self._make_plan()
 
     def set_found(self, peers: Sequence[Peer]) -> None:
         """Replace the peers found in the registry; of two with one claim the first has it."""
-        self.found = tuple(peers)
+        found = tuple(peers)
+        if found != self.found:
+            self.found = found
+            self._make_plan()
+
+    def _make_plan(self) -> None:
         plan = settle(self._configured, self.found, own_key=self._own_key, own_prefixes=self._own_prefixes)
         before = set(self.plan.refused)
         self.problems.update(refused.reason.value for refused in plan.refused if refused not in before)
@@ -120,9 +125,7 @@ async def keep_roster(
     tun: TunPort = ctx.sibling("tun").get()
     log = BoundedLog(ctx.log, lines=LOG_LINES)
     known = roster.routes.known if roster.routes is not None else []
-    routes = roster.routes = KernelRoutes(
-        netlink, tun.name, connected, known=known, problems=roster.problems, log=log
-    )
+    routes = roster.routes = KernelRoutes(netlink, tun.name, connected, known=known, problems=roster.problems, log=log)
     keeper = _Keeper(roster, router, ctx.sibling("peers").get(), routes, log)
     is_started = False
     try:
@@ -154,14 +157,14 @@ class _Keeper:
         """Make what runs equal to `plan`. Returns when to do it again even if the plan does not change."""
         self._tell_refusals(plan)
         wanted = {peer.identity: peer for peer in plan.peers.values()}
-        for identity in self._pool.keys():
-            if identity not in wanted:
-                await self._pool.stop(identity)
+        present = self._pool.keys()
+        for identity in (identity for identity in present if identity not in wanted):
+            await self._pool.stop(identity)
         for identity in [identity for identity in self._failures if identity not in wanted]:
             del self._failures[identity]
-        present = set(self._pool.keys())
+        kept = set(self._pool.keys())
         for identity, peer in wanted.items():
-            if identity not in present:
+            if identity not in kept:
                 await self._start(identity)
             elif (running := self._roster.running.get(peer.name)) is not None and running.peer != peer:
                 running.update(peer)

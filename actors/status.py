@@ -1,18 +1,23 @@
-"""What a node says of itself: the objects behind `status` and `peers`, in the form that the command line prints."""
+"""What a node says of itself: the objects behind `status` and `peers`, in the form that the command line prints.
+
+Not responsible for asking nor for printing. A peer that is wanted and does not run is told of like any other, with its
+`problem`: nothing that was configured is missing from the answer.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import format_address
 from holloway.protocols.keys import encode_key
 
 if TYPE_CHECKING:
+    from holloway.actors.config.model import Prefix
     from holloway.actors.peer_session import PeerSession
+    from holloway.actors.wanted import Peer
 
 STATUS_SCHEMA = "holloway.status/1"
 PEERS_SCHEMA = "holloway.peers/1"
@@ -24,16 +29,30 @@ def program_version() -> str:
     return version("holloway")
 
 
-def peer_status(peer: PeerSession, now: float) -> dict[str, object]:
-    """One element of `peers` in `status`. Times are seconds ago, round trips milliseconds, as of monotonic `now`."""
-    session = peer.session
-    endpoint = session.endpoint
-    return {
-        "name": peer.peer.name,
-        "addresses": [str(prefix.network_address) for prefix in host_prefixes(peer.peer.allowed)],
-        "endpoint": format_address(endpoint) if endpoint else None,
-        "state": peer.health(),
-        "suite": peer.peer.suite,
+def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:
+    """One element of `peers` in `status`. Times are seconds ago, round trips milliseconds, as of monotonic `now`.
+
+    `running`: the peer's actor, if it runs. `problem`: what keeps the peer from being all that was wanted, if anything.
+    """
+    status: dict[str, object] = {
+        "name": peer.name,
+        "addresses": [str(prefix.network_address) for prefix in host_prefixes(peer.allowed)],
+        "endpoint": None,
+        "state": "down",
+        "suite": peer.suite,
+        "epoch": 0,
+        "last_handshake_s": None,
+        "rtt_ms": None,
+        "rx": {"packets": 0, "bytes": 0},
+        "tx": {"packets": 0, "bytes": 0},
+        "problem": problem,
+    }
+    if running is None:
+        return status
+    session = running.session
+    return status | {
+        "endpoint": format_address(session.endpoint) if session.endpoint else None,
+        "state": running.health(),
         "epoch": session.epoch,
         "last_handshake_s": _since(session.last_handshake_at, now),
         "rtt_ms": None if session.round_trip_s is None else round(session.round_trip_s * 1000, 3),
@@ -42,15 +61,15 @@ def peer_status(peer: PeerSession, now: float) -> dict[str, object]:
     }
 
 
-def peer_details(peer: PeerSession, now: float) -> dict[str, object]:
+def peer_details(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:
     """One element of `peers`: the same and more."""
-    return peer_status(peer, now) | {
-        "public_key": encode_key(peer.peer.public_key),
-        "allowed": [str(prefix) for prefix in peer.peer.allowed],
-        "keepalive_s": peer.peer.keepalive_s,
-        "handshakes": peer.session.handshakes_total,
-        "last_received_s": _since(peer.session.last_received_at, now),
-        "drops": dict(sorted(peer_drops(peer).items())),
+    return peer_status(peer, running, problem, now) | {
+        "public_key": encode_key(peer.public_key),
+        "allowed": [str(prefix) for prefix in peer.allowed],
+        "keepalive_s": peer.keepalive_s,
+        "handshakes": running.session.handshakes_total if running else 0,
+        "last_received_s": _since(running.session.last_received_at, now) if running else None,
+        "drops": dict(sorted(peer_drops(running).items())) if running else {},
     }
 
 
@@ -62,7 +81,7 @@ def peer_drops(peer: PeerSession) -> Counter[str]:
     return drops
 
 
-def host_prefixes(prefixes: Iterable[IPv4Network | IPv6Network]) -> list[IPv4Network | IPv6Network]:
+def host_prefixes(prefixes: Iterable[Prefix]) -> list[Prefix]:
     """Those of one address."""
     return [prefix for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen]
 

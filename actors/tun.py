@@ -178,6 +178,10 @@ def _name_fault(name: str) -> str:
 
 def _refused(what: str, name: str, error: OSError, table: dict[int, tuple[str, str]]) -> TunError:
     why, fix = {**_ANY_REFUSED, **table}.get(
-        error.errno or 0, (f"{errno.errorcode.get(error.errno or 0, 'error')}: {error.strerror}", "holloway doctor")
+        error.errno or 0,
+        (
+            f"{errno.errorcode.get(error.errno or 0, 'error')}: {error.strerror}",
+            "see what the kernel says: sudo dmesg | tail",
+        ),
     )
     return TunError(what, why, fix.format(name=name))

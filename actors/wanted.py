@@ -103,27 +103,27 @@ class PrefixSet:
     """Prefixes, and the question whether another one lies inside one of them."""
 
     def __init__(self, prefixes: Iterable[Prefix] = ()) -> None:
-        # IP version and host bits of a prefix -> network bits as numbers.
-        self._numbers: dict[tuple[int, int], set[int]] = {}
+        # IP version -> host bits of a prefix -> network bits as numbers.
+        self._numbers: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
         for prefix in prefixes:
             self.add(prefix)
 
     def add(self, prefix: Prefix) -> None:
         host_bits = prefix.max_prefixlen - prefix.prefixlen
-        self._numbers.setdefault((prefix.version, host_bits), set()).add(int(prefix.network_address) >> host_bits)
+        self._numbers[prefix.version].setdefault(host_bits, set()).add(int(prefix.network_address) >> host_bits)
 
     def has(self, prefix: Prefix) -> bool:
         """Whether `prefix` itself is one of these."""
         host_bits = prefix.max_prefixlen - prefix.prefixlen
-        return int(prefix.network_address) >> host_bits in self._numbers.get((prefix.version, host_bits), ())
+        return int(prefix.network_address) >> host_bits in self._numbers[prefix.version].get(host_bits, ())
 
     def covers(self, prefix: Prefix) -> bool:
         """Whether one of these prefixes is `prefix` or contains it."""
+        lengths = self._numbers[prefix.version]
+        if not lengths:
+            return False
         number, own_bits = int(prefix.network_address), prefix.max_prefixlen - prefix.prefixlen
-        return any(
-            version == prefix.version and host_bits >= own_bits and number >> host_bits in numbers
-            for (version, host_bits), numbers in self._numbers.items()
-        )
+        return any(host_bits >= own_bits and number >> host_bits in lengths[host_bits] for host_bits in lengths)
 
 
 def settle(
@@ -181,7 +181,7 @@ class _Settlement:
             else:
                 self._held.add(prefix)
                 allowed.append(prefix)
-        self._peers[peer.name] = replace(peer, allowed=tuple(allowed))
+        self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
 
     def _refuse(self, peer: Peer, reason: Refusal, prefix: Prefix | None = None) -> None:
         self._refused.append(Refused(peer.name, reason, prefix))

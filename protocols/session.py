@@ -261,8 +261,6 @@ class Session:
             self._move_endpoint(source)
         self._note_received(now, initiation_bytes(self._suite))
         self._queue(message, now)
-        if self._staged:  # should the peer not confirm, they must not wait for the next packet to dial
-            self._dial(now)
         self._settle()
 
     def receive_reset(self, token: bytes, source: Address, now: float) -> None:

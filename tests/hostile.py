@@ -4,16 +4,14 @@
     attack = Attack(seen.datagrams(), victim=..., impostor=..., public_key=..., seed=1)
     sent = flood(third, attack.datagrams(100_000), folder, pid=..., target=..., impostor=...)
 
-Responsible for hostile bytes and for counting them; not for judging what a node makes of them. Run as a program it is the
-part that lives in a namespace: `watch DEVICE` or `flood FILE PID PORT IPV4 IPV6 IMPOSTOR`.
+Responsible for hostile bytes and for counting what the kernel does with them; not for sending (`wire`), nor for judging
+what a node makes of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import select
 import socket
 import struct
 import subprocess
@@ -23,27 +21,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import wire
 from namespaces import Namespace, start_in
+from wire import PACKET_OUTGOING, PORT, RAW_MAX_BYTES, RECORD, Sender
 
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacWriter
 from holloway.protocols.keys import StaticKey, decode_key
 from holloway.protocols.noise import Initiator, initiation_bytes, response_bytes
 from holloway.protocols.suites import AES_GCM, TOKEN_BYTES, WIREGUARD, MessageType, Suite
 
-PORT = 1099
+WIRE = (sys.executable, "-S", wire.__file__)  # it needs no packages, and starts at once without them
 UDP_MAX_BYTES = 65_507
-RAW_MAX_BYTES = 1472  # a raw socket does not fragment: Ethernet's 1500 less IPv4 and UDP headers
 LARGE_SHARE = 70  # one in so many is longer than an Ethernet frame and comes in fragments
 STRANGERS = 40  # true initiations from keys that the victim does not know; each costs us three Diffie-Hellmans
-BACKLOG_BYTES = 1 << 20  # the flood pauses when so much waits in the victim's socket, which holds eight times that
-PAUSE_S = 0.001
-GLANCE = 64  # datagrams between two looks at the victim's socket
-RECORD = struct.Struct("<BI")
 TYPES = tuple(MessageType)
 LENGTHS = (
     initiation_bytes(AES_GCM),
@@ -54,20 +48,7 @@ LENGTHS = (
     4 + TOKEN_BYTES,
     0,  # any other
 )
-PACKET_OUTGOING = 4  # linux/if_packet.h
-ETH_P_ALL = 3
 Item = TypeVar("Item")
-
-
-class Sender(IntEnum):
-    """Where a hostile datagram seems to come from."""
-
-    THIRD_HOST = 0
-    THIRD_HOST_IPV6 = 1
-    PEER = 2
-    PEER_OTHER_PORT = 3
-    NOBODY = 4
-    """An address of the underlay that no host has."""
 
 
 @dataclass
@@ -81,19 +62,18 @@ class Seen:
         """Source address and payload of every UDP datagram over IPv4 from or to `port`."""
         found = []
         for packet in self.outgoing + self.incoming:
-            if len(packet) >= 28 and packet[0] == 0x45 and packet[9] == socket.IPPROTO_UDP:
-                if port in struct.unpack_from(">HH", packet, 20):
-                    length = struct.unpack_from(">H", packet, 24)[0]
-                    found.append((socket.inet_ntoa(packet[12:16]), packet[28 : 20 + length]))
+            if len(packet) < 28 or packet[0] != 0x45 or packet[9] != socket.IPPROTO_UDP:
+                continue
+            sender, receiver, length = struct.unpack_from(">HHH", packet, 20)
+            if port in (sender, receiver):
+                found.append((socket.inet_ntoa(packet[12:16]), packet[28 : 20 + length]))
         return found
 
 
 @contextmanager
 def watching(namespace: Namespace, device: str) -> Iterator[Seen]:
     """Watch a device while the context lasts; what was seen is there at its end."""
-    watcher = start_in(
-        namespace, [sys.executable, __file__, "watch", device], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    watcher = start_in(namespace, [*WIRE, "watch", device], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "ready\n"
     seen = Seen()
@@ -277,7 +257,7 @@ def flood(
         for sender, data in datagrams:
             file.write(RECORD.pack(sender, len(data)) + data)
     argv = ["flood", str(path), str(pid), str(PORT), target.ipv4, target.ipv6, impostor]
-    return start_in(namespace, [sys.executable, __file__, *argv], stdout=subprocess.PIPE)
+    return start_in(namespace, [*WIRE, *argv], stdout=subprocess.PIPE)
 
 
 def sent(flooding: subprocess.Popen[str]) -> dict[str, float]:
@@ -286,81 +266,3 @@ def sent(flooding: subprocess.Popen[str]) -> dict[str, float]:
     assert flooding.returncode == 0
     found: dict[str, float] = json.loads(out)
     return found
-
-
-# The programs in the namespace.
-
-
-def watch(device: str) -> None:
-    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as tap:
-        tap.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE
-        tap.bind((device, ETH_P_ALL))
-        print("ready", flush=True)
-        packets: list[tuple[int, bytes]] = []
-        while True:
-            readable, _, _ = select.select([tap, sys.stdin], [], [])
-            if tap in readable:
-                packet, (_, _, kind, _, _) = tap.recvfrom(65_536)
-                packets.append((kind, packet))
-            elif sys.stdin in readable:
-                break
-    for kind, packet in packets:
-        print(kind, packet.hex())
-
-
-def send_flood(path: str, pid: str, port: int, ipv4: str, ipv6: str, impostor: str) -> None:
-    recorded = Path(path).read_bytes()
-    refused = count = position = 0
-    tables = [os.open(f"/proc/{pid}/net/{table}", os.O_RDONLY) for table in ("udp", "udp6")]
-    nobody = ipv4.rsplit(".", 1)[0] + ".222"
-    sources = {Sender.PEER: (impostor, port), Sender.PEER_OTHER_PORT: (impostor, 4242), Sender.NOBODY: (nobody, port)}
-    headers = {sender: _ipv4_header(*source, ipv4) for sender, source in sources.items()}
-    began = time.monotonic()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as plain6,
-        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
-    ):
-        while position < len(recorded):
-            number, length = RECORD.unpack_from(recorded, position)
-            position += RECORD.size
-            data = recorded[position : position + length]
-            position += length
-            try:
-                if number == Sender.THIRD_HOST:
-                    plain.sendto(data, (ipv4, port))
-                elif number == Sender.THIRD_HOST_IPV6:
-                    plain6.sendto(data, (ipv6, port))
-                else:
-                    head, source_port = headers[Sender(number)]
-                    udp = struct.pack(">HHHH", source_port, port, 8 + length, 0)
-                    raw.sendto(head + udp + data, (ipv4, 0))
-            except OSError:
-                refused += 1
-            count += 1
-            if count % GLANCE == 0 or length > RAW_MAX_BYTES:
-                while max(_waiting(table, port) for table in tables) > BACKLOG_BYTES:
-                    time.sleep(PAUSE_S)
-        while max(_waiting(table, port) for table in tables):
-            time.sleep(PAUSE_S)
-    print(json.dumps({"sent": count - refused, "refused": refused, "seconds": time.monotonic() - began}))
-
-
-def _ipv4_header(source: str, port: int, target: str) -> tuple[bytes, int]:
-    """An IPv4 header whose length, checksum and identification the kernel fills in (raw(7)), and the UDP port."""
-    addresses = socket.inet_aton(source) + socket.inet_aton(target)
-    return struct.pack(">BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses, port
-
-
-def _waiting(table: int, port: int) -> int:
-    """Bytes in the receive buffers of the sockets on `port`, from an open /proc/PID/net/udp."""
-    text = os.pread(table, 65_536, 0).decode()
-    lines = [line.split() for line in text.splitlines()[1:]]
-    return max((int(line[4].split(":")[1], 16) for line in lines if line[1].endswith(f":{port:04X}")), default=0)
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "watch":
-        watch(sys.argv[2])
-    else:
-        send_flood(sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

@@ -79,6 +79,14 @@ def test_the_sound_document_has_no_problem(tmp_path: Path) -> None:
 MISTAKES = [
     ("unknown key", "mtu = 1400", "mtuu = 1400 #<", "interface.mtuu", "unknown key", "did you mean mtu?"),
     ("key of another section", 'network = "home"', "mtu = 1400 #<", "node.mtu", "unknown key", "under [interface]"),
+    (
+        "misspelt key that another section has",
+        'addresses = ["10.99.0.1/24", "fd99::1/64"]',
+        'addresses = ["10.99.0.1/24"]\naddress = "x" #<',
+        "interface.address",
+        "unknown key",
+        "did you mean addresses?",
+    ),
     ("key like no other", "port = 1099", "zzz = 1 #<", "listen.zzz", "unknown key", "use port, address, advertise"),
     ("quoted odd key", "port = 1099", '"a\\nb" = 1 #<', "listen.'a\\nb'", "unknown key", "use port"),
     ("unknown section", "[listen]", "[lisen] #<", "lisen", "unknown section", "did you mean [listen]?"),

@@ -53,8 +53,12 @@ async def test_lease_that_is_not_kept_takes_its_keys_with_it_at_one_revision(
             await registry.keep_alive(lease.id)
 
 
-async def test_waiting_watch_hears_of_an_expiry_that_nobody_causes(back_end: BackEnd, clock: trio.abc.Clock) -> None:
-    async with back_end.handle() as one, back_end.handle() as two:
+@pytest.mark.parametrize("whose", ["its own handle's", "another's"])
+async def test_waiting_watch_hears_of_an_expiry_that_nobody_causes(
+    back_end: BackEnd, clock: trio.abc.Clock, whose: str
+) -> None:
+    async with back_end.handle() as two, back_end.handle() as other:
+        one = two if whose == "its own handle's" else other
         start = (await two.snapshot(b"")).revision
         async with two.watch(b"", start) as watch, trio.open_nursery() as nursery:
             got: list[tuple[float, tuple[Change, ...]]] = []
@@ -65,7 +69,7 @@ async def test_waiting_watch_hears_of_an_expiry_that_nobody_causes(back_end: Bac
                     got.append((trio.current_time(), batch))
 
             nursery.start_soon(follow)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(0.1)
             long = await one.grant(60.0)  # the watch must not sleep until this one ends
             await one.put(b"long", b"", lease=long.id)
             short = await one.grant(2.0)

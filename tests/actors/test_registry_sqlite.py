@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from registry_back_ends import gather, refused
 
-from holloway.actors.registry import Delete, Limits, Put, RegistryPort
+from holloway.actors.registry import Changes, Delete, Limits, Put, RegistryPort
 from holloway.actors.registry.sqlite import BUSY_S, SqliteRegistry, open_sqlite
 
 
@@ -77,8 +77,8 @@ trio.run(main)
     async with open_now(path) as registry, child(echo, path):
         delays_s: list[float] = []
         async with registry.watch(b"back/", (await registry.snapshot(b"")).revision) as watch:
-            for number in range(4):
-                await trio.sleep(0.35)  # long enough for the other to look as seldom as it ever does
+            for number in range(3):
+                await trio.sleep(0.7)  # long enough for the other to look as seldom as it ever does
                 written_ns = time.monotonic_ns()
                 await registry.put(b"there/", b"%d" % number)
                 with trio.fail_after(20):
@@ -193,16 +193,20 @@ async def test_idle_watches_leave_the_processor_alone(path: Path) -> None:
     assert spent < 0.03
 
 
-async def test_when_the_watch_that_asks_for_all_is_left_another_takes_over(path: Path) -> None:
+async def test_when_the_reader_that_asks_for_all_gives_up_another_takes_over(path: Path) -> None:
     async with open_now(path) as registry, open_now(path) as other, trio.open_nursery() as nursery:
         start = (await registry.snapshot(b"")).revision
         got: list[str] = []
+        all_got = trio.Event()
 
         async def follow(name: str, scope: trio.CancelScope) -> None:
-            with scope:
-                async with registry.watch(b"", start) as watch:
+            async with registry.watch(b"", start) as watch:
+                with scope:
                     await watch.receive()
                     got.append(name)
+                if len(got) == 2:
+                    all_got.set()
+                await all_got.wait()
 
         scopes = [trio.CancelScope() for _ in range(3)]
         for number, scope in enumerate(scopes):
@@ -212,9 +216,38 @@ async def test_when_the_watch_that_asks_for_all_is_left_another_takes_over(path:
         await trio.sleep(0.05)
         with trio.fail_after(20):
             await other.put(b"k", b"")
-            while len(got) < 2:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await all_got.wait()
         assert sorted(got) == ["b", "c"]
+
+
+async def test_own_changes_and_closing_reach_a_watch_without_any_time_passing(
+    path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with open_now(path) as registry, trio.open_nursery() as nursery:
+        lease = await registry.grant(60.0)
+        start = (await registry.snapshot(b"")).revision
+        heard: list[Changes] = []
+        news = trio.Event()
+
+        async def follow() -> None:
+            nonlocal news
+            async with registry.watch(b"", start) as watch:
+                with refused("unavailable"):
+                    async for batch in watch:
+                        heard.append(batch)
+                        news.set()
+                        news = trio.Event()
+
+        nursery.start_soon(follow)
+        await trio.testing.wait_all_tasks_blocked()
+        for act in (lambda: registry.put(b"k", b"", lease=lease.id), lambda: registry.revoke(lease.id)):
+            waiting = news
+            await act()
+            await waiting.wait()
+            await trio.testing.wait_all_tasks_blocked()
+        await registry.close()
+    assert [type(change) for batch in heard for change in batch] == [Put, Delete]
+    assert mock_clock.current_time() == 0.0
 
 
 # Locks and opening.
@@ -250,18 +283,22 @@ async def test_lock_that_stays_makes_the_registry_unavailable_but_readable(path:
 
     async def main() -> None:
         async with open_sqlite(path, wall_ns=lambda: int(trio.current_time() * 1e9)) as registry:
-            await registry.put(b"k", b"v")
+            await registry.put(b"k", b"v", lease=(await registry.grant(2.0)).id)
             blocker = sqlite3.connect(path, isolation_level=None)
             blocker.execute("BEGIN IMMEDIATE")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(put_in_vain, registry)
                 nursery.start_soon(open_in_vain)
                 await trio.sleep(0.2)
-                assert list((await registry.snapshot(b"")).entries) == [b"k"]
+                clock.jump(3.0)
+                with trio.fail_after(1.0):
+                    # The lease is over, but nobody can end it now: that is no reason to see nothing.
+                    assert list((await registry.snapshot(b"")).entries) == [b"k"]
                 clock.jump(BUSY_S)
             blocker.execute("ROLLBACK")
             blocker.close()
-            await registry.put(b"k", b"w")
+            await registry.put(b"l", b"w")
+            assert list((await registry.snapshot(b"")).entries) == [b"l"]
 
     async def put_in_vain(registry: RegistryPort) -> None:
         with refused("unavailable"):

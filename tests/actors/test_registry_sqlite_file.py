@@ -20,6 +20,7 @@ from registry_back_ends import refused
 
 from holloway.actors.registry import Limits, RegistryPort
 from holloway.actors.registry.sqlite import open_sqlite
+from holloway.actors.registry.sqlite_opening import SCHEMA_VERSION
 from holloway.protocols.errors import RegistryError
 
 IS_ROOT = os.geteuid() == 0
@@ -140,9 +141,11 @@ def test_missing_folder_is_named_with_the_command_that_makes_it(path: Path) -> N
 # What is wrong with it.
 
 
-def test_database_of_another_program_is_refused_and_not_touched(path: Path) -> None:
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION])
+def test_database_of_another_program_is_refused_and_not_touched(path: Path, version: int) -> None:
     with raw(path) as connection:
         connection.execute("CREATE TABLE state (one)")
+        connection.execute(f"PRAGMA user_version = {version}")
     path.chmod(0o600)
     before = path.read_bytes()
     assert (refusal(path)).kind == "denied"
@@ -153,10 +156,10 @@ def test_database_of_another_program_is_refused_and_not_touched(path: Path) -> N
 def test_schema_of_another_version_is_refused(path: Path) -> None:
     fill(path, 1)
     with raw(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     error = refusal(path)
     assert error.kind == "denied"
-    assert "schema 2" in error.what
+    assert f"schema {SCHEMA_VERSION + 1}" in error.what
 
 
 def overwrite_header(path: Path) -> None:
@@ -240,6 +243,7 @@ def test_full_disk_makes_it_unavailable_and_loses_nothing_that_was_said_to_be_do
 import resource, sys, time, trio
 from pathlib import Path
 from holloway.actors.registry.sqlite import open_sqlite
+from holloway.actors.registry.sqlite_opening import SCHEMA_VERSION
 from holloway.protocols.errors import RegistryError
 async def main():
     async with open_sqlite(Path(sys.argv[1]), wall_ns=time.time_ns) as registry:

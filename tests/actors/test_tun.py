@@ -54,7 +54,7 @@ def test_the_longest_name_passes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) 
         (errno.EACCES, "sudo chmod 0666 /dev/net/tun"),
         (errno.EPERM, "--device=/dev/net/tun"),
         (errno.EMFILE, "ulimit -n"),
-        (errno.EIO, "holloway doctor"),
+        (errno.EIO, "dmesg"),
     ],
 )
 def test_a_clone_device_that_does_not_open_is_explained(number: int, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,13 @@ async def test_a_receive_buffer_that_overflowed_is_counted() -> None:
         assert 0 < right.drops["receive_buffer_full"] == sent - got
 
 
+async def test_a_kernel_that_does_not_count_overflows_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "SO_MEMINFO", 0x7FFF)
+    with pair("127.0.0.1") as (left, right):
+        left.send([b"x"] * udp.RECEIVE_BUDGET, right.local)
+        assert len(await right.receive()) == udp.RECEIVE_BUDGET
+
+
 async def test_closing_wakes_the_reader_and_frees_the_port() -> None:
     (sock,) = open_udp("127.0.0.1", 0)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, Peer, two_nodes, wait_until
 from hostile import (
-    PORT,
     Attack,
     Seen,
     backlog_drops,
@@ -27,6 +26,7 @@ from hostile import (
     watching,
 )
 from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in, start_in
+from wire import PORT
 
 from holloway.protocols.icmp import parse_echo_reply
 from holloway.protocols.packets import destination, source
@@ -37,7 +37,9 @@ RSS_MARGIN_KIB = 3 * 1024
 PING_INTERVAL_S = "0.01"
 TIMERS = "rekey_after_s = 5.0\nreject_after_s = 20.0\nrekey_timeout_s = 0.5"
 # What no log line of a node that is well may say. An endpoint moves only for somebody who proves to be the peer.
-TROUBLE = re.compile("failed|Traceback|did not start|restart in|ERROR|CRITICAL|endpoint moved|lost our session")
+TROUBLE = re.compile(
+    "failed|Traceback|did not start|restart in|ERROR|CRITICAL|endpoint moved from (?!nowhere)|lost our session"
+)
 # Drops that are not about what arrived from the network.
 OWN_SIDE = re.compile("receive_buffer_full|no_route|not_ip|staging_full|udp_.*|tun_.*")
 
@@ -88,11 +90,28 @@ def test_a_wireguard_pair_is_no_softer(tmp_path: Path) -> None:
         under_fire(a, b, third, seen, 20_000, seed=4)
 
 
+@pytest.mark.parametrize("suite", ["aes-gcm", "wireguard"])
+def test_a_recorded_call_moves_no_session(tmp_path: Path, suite: str) -> None:
+    """a called b while b was down, and somebody else kept the call. b has never seen it and cannot tell its age."""
+    with namespaces(3) as (left, right, third):
+        a, b = two_nodes(left, right, tmp_path, suite=suite, session=TIMERS)
+        with watching(left, "eth0") as seen:
+            a.start()
+            wait_until(lambda: a.log.count("handshake begun") >= 2, "a call in vain", of=a)
+        calls = [data for host, data in seen.datagrams() if host == left.ipv4]
+        b.start()
+        b.wait_for_session("a")
+        for call in calls:
+            run_in(third, [sys.executable, "-S", "-c", ONE, right.ipv4, call.hex()])
+        run_in(right, ["ping", "-c", "3", "-i", "0.1", "-W", "1", "10.99.0.1"])
+        assert b.peer("a")["endpoint"] == f"{left.ipv4}:{PORT}"
+
+
 def test_what_the_kernel_drops_before_us_is_counted(tmp_path: Path) -> None:
     with namespaces(3) as (left, right, third):
         a, b = two_nodes(left, right, tmp_path)
+        b.start(wait=False)
         a.start()
-        b.start()
         a.wait_for_session("b")
         assert b.process is not None
         for size, count in ((60_000, 300), (10, 15_000)):
@@ -109,6 +128,11 @@ def test_what_the_kernel_drops_before_us_is_counted(tmp_path: Path) -> None:
         run_in(left, ["ping", "-c", "1", "-W", "3", "10.99.0.2"])
 
 
+ONE = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as replay:
+    replay.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 1099))
+"""
 BURST = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as burst:
@@ -141,7 +165,7 @@ def record_a_life(a: Daemon, b: Daemon, left: Namespace) -> Seen:
     """
     b.peers[0].endpoint = None
     with watching(left, "eth0") as seen:
-        b.start()
+        b.start(wait=False)
         a.start()
         a.wait_for_session("b")
         run_in(left, ["ping", "-q", "-c", "100", "-i", "0.005", "-W", "3", "10.99.0.2"])

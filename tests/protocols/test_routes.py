@@ -138,6 +138,26 @@ def test_removing_one_of_two_prefixes_of_a_length_leaves_the_other() -> None:
     assert table.entries() == [(ip_network("10.0.1.0/24"), "b")]
 
 
+def test_generation_grows_with_every_change_and_with_nothing_else() -> None:
+    table: RouteTable[str] = RouteTable()
+    ten, eleven = ip_network("10.0.0.0/8"), ip_network("11.0.0.0/8")
+    generations = [table.generation]
+    for change in (
+        lambda: table.add(ten, "a"),
+        lambda: table.add(ten, "b"),
+        lambda: table.add(eleven, "b"),
+        lambda: table.remove(ten),
+        lambda: table.remove_target("b"),
+    ):
+        change()
+        generations.append(table.generation)
+    assert generations == sorted(set(generations)), "a change went unnoticed"
+    table.lookup(raw("10.0.0.1"))
+    table.remove(ten)
+    table.remove_target("b")
+    assert table.generation == generations[-1]
+
+
 def test_entries_are_sorted_by_family_address_and_length() -> None:
     table: RouteTable[int] = RouteTable()
     wanted = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.1.0/24", "::/0", "fd00::/8", "fd00::/64"]

@@ -132,6 +132,26 @@ def test_an_initiation_is_not_repeated_while_the_peers_handshake_may_still_be_co
     assert world.is_through()
 
 
+@both_suites
+def test_a_late_confirmation_of_an_older_key_does_not_replace_a_newer_one(suite: Suite) -> None:
+    world = World(suite, is_a_smaller=False)
+    world.do(world.b, lambda session: session.connect(world.now))
+    world.run(LATENCY_S * 1.5)
+    world.network.cut = {"a"}
+    world.run(1.0)
+    confirmation = world.captured[-1]
+    assert kinds(world)[-1] == "b>a keepalive (lost)"
+    world.network.cut = set()
+    world.run(6.0)
+    world.send(world.a)
+    world.run(1.0)
+    assert world.a.session.epoch == 2
+    world.arrive(*confirmation)
+    assert world.a.session.epoch == 2
+    assert not world.a.session.drops
+    assert world.is_through()
+
+
 @pytest.mark.parametrize(("lost", "after"), [("a", 0.5), ("b", 1.5)], ids=["response", "confirmation"])
 def test_a_lost_response_or_confirmation_is_made_good_by_the_next_handshake(lost: str, after: float) -> None:
     world = World()
@@ -146,6 +166,19 @@ def test_a_lost_response_or_confirmation_is_made_good_by_the_next_handshake(lost
 
 
 # Staging.
+
+
+def test_packets_do_not_outlive_the_dialling_that_they_waited_for() -> None:
+    world = World()
+    world.network.cut = {"b"}
+    world.do(world.a, lambda session: session.connect(world.now))
+    world.run(60.0)
+    world.send(world.a, 2)
+    world.run(40.0)
+    assert world.a.session.state is State.IDLE
+    assert world.a.session.staged == 0
+    assert world.a.session.drops == {DropReason.HANDSHAKE_TIMEOUT: 2}
+    assert world.a.session.next_timeout() is None
 
 
 @both_suites

@@ -289,7 +289,8 @@ async def test_a_cancelled_stop_is_carried_out_all_the_same(stage, autojump_cloc
         assert trio.current_time() == 3
 
 
-async def test_a_child_that_ends_the_moment_it_is_ready_is_heard(stage, autojump_clock):
+@pytest.mark.parametrize("ticks", range(3))
+async def test_a_child_that_ends_the_moment_it_is_ready_is_heard(stage, autojump_clock, ticks):
     async def brief(ctx, *, task_status):
         task_status.started()
         raise ValueError("brief")
@@ -299,6 +300,8 @@ async def test_a_child_that_ends_the_moment_it_is_ready_is_heard(stage, autojump
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(pool.start, f"n{number}")
+                for _ in range(ticks):  # so that the loop is awake at every stage of some start
+                    await trio.lowlevel.checkpoint()
         await stage.settle()
         assert pool.keys() == ()
     assert len(stage.told(ChildStarted)) == len(stage.told(ChildExited)) == 51

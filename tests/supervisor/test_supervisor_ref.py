@@ -217,6 +217,28 @@ async def test_a_new_incarnation_that_closes_its_inbox_at_once_keeps_the_stash_f
         assert delivered == [0, 1, 2]
 
 
+async def test_no_message_overtakes_one_that_is_kept(stage, autojump_clock):
+    delivered = []
+    is_open = False
+
+    def put(handle, message):
+        if not is_open:
+            raise trio.ClosedResourceError
+        delivered.append(message)
+
+    async with stage.tree("a") as tree:
+        stash = Stash(tree.ref("a"), put, limit=2)
+        assert stash.send(1)
+        is_open = True
+        assert stash.send(2)
+        assert not stash.send(3)
+        assert delivered == []
+        await tree.root.restart("a")
+        assert delivered == [1, 2]
+        assert stash.send(4)
+        assert delivered == [1, 2, 4]
+
+
 async def test_a_full_inbox_refuses_now_and_after_a_restart(stage, autojump_clock):
     got = []
     child = Child(name="k", run=keeper(got, size=2), backoff=stage.child("x").backoff)

@@ -539,6 +539,8 @@ async def test_calls_made_while_the_tree_stops_are_refused_at_once(stage, autoju
         await trio.sleep(0.5)
         with pytest.raises(ActorDown, match="stopping"):
             await tree.root.restart("a")
+        with pytest.raises(ActorDown, match="stopping"):
+            tree.root.remove("b")
         assert trio.current_time() == 2.5
 
 
