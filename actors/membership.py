@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from holloway.actors.registry import Change, Entry, Lease
     from holloway.supervisor import Context
 
-SETTLE_S = 1.0
-"""Changes are told to the roster at most this often, so that a writer in a hurry costs us little."""
+TELL_INTERVAL_S = 1.0
+TELL_BURST = 10
+"""Changes are told to the roster at once, but in the long run once in `TELL_INTERVAL_S`: a writer in a hurry costs little."""
 RETRY_S = 1.0
 RETRY_MAX_S = 15.0
 STEADY_S = 60.0
 """In touch for as long as this, the next loss is a new one, and begins with `RETRY_S` again."""
-AT_ONCE = 128
+AT_ONCE = 32
 """Records that are read in one turn."""
 LOG_LINES = 20
 PUBLISH_ROUNDS = 16
@@ -61,7 +62,7 @@ class Membership:
         self._ours = {node_key(self._network, record.name): value}
         self._ours |= {address_key(self._network, address): value for address in record.addresses}
         self.records = Records(record.name, record.public_key, roster.found, roster.problems, log, trio.current_time())
-        self._told_at = -math.inf
+        self._tell_from = -math.inf
         self.is_in_touch = False
 
     # Ours.
@@ -136,10 +137,10 @@ class Membership:
                     self.records.forget(name, now)
 
     def tell(self, now: float) -> float:
-        """Tell the roster what is known, unless it was told just before. Returns when to call again."""
-        if now < self._told_at + SETTLE_S:
-            return self._told_at + SETTLE_S
-        self._told_at = now
+        """Tell the roster what is known, unless it was told too often of late. Returns when to call again."""
+        if now < self._tell_from:
+            return self._tell_from
+        self._tell_from = max(self._tell_from + TELL_INTERVAL_S, now - (TELL_BURST - 2) * TELL_INTERVAL_S)
         peers, again_at = self.records.peers(now)
         self._roster.set_found(peers)
         return again_at
@@ -178,7 +179,7 @@ async def membership(
             raise failure
         if trio.current_time() - began >= STEADY_S:
             pause_s = RETRY_S
-        log.warning("registry: %s; trying again in %.0f s", failure, pause_s)
+        stay.tell(failure)
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, RETRY_MAX_S)
 
@@ -190,7 +191,14 @@ class _Stay:
         self, handle: Membership, lease_s: float, log: BoundedLog, task_status: trio.TaskStatus[Membership]
     ) -> None:
         self._handle, self._lease_s, self._log, self._task_status = handle, lease_s, log, task_status
+        self._told = ""
         self.is_started = False
+
+    def tell(self, failure: RegistryError) -> None:
+        """Log why we are not there, once for each reason until we are."""
+        if str(failure) != self._told:
+            self._told = str(failure)
+            self._log.warning("registry: %s; trying again until it works", failure)
 
     async def visit(self, registry: RegistryPort) -> None:
         """Be there until cancelled, or the store refuses: raises `RegistryError`, alone or in a group."""
@@ -225,13 +233,14 @@ class _Stay:
             except RegistryError as error:
                 if error.kind != "compacted":
                     raise
-            await trio.sleep(SETTLE_S)  # a store that forgets at once must not keep us reading
+            await trio.sleep(TELL_INTERVAL_S)  # a store that forgets at once must not keep us reading
 
     def _is_there(self) -> None:
         if not self.is_started:
             self.is_started = True
             self._task_status.started(self._handle)
         elif not self._handle.is_in_touch:
+            self._told = ""
             self._log.info("registry: in touch again")
         self._handle.is_in_touch = True
 

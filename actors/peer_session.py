@@ -161,19 +161,30 @@ class PeerSession:
         else:
             self._queued += 1
 
+    # Turns. One that crashes, in whosever call, is left to our own task to end of.
+
     def _take(self, message: Message, count: int) -> None:
-        """A whole turn inside an offer."""
+        """A turn for one message of `count` things."""
         if self.is_stopped:
             self.drops[DropReason.PEER_DOWN.value] += count
             return
         try:
             self._handle(message, trio.current_time())
             self._rearm()
-        except Exception as error:  # noqa: BLE001 - only carried to our own task, which raises it
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._fail(error)
+
+    def _take_turn(self, act: Callable[[], None]) -> None:
+        """Any other turn."""
+        if self.is_stopped:
+            return
+        try:
+            act()
+            self._rearm()
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """A turn outside our task crashed: let the task end of it."""
         self._crash = error
         self.is_stopped = True
         self._waiting.cancel()
@@ -186,14 +197,13 @@ class PeerSession:
         """
         is_moved = peer.endpoints != self.peer.endpoints
         self.peer = peer
-        if not is_moved or self.is_stopped:
-            return
-        try:
-            self.callbook.replace(peer.endpoints)
-            self._look_up_names()
-            self._call()
-        except Exception as error:  # noqa: BLE001 - only carried to our own task, which raises it
-            self._fail(error)
+        if is_moved:
+            self._take_turn(self._move)
+
+    def _move(self) -> None:
+        self.callbook.replace(self.peer.endpoints)
+        self._look_up_names()
+        self._call()
 
     # The actor's own task.
 
@@ -202,11 +212,14 @@ class PeerSession:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._look_up_names()
-                self._call()
+                self._take_turn(self._call)
                 task_status.started(self)
                 await self._serve()
+                self._nursery.cancel_scope.cancel()
         finally:
             self.close()
+        assert self._crash is not None
+        raise self._crash
 
     def close(self) -> None:
         """Forget every key, and let go of whoever waits. Twice is fine."""
@@ -218,26 +231,25 @@ class PeerSession:
         self._settled.set()
 
     async def _serve(self) -> None:
+        """Until a turn crashes."""
         while not self.is_stopped:
             message: Message | None = None
             with trio.CancelScope(deadline=self._deadline()) as self._waiting:
                 message = await self._outlet.receive()
-            if self.is_stopped:
-                break
             while message is not None:
                 self._queued -= 1
-                self._handle(message, trio.current_time())
+                self._take(message, 1)
                 try:
                     message = self._outlet.receive_nowait()
                 except trio.WouldBlock:
                     message = None
-            now = trio.current_time()
-            if self._deadline() <= now:
-                self.session.handle_timeout(now)
-                self._flush()
+            if self._deadline() <= trio.current_time():
+                self._take_turn(self._time_out)
                 await trio.lowlevel.checkpoint()  # deadlines that fall due at once must not keep the others waiting
-        assert self._crash is not None
-        raise self._crash
+
+    def _time_out(self) -> None:
+        self.session.handle_timeout(trio.current_time())
+        self._flush()
 
     def _deadline(self) -> float:
         at = self.session.next_timeout()
@@ -249,7 +261,7 @@ class PeerSession:
         if at < self._waiting.deadline:  # noqa: PLR1730 - an assignment costs a heap operation: not for every batch
             self._waiting.deadline = at
 
-    # Turns.
+    # What happens in a turn.
 
     def _handle(self, message: Message, now: float) -> None:
         session = self.session
@@ -321,7 +333,6 @@ class PeerSession:
             self._log.warning("peer %s: we have no socket of the family of its endpoints", self.peer.name)
         self.session.connect(trio.current_time())
         self._flush()
-        self._rearm()
 
     def _call_elsewhere(self, attempt: int) -> None:
         """The peer did not answer: the initiation that is about to leave goes to the next place where it may be."""
@@ -353,7 +364,7 @@ class PeerSession:
                         failed[name] = why
                         self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
                 if self.callbook.addresses != before:
-                    self._call()
+                    self._take_turn(self._call)
                 if failed:
                     await trio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LOOK_UP_RETRY_MAX_S)

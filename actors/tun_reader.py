@@ -14,8 +14,10 @@ import trio
 from holloway.actors.config import InterfaceConfig
 from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
+from holloway.protocols.packets import Packet
 
 if TYPE_CHECKING:
+    from holloway.actors.peer_session import PeerSession
     from holloway.supervisor import Context
 
 
@@ -38,9 +40,12 @@ async def tun_reader(
         await netlink.configure(port.name, interface.addresses, interface.mtu)
         task_status.started(port)
         while True:
-            packets = await port.receive()
-            for peer, batch in router.sort(packets).items():
-                peer.offer_packets(batch)
+            _offer(router.sort(await port.receive()))
     finally:
         port.close()
         past_drops.update(port.drops)
+
+
+def _offer(batches: dict[PeerSession, list[Packet]]) -> None:
+    for peer, batch in batches.items():
+        peer.offer_packets(batch)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import trio
 
 from holloway.actors.peer_session import PeerSession
-from holloway.actors.ports import DatagramPort, Ports
+from holloway.actors.ports import Arrival, DatagramPort, Ports
 from holloway.protocols.addresses import Address
 from holloway.protocols.demux import Demux, index_secret
 from holloway.protocols.keys import StaticKey
@@ -59,19 +59,21 @@ class UdpEndpoint:
 
     async def read(self, socket: DatagramPort) -> None:
         """Read one socket until cancelled."""
-        demux = self.demux
         while True:
-            arrivals = await socket.receive()
-            datagrams = [(data, arrival.source) for arrival in arrivals for data in arrival.datagrams()]
-            found = demux.sort(datagrams, trio.current_time())
-            for peer, batch in found.datagrams.items():
-                peer.offer_datagrams(batch)
-            for peer, opened, source in found.initiations:
-                peer.offer_initiation(opened, source)
-            for peer, token, source in found.resets:
-                peer.offer_reset(token, source)
-            for reply, source in found.replies:
-                self.send((reply,), source)
+            self._offer(await socket.receive())
+
+    def _offer(self, arrivals: Sequence[Arrival]) -> None:
+        """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""
+        datagrams = [(data, arrival.source) for arrival in arrivals for data in arrival.datagrams()]
+        found = self.demux.sort(datagrams, trio.current_time())
+        for peer, batch in found.datagrams.items():
+            peer.offer_datagrams(batch)
+        for peer, opened, source in found.initiations:
+            peer.offer_initiation(opened, source)
+        for peer, token, source in found.resets:
+            peer.offer_reset(token, source)
+        for reply, source in found.replies:
+            self.send((reply,), source)
 
 
 async def udp_endpoint(

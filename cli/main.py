@@ -20,14 +20,15 @@ from holloway.cli.failures import explain
 from holloway.cli.groups import LazyGroup
 
 VERBS: Final = {
-    "up": "Run a node until it is stopped.",
-    "demo": "Run a small network on this machine and show it at work.",
+    "up": "Run a node in the foreground until SIGTERM or Ctrl-C.",
+    "demo": "Bring up two nodes on this machine and ping through the tunnel.",
     "status": "Show the node and its peers.",
     "peers": "Show each peer in detail.",
     "ping": "Measure the way to a peer.",
     "check": "Name every problem of a configuration file.",
     "keygen": "Make a private key.",
     "pubkey": "Print the public key of the private key on stdin.",
+    "simulate": "Play hostile networks in one process, from a seed.",
     "config": "Show or explain the configuration.",
     "completion": "Print the completion script of a shell.",
     "version": "Print the version.",
@@ -41,8 +42,19 @@ class GlobalOptions:
     debug: bool = False
 
 
+def _say_version(context: click.Context, parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        click.echo(f"holloway {version('holloway')}")
+        context.exit()
+
+
 @click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="Print the version."
+)
 @click.pass_obj
 def root(options: GlobalOptions | None, debug: bool) -> None:
     """Join machines that are far apart into one private network."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,16 +121,35 @@ async def _run(config: Config) -> int:
 def configure_logging(level: str) -> None:
     """Log to stderr: with a priority for journald to read when it listens, with the time otherwise."""
     handler = logging.StreamHandler()
+    formatter = _Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     if os.environ.get("JOURNAL_STREAM"):
-        handler.setFormatter(_Prioritised("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        formatter = _Prioritised("%(message)s")
+    formatter.is_brief = level != "debug"
+    handler.setFormatter(formatter)
     root = logging.getLogger("holloway")
     root.addHandler(handler)
     root.setLevel(level.upper())
 
 
-class _Prioritised(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """When brief, a refusal is its text alone; a traceback is for what nobody foresaw."""
+
+    is_brief = True
+
+    def format(self, record: logging.LogRecord) -> str:
+        from holloway.protocols.errors import HollowayError
+
+        error = record.exc_info[1] if self.is_brief and record.exc_info else None
+        cause = None if error is None else cause_of(error)
+        if isinstance(cause, HollowayError):
+            record = copy(record)
+            record.exc_info = record.exc_text = None
+            if cause is not error:
+                record.msg, record.args = f"{record.getMessage()}: {cause}", ()
+        return super().format(record)
+
+
+class _Prioritised(_Formatter):
     """Each line begins with its syslog priority (systemd, sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:

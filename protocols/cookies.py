@@ -44,8 +44,8 @@ def cookie_key(responder_public: bytes) -> bytes:
 def hchacha20(key: bytes, nonce: bytes) -> bytes:
     """HChaCha20 (draft-irtf-cfrg-xchacha-03, section 2.2): 32-byte key, 16-byte nonce, 32 bytes out.
 
-    ChaCha20's block function is the permuted state plus the state it began with, and here the first and last rows of that
-    beginning are public, so HChaCha20 is a key stream block with them taken off again.
+    ChaCha20's block function is the permuted state plus the state it began with, and here the first and last rows of
+    that beginning are public, so HChaCha20 is a key stream block with them taken off again.
     """
     stream = Cipher(ChaCha20(key, nonce), mode=None).encryptor().update(bytes(64))
     words = struct.unpack("<16I", stream)

@@ -29,8 +29,9 @@ from holloway.protocols.transport import MIN_TRANSPORT_BYTES
 
 Handle = TypeVar("Handle")
 
-HANDSHAKES_UNDER_LOAD = 128
-"""Handshake messages within `LOAD_WINDOW_S` beyond which cookies are asked for: some 30 ms of work a second."""
+HANDSHAKES_UNDER_LOAD = 512
+"""Handshake messages within `LOAD_WINDOW_S` beyond which cookies are asked for. Forged ones are 50 ms of work a second
+then, true ones 200 ms; and a mesh of hundreds of nodes that starts at once does without cookies."""
 LOAD_WINDOW_S = 1.0
 RESET_BYTES = 4 + TOKEN_BYTES
 INDICES_PER_PEER = RETIRED_KEYS + 4
@@ -257,7 +258,7 @@ class Demux(Generic[Handle]):
             result.initiations.append((links.handle, opened, source))
 
     def _answer_stranger(self, index: int, source: Address, now: float, result: Sorted[Handle]) -> None:
-        """Tell the peer of a session that we lost. Only indices that we once gave out are answered: others stay silent."""
+        """Tell the peer of a session that we lost; but only for an index that we once gave out."""
         if self._indices.was_issued(index) and self._reset_rate.allow(source[0], now):
             result.replies.append((MessageType.RESET.to_bytes(4, "little") + self._indices.token(index), source))
 

@@ -1,8 +1,8 @@
 """The handshake messages of one peer: makes ours, judges theirs, and remembers what that takes.
 
-That is the initiation under way and its ephemeral key, the cookie, the newest timestamp that the peer has used and the last
-one that we have used. Not responsible for when to begin, repeat or give up, nor for the keys that come of it: that is
-`session`. Source: WireGuard paper, sections 5.1 and 5.4.
+That is the initiation under way and its ephemeral key, the cookie, the newest timestamp that the peer has used and the
+last one that we have used. Not responsible for when to begin, repeat or give up, nor for the keys that come of it: that
+is `session`. Source: WireGuard paper, sections 5.1 and 5.4.
 """
 
 from __future__ import annotations

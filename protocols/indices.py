@@ -1,8 +1,8 @@
 """Receiver indices: the four bytes by which a datagram finds its session.
 
-An index is half random, half a mac under a key derived from the node's private key. So a node that has lost its sessions
-in a restart still recognises the indices that it gave out before, and can tell their owners with a reset, while somebody
-who guesses gets no answer. Not responsible for what a reset causes: `demux` and `session`.
+An index is half random, half a mac under a key derived from the node's private key. So a node that has lost its
+sessions in a restart still recognises the indices that it gave out before, and can tell their owners with a reset,
+while somebody who guesses gets no answer. Not responsible for what a reset causes: `demux` and `session`.
 """
 
 from __future__ import annotations

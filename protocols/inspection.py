@@ -1,7 +1,7 @@
 """Judges inner packets: the source must belong to the peer that sent them, the destination to us.
 
-This is WireGuard's cryptokey routing seen from inside, plus a check of the destination. Not responsible for choosing the
-peer of an outgoing packet: that is `routes`.
+This is WireGuard's cryptokey routing seen from inside, plus a check of the destination. Not responsible for choosing
+the peer of an outgoing packet: that is `routes`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 * *current* seals what we send, and opens.
 * *next* we derived by answering the peer's initiation. It opens, and becomes current with the first datagram that it
-  opens: only then do we know that the peer has it (WireGuard paper, section 5.4.6).
+  opens: only then do we know that the peer has it (WireGuard paper, section 6.3).
 * *retired* keys open what was in flight when they were replaced.
 
-Every slot has a receiver index and perhaps a reset token in the tables of the node; forgetting a slot gives both back. Not
-responsible for when keys are agreed on or expire: that is `session`.
+Every slot has a receiver index and perhaps a reset token in the tables of the node; forgetting a slot gives both back.
+Not responsible for agreeing on keys (`handshakes`), nor for when (`session`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
-from holloway.protocols.transport import TransportKeys
+from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.suites import Suite
+from holloway.protocols.transport import TransportKeys, framing
 
 RETIRED_KEYS = 2
 """One more than WireGuard's single previous slot, so that simultaneous rekeys of both sides lose nothing in flight."""
@@ -41,14 +43,17 @@ class Links(Protocol):
 class Keyring:
     """At most one current, one next and `RETIRED_KEYS` retired keys."""
 
-    __slots__ = ("_by_index", "_current", "_links", "_next", "_retired")
+    __slots__ = ("_by_index", "_current", "_lifetime_s", "_links", "_next", "_retired", "_suite", "made_total")
 
-    def __init__(self, links: Links) -> None:
-        self._links = links
+    def __init__(self, suite: Suite, lifetime_s: float, links: Links) -> None:
+        """`lifetime_s`: how long after it was made a key is forgotten, whatever its slot."""
+        self._suite, self._lifetime_s, self._links = suite, lifetime_s, links
         self._current: TransportKeys | None = None
         self._next: TransportKeys | None = None
         self._retired: deque[TransportKeys] = deque()
         self._by_index: dict[int, TransportKeys] = {}
+        self.made_total = 0
+        """How many keys there have been; the epoch of the latest."""
 
     def __repr__(self) -> str:
         return f"<Keyring current={self._current} next={self._next} retired={len(self._retired)}>"
@@ -66,14 +71,13 @@ class Keyring:
         """Every slot by our receiver index. The same object always; it follows the ring."""
         return self._by_index
 
-    def add_next(self, keys: TransportKeys) -> None:
+    def add_next(self, derived: DerivedKeys, now: float) -> None:
         """Keys of an initiation that we answered. A next key that the peer never used makes room."""
         if self._next is not None:
             self._forget(self._next)
-        self._next = keys
-        self._add(keys)
+        self._next = self._make(derived, now, is_initiator=False)
 
-    def add_current(self, keys: TransportKeys, *, keep_next: bool) -> None:
+    def add_current(self, derived: DerivedKeys, now: float, *, keep_next: bool) -> None:
         """Keys of a handshake that we began, which the peer therefore has.
 
         `keep_next`: the next key may yet replace this one; otherwise it opens only, from now on.
@@ -82,8 +86,7 @@ class Keyring:
         if not keep_next:
             self._retire(self._next)
             self._next = None
-        self._current = keys
-        self._add(keys)
+        self._current = self._make(derived, now, is_initiator=True)
 
     def confirm_next(self) -> None:
         """The peer has used the next key: it becomes the current one."""
@@ -109,10 +112,20 @@ class Keyring:
         """When `expire` has something to do next."""
         return min((keys.expires_at for keys in self._by_index.values()), default=None)
 
-    def _add(self, keys: TransportKeys) -> None:
+    def _make(self, derived: DerivedKeys, now: float, *, is_initiator: bool) -> TransportKeys:
+        self.made_total += 1
+        keys = framing(self._suite)(
+            self._suite,
+            derived,
+            is_initiator=is_initiator,
+            created_at=now,
+            expires_at=now + self._lifetime_s,
+            epoch=self.made_total,
+        )
         self._by_index[keys.local_index] = keys
         if keys.remote_token:
             self._links.expect_reset(keys.remote_token)
+        return keys
 
     def _retire(self, keys: TransportKeys | None) -> None:
         if keys is not None:

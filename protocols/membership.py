@@ -26,8 +26,8 @@ from ipaddress import (
 )
 from typing import TypeAlias, TypeVar
 
-from holloway.protocols.errors import LocalError
-from holloway.protocols.keys import decode_key, encode_key
+from holloway.protocols.errors import HandshakeFailed, LocalError
+from holloway.protocols.keys import StaticKey, decode_key, encode_key
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -44,6 +44,8 @@ MAX_HOST_CHARS = 253  # RFC 1035, section 2.3.4, without the final dot
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _TEXT_CHARS = 256
+_ANY_KEY = StaticKey(bytes(range(32)))
+"""Guards no secret: a point of low order gives itself away with any key (RFC 7748, section 6.1)."""
 
 
 class RecordProblem(Enum):
@@ -166,8 +168,10 @@ def _text(value: object) -> str:
 
 def _key(value: object) -> bytes:
     key = decode_key(_text(value))
-    if not any(key):
-        raise ValueError("the key of nobody")
+    try:
+        _ANY_KEY.exchange(key)
+    except HandshakeFailed:
+        raise ValueError("a key whose secrets everybody knows") from None
     return key
 
 

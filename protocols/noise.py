@@ -1,12 +1,14 @@
 """The Noise handshake IKpsk2 of both suites, message for message.
 
-    initiation   -> e, es, s, ss     payload: TAI64N timestamp (and, in `aes-gcm`, the reset token of the sender's index)
-    response     <- e, ee, se, psk   payload: empty (in `aes-gcm`: the reset token of the sender's index)
+    initiation   -> e, es, s, ss     payload: TAI64N timestamp, and the reset token of the sender's index
+    response     <- e, ee, se, psk   payload: the reset token of the sender's index
 
-Responsible for the cryptography of the two handshake messages up to their macs, which `cookies` appends. Not responsible
-for retransmission, replay of initiations or key slots: that is `session`. Sources: Noise Protocol Framework revision 34,
-sections 5 and 9; WireGuard paper, section 5.4. With the `wireguard` suite the bytes are WireGuard's. The `aes-gcm` suite
-adds one step to Noise: before the tokens of a message its header is mixed into the hash, as a prologue would be.
+With the `wireguard` suite the bytes are WireGuard's, and there are no tokens. The `aes-gcm` suite adds one step to Noise:
+before the tokens of a message its header is mixed into the hash, as a prologue would be.
+
+Responsible for the cryptography of the two handshake messages up to their macs, which `cookies` appends. Not
+responsible for retransmission, replay of initiations or key slots: that is `handshakes` and `session`. Sources: Noise
+Protocol Framework, revision 34, sections 5 and 9; WireGuard paper, section 5.4.
 """
 
 from __future__ import annotations

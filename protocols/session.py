@@ -1,31 +1,30 @@
-"""The session with one peer, WireGuard's rules as one state machine: when to shake hands, which key to use, where to send.
+"""The session with one peer: when to shake hands, which key to use, where to send. WireGuard's rules, one machine.
 
-How it works. A session seals under one key and opens under several (`keyring`), and beside them there may be one initiation
-of ours under way (`handshakes`). The state is a summary of those facts, recomputed in one place (`_settle`), and every move
-is checked against a table (`states`):
+How it works. A session seals under one key and opens under several (`keyring`), and beside them there may be one
+initiation of ours under way (`handshakes`). The state is a summary of those facts, recomputed in one place (`_settle`),
+and every move is checked against a table (`states`):
 
     IDLE ──dial──► INITIATING ──response──► ESTABLISHED ──dial──► REKEYING ──response──► ESTABLISHED
     IDLE ──answered──► CONFIRMING ──first datagram──► ESTABLISHED          any ──keys expired──► IDLE
 
-What happens arms and disarms deadlines (`timers`), and a deadline does one of three things: it begins a handshake, sends a
-keepalive or forgets something. While packets wait for a key there is always one ahead that will end their wait.
+What happens arms and disarms deadlines (`timers`), and a deadline does one of three things: it begins a handshake,
+sends a keepalive or forgets something. While packets wait for a key there is always one ahead that will end their wait.
 
 The object is pure. Time is the parameter `now`, in monotonic seconds that never go back; randomness, the wall clock for
 TAI64N stamps and the receiver indices come in by the constructor. What a peer sends never raises: it is dropped for a
-`DropReason`, counted in `drops`, and told by `next_event`. Nothing leaves `datagrams_to_send` that is not sealed or a
-handshake message. Not responsible for sockets, for finding the session of a datagram (`demux`) or for who may use which
-inner address (`inspect`, given by the caller).
+`DropReason`, counted in `drops`, and told by `next_event` (`journal`). Nothing leaves `datagrams_to_send` that is not
+sealed or a handshake message. Not responsible for sockets, for finding the session of a datagram (`demux`) or for who
+may use which inner address (`inspect`, given by the caller).
 
-Sources: WireGuard paper, sections 5 and 6; wireguard-go, device/timers.go, for the order of its events. Where we differ is
-listed in `docs/protocol.md`; the greatest difference: when both peers begin at once, both handshakes may complete, and then
-the key of the one begun by the smaller public key is used.
+Sources: WireGuard paper, sections 5 and 6; wireguard-go, device/timers.go, for the order of its events. Where we differ
+is listed in `docs/protocol.md`; the greatest difference: when both peers begin at once, both handshakes may complete,
+and then the key of the one begun by the smaller public key is used.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.errors import LocalError
@@ -37,34 +36,21 @@ from holloway.protocols.events import (
     HandshakeGaveUp,
     HandshakeStarted,
     KeyExpired,
-    PacketDropped,
     PeerForgotUs,
 )
 from holloway.protocols.handshakes import Handshakes
+from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal, Traffic
 from holloway.protocols.keyring import Keyring, Links
-from holloway.protocols.noise import DerivedKeys, OpenedInitiation, initiation_bytes
+from holloway.protocols.noise import OpenedInitiation, initiation_bytes
 from holloway.protocols.packets import Packet
 from holloway.protocols.session_config import SessionConfig
 from holloway.protocols.staging import Staging, unfold
 from holloway.protocols.states import TRANSITIONS, State
 from holloway.protocols.suites import FIRST_RECEIVER_INDEX
 from holloway.protocols.timers import Deadline, SessionTimers
-from holloway.protocols.transport import TransportKeys, framing
+from holloway.protocols.transport import TransportKeys
 
-EVENTS = 256
-"""Unread events beyond this push out the oldest ones."""
-DROP_EVENTS = 128
-"""No drop is told while this many events are unread, so that a flood cannot push out other news; `drops` counts it."""
-
-__all__ = ["Session", "SessionConfig", "State", "Traffic"]
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Inner packets, and bytes of authentic datagrams of every kind, in one direction."""
-
-    packets: int = 0
-    bytes: int = 0
+__all__ = ["DROP_EVENTS", "EVENTS", "Session", "SessionConfig", "State"]
 
 
 class Session:
@@ -96,12 +82,13 @@ class Session:
             entropy=entropy,
             wall_ns=wall_ns,
         )
-        self._ring = Keyring(links)
-        self._framing = framing(config.suite)
+        self._ring = Keyring(config.suite, config.timers.reject_after_s, links)
         self._is_ours_preferred = config.static.public < config.peer_public
         self.endpoint = endpoint
         self.state = State.IDLE
-        self.drops: Counter[DropReason] = Counter()
+        self._journal = Journal()
+        self._events = self._journal.events
+        self.drops = self._journal.drops
         self.received = Traffic()
         self.transmitted = Traffic()
         self.transitions: Counter[tuple[State, State]] = Counter()
@@ -110,7 +97,6 @@ class Session:
         self.last_received_at: float | None = None
         self.round_trip_s: float | None = None
 
-        self._epoch = 0
         self._attempt = 0
         self._dialling_since = 0.0
         self._dial_wanted_at: float | None = None
@@ -119,7 +105,6 @@ class Session:
         self._staged = Staging()
         self._outbox: list[bytes] = []
         self._inside: list[bytes] = []
-        self._events: deque[Event] = deque(maxlen=EVENTS)
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -164,7 +149,7 @@ class Session:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
         self._refuse_if_closed()
         whole, malformed = unfold(packets)
-        self._drop(DropReason.MALFORMED, None, malformed)
+        self._journal.drop(DropReason.MALFORMED, None, malformed)
         if not whole:
             return
         keys = self._ring.current
@@ -205,7 +190,7 @@ class Session:
         ring, inspect, inside = self._ring, self._config.inspect, self._inside
         by_index, transport = ring.by_index, self._suite.transport
         is_heard = has_data = False
-        size = 0
+        size, waiting = 0, len(inside)
         for data, source in datagrams:
             word = int.from_bytes(data[:4], "little")
             if transport is None:
@@ -216,13 +201,13 @@ class Session:
                 self._receive_handshake(word, data, source, now)
                 continue
             if now >= keys.expires_at:
-                self._drop(DropReason.KEY_EXPIRED, source)
+                self._journal.drop(DropReason.KEY_EXPIRED, source)
                 continue
             is_moved = source != self.endpoint
             top = keys.top if is_moved else 0
             packets = keys.open(data)
             if not isinstance(packets, list):
-                self._drop(packets, source)
+                self._journal.drop(packets, source)
                 continue
             is_heard = True
             size += len(data)
@@ -237,10 +222,10 @@ class Session:
                 refusal = inspect(packet)
                 if refusal is None:
                     inside.append(packet)
-                    self.received.packets += 1
                 else:
-                    self._drop(refusal, source)
+                    self._journal.drop(refusal, source)
         if is_heard:
+            self.received.packets += len(inside) - waiting
             self._note_received(now, size)
             if has_data:
                 self._timers.data_received(now)
@@ -253,10 +238,11 @@ class Session:
             return
         answer = self._handshakes.answer(opened, now)
         if isinstance(answer, DropReason):
-            self._drop(answer, source)
+            self._journal.drop(answer, source)
             return
         message, derived = answer
-        self._ring.add_next(self._keys(derived, is_initiator=False, now=now))
+        self._ring.add_next(derived, now)
+        self._watch_expiry()
         if source != self.endpoint:
             self._move_endpoint(source)
         self._note_received(now, initiation_bytes(self._suite))
@@ -266,21 +252,21 @@ class Session:
     def receive_reset(self, token: bytes, source: Address, now: float) -> None:
         """The peer says that it does not know our current key any more: begin a handshake.
 
-        The token came to us inside the handshake of that key. But a node may give out an index again in a later year, and
-        its token with it, so a reset is a hint and no more: it takes no key away, and causes one handshake every
+        The token came to us inside the handshake of that key. But a node may give out an index again in a later year,
+        and its token with it, so a reset is a hint and no more: it takes no key away, and causes one handshake every
         `rekey_timeout_s` at the most.
         """
         if self.state is State.CLOSED:
             return
         keys = self._ring.current
         if keys is None or not token or keys.remote_token != token:
-            self._drop(DropReason.UNKNOWN_RESET, source)
+            self._journal.drop(DropReason.UNKNOWN_RESET, source)
             return
         if now < self._reset_at + self._durations.rekey_timeout_s:
-            self._drop(DropReason.RESET_FLOOD, source)
+            self._journal.drop(DropReason.RESET_FLOOD, source)
             return
         self._reset_at = now
-        self._tell(PeerForgotUs())
+        self._journal.tell(PeerForgotUs())
         self._dial(now, at_once=True)
 
     def handle_timeout(self, now: float) -> None:
@@ -360,7 +346,7 @@ class Session:
 
     def _stage(self, packets: Sequence[bytes], now: float) -> None:
         self._timers.packets_staged(now)
-        self._drop(DropReason.STAGING_FULL, None, self._staged.put(packets))
+        self._journal.drop(DropReason.STAGING_FULL, None, self._staged.put(packets))
 
     def _flush_staged(self, now: float) -> bool:
         """Send what waited. Whether there was anything."""
@@ -373,7 +359,7 @@ class Session:
 
     def _discard_staged(self, reason: DropReason) -> None:
         self._timers.nothing_staged()
-        self._drop(reason, None, len(self._staged.take()))
+        self._journal.drop(reason, None, len(self._staged.take()))
 
     # Handshakes.
 
@@ -401,10 +387,10 @@ class Session:
         self._timers.initiation_sent(now)
         self._attempt += 1
         if message is None:
-            self._drop(DropReason.NO_INDEX, None)
+            self._journal.drop(DropReason.NO_INDEX, None)
         else:
             self._queue(message, now)
-            self._tell(HandshakeStarted(self._attempt))
+            self._journal.tell(HandshakeStarted(self._attempt))
         self._settle()
 
     def _retransmit(self, now: float) -> None:
@@ -412,7 +398,7 @@ class Session:
             self._handshakes.abandon()
             self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
             self._timers.handshake_given_up()
-            self._tell(HandshakeGaveUp(self._attempt))
+            self._journal.tell(HandshakeGaveUp(self._attempt))
             self._settle()
         elif now < self._earliest_dial():  # we have just answered the peer: its confirmation may be on the way
             self._timers.retransmit_at(self._earliest_dial())
@@ -424,22 +410,23 @@ class Session:
             self._receive_response(data, source, now)
         elif word == self._suite.cookie_reply:
             if not self._handshakes.read_cookie_reply(data, now):
-                self._drop(DropReason.BAD_COOKIE, source)
+                self._journal.drop(DropReason.BAD_COOKIE, source)
         elif word == self._suite.transport or (self._suite.transport is None and word >= FIRST_RECEIVER_INDEX):
-            self._drop(DropReason.UNKNOWN_INDEX, source)
+            self._journal.drop(DropReason.UNKNOWN_INDEX, source)
         else:
-            self._drop(DropReason.WRONG_SUITE, source)
+            self._journal.drop(DropReason.WRONG_SUITE, source)
 
     def _receive_response(self, data: bytes, source: Address, now: float) -> None:
         derived = self._handshakes.complete(data)
         if isinstance(derived, DropReason):
-            self._drop(derived, source)
+            self._journal.drop(derived, source)
             return
         initiated_at = self._handshakes.initiated_at
         rival = self._ring.next
         # We answered the peer while our own initiation was under way, so the peer may complete both handshakes, too.
         is_rival_preferred = rival is not None and rival.created_at >= initiated_at and not self._is_ours_preferred
-        self._ring.add_current(self._keys(derived, is_initiator=True, now=now), keep_next=is_rival_preferred)
+        self._ring.add_current(derived, now, keep_next=is_rival_preferred)
+        self._watch_expiry()
         self.round_trip_s = now - initiated_at
         if source != self.endpoint:
             self._move_endpoint(source)
@@ -457,35 +444,23 @@ class Session:
         self._attempt = 0
         self._dial_wanted_at = None
         self._timers.handshake_completed()
-        self._tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
+        self._journal.tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
         self._settle()
 
-    # Keys.
+    # Timers and bookkeeping.
 
-    def _keys(self, derived: DerivedKeys, *, is_initiator: bool, now: float) -> TransportKeys:
-        self._epoch += 1
-        expires_at = now + self._durations.reject_after_s
-        self._timers.key_expires(expires_at)
-        return self._framing(
-            self._suite,
-            derived,
-            is_initiator=is_initiator,
-            created_at=now,
-            expires_at=expires_at,
-            epoch=self._epoch,
-        )
+    def _watch_expiry(self) -> None:
+        earliest = self._ring.earliest_expiry()
+        if earliest is not None:
+            self._timers.key_expires(earliest)
 
     def _expire_keys(self, now: float) -> None:
         before = self._ring.current
         self._ring.expire(now)
         if before is not None and self._ring.current is None:
-            self._tell(KeyExpired(before.epoch))
-        earliest = self._ring.earliest_expiry()
-        if earliest is not None:
-            self._timers.key_expires(earliest)
+            self._journal.tell(KeyExpired(before.epoch))
+        self._watch_expiry()
         self._settle()
-
-    # Timers and bookkeeping.
 
     def _note_received(self, now: float, size: int) -> None:
         """An authentic datagram of `size` bytes arrived."""
@@ -499,17 +474,8 @@ class Session:
             self._dial(now)
 
     def _move_endpoint(self, source: Address) -> None:
-        self._tell(EndpointMoved(self.endpoint, source))
+        self._journal.tell(EndpointMoved(self.endpoint, source))
         self.set_endpoint(source)
-
-    def _tell(self, event: Event) -> None:
-        self._events.append(event)
-
-    def _drop(self, reason: DropReason, source: Address | None, count: int = 1) -> None:
-        if count:
-            self.drops[reason] += count
-            if len(self._events) < DROP_EVENTS:
-                self._events.append(PacketDropped(reason, source, count))
 
     def _refuse_if_closed(self) -> None:
         if self.state is State.CLOSED:

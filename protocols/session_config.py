@@ -21,8 +21,9 @@ MAX_KEEPALIVE_S = 65535.0  # wg(8), persistent-keepalive
 class SessionConfig:
     """One peer. Keys are 32 raw bytes; `preshared` is zeros where there is none.
 
-    `keepalive_s`: the interval of unasked keepalives, 0 for none. `mtu`: inner bytes a datagram. `inspect` judges an inner
-    packet from the peer: `None` to deliver it, or the reason to drop it. Raises `LocalError` for unusable numbers.
+    `keepalive_s`: the interval of unasked keepalives, 0 for none. `mtu`: inner bytes a datagram. `inspect` judges an
+    inner packet from the peer: `None` to deliver it, or the reason to drop it. Raises `LocalError` for unusable
+    numbers.
     """
 
     suite: Suite

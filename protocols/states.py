@@ -1,7 +1,7 @@
 """The states of a session, and which may follow which.
 
-A state is a summary of two facts, whether there is a key to seal with and whether an initiation of ours is under way, so it
-decides nothing by itself: `session` recomputes it whenever one of the facts changes and checks the move against
+A state is a summary of two facts, whether there is a key to seal with and whether an initiation of ours is under way,
+so it decides nothing by itself: `session` recomputes it whenever one of the facts changes and checks the move against
 `TRANSITIONS`. The diagram in `docs/protocol.md` is drawn from that table.
 """
 

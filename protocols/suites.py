@@ -1,7 +1,7 @@
 """The two cipher suites of the session protocol.
 
-Responsible for what differs between them: Noise protocol name, prologue, message types, AEAD, message limits and whether
-there are resets. Not responsible for the handshake (`noise`) nor for transport framing (`transport`).
+Responsible for what differs between them: Noise protocol name, prologue, message types, AEAD, message limits and
+whether there are resets. Not responsible for the handshake (`noise`) nor for transport framing (`transport`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 class MessageType(IntEnum):
     """The first little-endian 32-bit word of a datagram.
 
-    1 to 4 are WireGuard's (paper, section 5.4). 0x21 to 0x24 are Holloway's own. 5 to 255 otherwise are reserved. A word
-    of `FIRST_RECEIVER_INDEX` or more is itself the receiver index of an `aes-gcm` transport datagram, so the common case
-    needs one table lookup and no further header.
+    1 to 4 are WireGuard's (paper, section 5.4). 0x21 to 0x24 are Holloway's own. 5 to 255 otherwise are reserved. A
+    word of `FIRST_RECEIVER_INDEX` or more is itself the receiver index of an `aes-gcm` transport datagram, so the
+    common case needs one table lookup and no further header.
     """
 
     WIREGUARD_INITIATION = 1
@@ -50,8 +50,9 @@ class Aead(Protocol):
 class Suite:
     """One cipher suite.
 
-    `prologue` is what both sides hash before the first message. `rekey_after_messages` and `reject_after_messages` bound
-    what one transport key seals in one direction: at the first a successor is asked for, at the second it refuses.
+    `prologue` is what both sides hash before the first message. `rekey_after_messages` and `reject_after_messages`
+    bound what one transport key seals in one direction: at the first a successor is asked for, at the second it
+    refuses.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Transport keys: sealing inner packets into datagrams and opening them again.
 
-One `TransportKeys` is one key slot: both directions of one handshake, its counter and its replay window. The two framings
-(bytes in `docs/protocol.md`):
+One `TransportKeys` is one key slot: both directions of one handshake, its counter and its replay window. The two
+framings (bytes in `docs/protocol.md`):
 
 * `wireguard`: one packet a datagram, zero-padded to 16 bytes (WireGuard paper, section 5.4.6).
 * `aes-gcm`: one record a datagram, holding one or more whole packets back to back; the header is the nonce.
@@ -31,7 +31,7 @@ PADDING_BYTES = 16
 RECORD_DATA = 1
 """The only record kind so far: inner packets back to back, or nothing, which is a keepalive."""
 SPREAD_BITS = 12
-"""Low bits of the last header word, which tell how a record spreads over datagrams: zero for a record in one datagram."""
+"""Low bits of the last header word: how a record spreads over datagrams, zero for a record in one datagram."""
 
 _SPREAD_MASK = (1 << SPREAD_BITS) - 1
 _WIREGUARD_TYPE = MessageType.WIREGUARD_TRANSPORT.value
@@ -41,7 +41,7 @@ _WIREGUARD_NONCE = struct.Struct("<IQ")
 
 
 class TransportKeys(ABC):
-    """One key slot. `created_at` and `expires_at` are monotonic seconds; `epoch` counts the slots of a session from 1."""
+    """One key slot. `created_at` and `expires_at` in monotonic seconds; `epoch` counts a session's slots from 1."""
 
     __slots__ = (
         "_limit",
@@ -110,8 +110,8 @@ class TransportKeys(ABC):
     def seal(self, packets: Sequence[bytes], limit: int) -> list[bytes]:
         """Datagrams that carry `packets` in order; an empty packet is a keepalive. `limit`: inner bytes a datagram.
 
-        A packet longer than `limit` gets a datagram of its own, for the network to judge. Raises `KeyExhausted` when the
-        key has too few counters left, and seals nothing then; ask `can_seal` first.
+        A packet longer than `limit` gets a datagram of its own, for the network to judge. Raises `KeyExhausted` when
+        the key has too few counters left, and seals nothing then; ask `can_seal` first.
         """
 
     @abstractmethod

@@ -44,10 +44,9 @@ class Call(Generic[Result]):
         self._done.set()
 
     def refuse(self) -> None:
-        """Answer that the supervisor is stopping, unless it has been answered."""
-        if not self._done.is_set():
-            self._error = ActorDown(self._path, "it is stopping")
-            self._done.set()
+        """Answer that the supervisor is stopping."""
+        self._error = ActorDown(self._path, "it is stopping")
+        self._done.set()
 
     async def answer(self) -> Result:
         """Wait for the answer. Called by the caller."""

@@ -31,7 +31,6 @@ from holloway.supervisor.errors import (
 from holloway.supervisor.events import (
     ChildInfo,
     ChildRestarting,
-    ChildStartFailed,
     Exit,
     State,
     SupervisorGaveUp,
@@ -144,7 +143,7 @@ class Life:
         if self._serving is not None:
             self._serving.refuse()
         for run in in_order(self._runs.values()):
-            shed(run.reap().error)
+            run.reap_cancelled()
         self._inbox.listen()
         while (item := self._inbox.pop()) is not None:
             self._hear_at_end(item)
@@ -225,17 +224,15 @@ class Life:
         self._runs[name] = self._starting = run
         problem = await run.bring_up(self._nursery)
         self._starting = None
-        now = trio.current_time()
         if problem is None:
-            self._roster.started(name, now)
+            self._roster.started(name, trio.current_time())
             return None
         if run.ended.is_set():
             self._bury(run)
         else:
             self._roster.overran(name)
             run.report_overrun()
-        if not run.abandoned:
-            registry.publish(ChildStartFailed(cell.path, now, number, problem))
+        run.report_failed_start(problem)
         return problem
 
     async def _take_down(self, name: str, *, comes_back: bool) -> Exit | None:
@@ -313,7 +310,6 @@ class Life:
     async def _restart(self, name: str) -> None:
         member = self._roster[name]
         if member.state is State.RUNNING:
-            member.due = trio.current_time()
             await self._take_down(name, comes_back=True)
         if member.state is State.ZOMBIE:
             raise GraceOverrun(self._cells[name].path, member.child.stop_grace)

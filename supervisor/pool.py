@@ -27,8 +27,10 @@ from holloway.supervisor.events import (
 from holloway.supervisor.pool_life import PoolLife
 from holloway.supervisor.ref import Ref
 from holloway.supervisor.spec import (
+    DEFAULT_BACKOFF,
     DEFAULT_INTENSITY,
     AutoShutdown,
+    Backoff,
     Child,
     Intensity,
     Restart,
@@ -67,9 +69,11 @@ class Pool(Generic[Key, Handle]):
     def __repr__(self) -> str:
         return f"<Pool {self.name} {len(self.keys())} of {self.limit}>"
 
-    def as_child(self, *, restart: Restart = Restart.PERMANENT) -> Child[Pool[Key, Handle]]:
+    def as_child(
+        self, *, restart: Restart = Restart.PERMANENT, backoff: Backoff = DEFAULT_BACKOFF
+    ) -> Child[Pool[Key, Handle]]:
         """This pool as a child of a supervisor: with all the time it needs to stop its own."""
-        return Child(name=self.name, run=self, restart=restart, stop_grace=math.inf)
+        return Child(name=self.name, run=self, restart=restart, backoff=backoff, stop_grace=math.inf)
 
     async def __call__(
         self, ctx: Context, *, task_status: trio.TaskStatus[Pool[Key, Handle]] = trio.TASK_STATUS_IGNORED

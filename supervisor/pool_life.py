@@ -21,22 +21,13 @@ from holloway.supervisor.errors import (
     SupervisorError,
     shed,
 )
-from holloway.supervisor.events import (
-    ChildRestarting,
-    ChildStartFailed,
-    Exit,
-    State,
-    SupervisorGaveUp,
-)
+from holloway.supervisor.events import ChildRestarting, Exit, State, SupervisorGaveUp
 from holloway.supervisor.inbox import Inbox, in_order
 from holloway.supervisor.life import give_up
 from holloway.supervisor.policy import GiveUp, Leave, Regroup, ShutDown
 from holloway.supervisor.ref import Cell, Ref
 from holloway.supervisor.roster import Roster
-from holloway.supervisor.spec import (
-    Child,
-    Intensity,
-)
+from holloway.supervisor.spec import Child, Intensity
 from holloway.supervisor.watcher import Incarnation
 
 Key = TypeVar("Key", bound=Hashable)
@@ -182,7 +173,7 @@ class PoolLife(Generic[Key, Handle]):
         self._end()
         entries = list(self.entries.values())
         for run in in_order(entry.run for entry in entries if not entry.run.reaped):
-            shed(run.reap().error)
+            run.reap_cancelled()
         for entry in entries:
             entry.last_exit = entry.run.exit
             entry.decided.set()
@@ -221,11 +212,10 @@ class PoolLife(Generic[Key, Handle]):
 
     async def _bring_up(self, entry: Entry[Key, Handle]) -> ChildStartError | None:
         """See `entry.run` through its start. Returns the failure, which the roster has not been told of."""
-        run, registry = entry.run, self._ctx.registry
+        run = entry.run
         problem = await run.bring_up(self._nursery)
-        now = trio.current_time()
         if problem is None:
-            self.roster.started(run.child.name, now)
+            self.roster.started(run.child.name, trio.current_time())
             if entry.unwanted:
                 self._ask_to_stop(entry)
             elif run.ended.is_set():  # so soon that the loop may have heard of it before it was called running
@@ -235,8 +225,7 @@ class PoolLife(Generic[Key, Handle]):
             entry.last_exit = run.reap()
         else:
             self._note_overrun(entry)
-        if not run.abandoned:
-            registry.publish(ChildStartFailed(entry.cell.path, now, run.number, problem))
+        run.report_failed_start(problem)
         return problem
 
     def _ask_to_stop(self, entry: Entry[Key, Handle]) -> None:
@@ -287,6 +276,8 @@ class PoolLife(Generic[Key, Handle]):
             entry.over.set()
         elif self.roster[name].state is State.WAITING:
             entry.pause = trio.CancelScope()
+            if entry.over.is_set():  # it was a zombie
+                entry.over = trio.Event()
             self._nursery.start_soon(self._revive, entry, self.roster[name].due)
 
     def _decide(self, entry: Entry[Key, Handle], error: Exception | None) -> None:

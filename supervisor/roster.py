@@ -17,8 +17,9 @@ States of a child; every move passes through one method that holds this table:
     ZOMBIE   ─► WAITING | STOPPED              it ended at last
 
 Where this differs from OTP, on purpose: an explicit stop holds (OTP starts a stopped child again when a sibling takes
-the whole group down), restarts are spaced by a backoff, a child started anew after a quiet time is forgiven, and when
-one member of a group fails to come back the ones already up are stopped at once and not at the next attempt.
+the whole group down); restarts are spaced by a backoff, which a quiet time or a start by hand forgives; when one member
+of a group fails to come back, those already up are stopped at once and not at the next attempt; and giving up is a
+failure, so a transient supervisor is started again after it (OTP's ends with `shutdown`, which counts as normal).
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Roster:
         self._move(member, State.STARTING)
         member.incarnation += 1
         member.restarts += automatic
+        member.due = 0.0
         if not automatic:
             member.delay = None
         member.up_since = None

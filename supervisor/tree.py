@@ -23,8 +23,10 @@ from holloway.supervisor.life import Life
 from holloway.supervisor.ref import Ref
 from holloway.supervisor.roster import Roster
 from holloway.supervisor.spec import (
+    DEFAULT_BACKOFF,
     DEFAULT_INTENSITY,
     AutoShutdown,
+    Backoff,
     Child,
     Intensity,
     Restart,
@@ -79,12 +81,19 @@ class Supervisor:
         """Seconds that stopping `specs` one after the other may take, cleanup after cancellation not counted."""
         return sum(child.stop_grace for child in self.specs)
 
-    def as_child(self, *, restart: Restart = Restart.PERMANENT, significant: bool = False) -> Child[Supervisor]:
+    def as_child(
+        self,
+        *,
+        restart: Restart = Restart.PERMANENT,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        significant: bool = False,
+    ) -> Child[Supervisor]:
         """This supervisor as a child of another: with all the time it needs to start and to stop its own."""
         return Child(
             name=self.name,
             run=self,
             restart=restart,
+            backoff=backoff,
             significant=significant,
             start_timeout=math.inf,
             stop_grace=math.inf,

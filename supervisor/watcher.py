@@ -1,7 +1,8 @@
 """One run of one child: its task, how it becomes ready, how it is made to stop, and how it ended.
 
 This is the only module where a crash is caught. The watcher turns `Exception` into a value and nothing else:
-`Cancelled`, `KeyboardInterrupt` and `SystemExit`, alone or inside a group, belong to whoever runs the tree and pass.
+`Cancelled`, `KeyboardInterrupt` and `SystemExit` belong to whoever runs the tree and pass. A group that mixes the two is
+split.
 
 Not responsible for what follows an end (`roster`), nor for the order in which ends are heard (`inbox`).
 """
@@ -15,8 +16,16 @@ from typing import Any, TypeVar, overload
 import trio
 
 from holloway.supervisor.context import LOG, Context, Registry
-from holloway.supervisor.errors import ChildStartError
-from holloway.supervisor.events import ChildExited, ChildOverranGrace, ChildStarted, Event, Exit, ExitReason
+from holloway.supervisor.errors import ChildStartError, shed
+from holloway.supervisor.events import (
+    ChildExited,
+    ChildOverranGrace,
+    ChildStarted,
+    ChildStartFailed,
+    Event,
+    Exit,
+    ExitReason,
+)
 from holloway.supervisor.ref import Cell
 from holloway.supervisor.spec import LINGER_S, Child
 
@@ -33,26 +42,6 @@ class Incarnation(trio.TaskStatus[Handle]):
 
     `on_end(self)` is called once, in the last step of the child's task; it must not raise or wait.
     """
-
-    __slots__ = (
-        "_late",
-        "_on_end",
-        "_publish",
-        "_settled",
-        "_task",
-        "_told_to_stop",
-        "abandoned",
-        "cell",
-        "child",
-        "context",
-        "ended",
-        "exit",
-        "number",
-        "order",
-        "ready",
-        "reaped",
-        "scope",
-    )
 
     def __init__(
         self,
@@ -94,8 +83,8 @@ class Incarnation(trio.TaskStatus[Handle]):
             raise RuntimeError("called 'started' twice on the same task status")
         if self.abandoned or self._told_to_stop:  # too late: nobody waits for it any more
             return
-        self.ready = True
         self.cell.bind(value)
+        self.ready = True
         self._settled.set()
         self._publish(ChildStarted(self.cell.path, trio.current_time(), self.number))
 
@@ -107,6 +96,11 @@ class Incarnation(trio.TaskStatus[Handle]):
                 await self.child.run(self.context, task_status=self)
         except Exception as error:  # noqa: BLE001 - the one place where the crash of an actor becomes a value
             self._end("failed", error)
+        except BaseExceptionGroup as group:
+            crashes, others = group.split(Exception)
+            self._end("stopped" if crashes is None else "failed", crashes)
+            assert others is not None  # or it would have been an `Exception`
+            raise others from None
         except BaseException:
             self._end("stopped", None)
             raise
@@ -143,6 +137,9 @@ class Incarnation(trio.TaskStatus[Handle]):
         else:
             why = f"it was not ready within {self.child.start_timeout:g} s"
         await self.take_down()
+        return self._problem(why)
+
+    def _problem(self, why: str) -> ChildStartError:
         problem = ChildStartError(self.cell.path, why)
         problem.__cause__ = None if self.exit is None else self.exit.error
         return problem
@@ -180,6 +177,18 @@ class Incarnation(trio.TaskStatus[Handle]):
         if self.ready:
             self._publish(ChildExited(self.cell.path, self.exit.at, self.exit))
         return self.exit
+
+    def reap_cancelled(self) -> None:
+        """Take note of an end that a cancellation from outside has brought, when no loop is left to ask what follows."""
+        how = self.reap()
+        if how.error is not None and not self.ready:
+            self.report_failed_start(self._problem("it failed while it was cancelled"))
+        shed(how.error)
+
+    def report_failed_start(self, problem: ChildStartError) -> None:
+        """Say why the child did not become ready, unless nobody wanted it and it went quietly."""
+        if problem.__cause__ is not None or not self.abandoned:
+            self._publish(ChildStartFailed(self.cell.path, trio.current_time(), self.number, problem))
 
     def report_overrun(self) -> None:
         """Say, with stacks, that the child runs on after it was cancelled."""

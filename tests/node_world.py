@@ -273,6 +273,30 @@ class World:
             yield a, b, left, right
 
 
+class Daemon:
+    """A node in a task of its own, to be started and stopped at any time."""
+
+    def __init__(self, world: World, nursery: trio.Nursery, config: Config, ports: FragilePorts) -> None:
+        self._world, self._nursery, self._config, self._ports = world, nursery, config, ports
+        self._wanted_down = trio.Event()
+        self._down = trio.Event()
+
+    async def start(self) -> Node:
+        node: Node = await self._nursery.start(self._run)
+        return node
+
+    async def stop(self) -> None:
+        self._wanted_down.set()
+        await self._down.wait()
+
+    async def _run(self, *, task_status: trio.TaskStatus[Node]) -> None:
+        self._wanted_down, self._down = trio.Event(), trio.Event()
+        async with self._world.node(self._config, self._ports) as node:
+            task_status.started(node)
+            await self._wanted_down.wait()
+        self._down.set()
+
+
 async def crosses(source: FragilePorts, target: FragilePorts, found: bytes, *, within_s: float = 1.0) -> bool:
     """Whether a packet that a program on one host sends arrives at the other within so much time."""
     source.tun.inject([found])

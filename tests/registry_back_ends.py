@@ -66,7 +66,7 @@ class InMemory:
 
 
 class InSqlite:
-    """Wall clock and monotonic clock are one, run at real speed for the threads' sake, and are pushed by `pass_time`."""
+    """Wall and monotonic clock are one, run at real speed for the threads' sake, and are pushed by `pass_time`."""
 
     late_s = 1.5
 

@@ -1,8 +1,8 @@
 """Two nodes and the network between them in virtual time: a heap of deliveries, faults on request, oracles always.
 
 Every node is a real `Demux` and a real `Session`; everything is determined by the seed. The safety oracles run on every
-datagram and every packet: nothing delivered twice or altered, no plaintext on the wire, no nonce used twice under a key,
-no table or queue above its bound. What a test adds is a story and what must have come of it.
+datagram and every packet: nothing delivered twice or altered, no plaintext on the wire, no nonce used twice under a
+key, no table or queue above its bound. What a test adds is a story and what must have come of it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ PORT = 1099
 RAW_MAX_BYTES = 1472  # a raw socket does not fragment: Ethernet's 1500 less IPv4 and UDP headers
 BACKLOG_BYTES = 1 << 20  # the flood pauses when so much waits in the victim's socket, which holds eight times that
 PAUSE_S = 0.001
+RATE_PER_S = 30_000  # no faster than this, so that what is to happen during a flood has the time
 GLANCE = 64  # datagrams between two looks at the victim's socket
 RECORD = struct.Struct("<BI")  # one datagram in FILE: sender, length
 PACKET_OUTGOING = 4  # linux/if_packet.h
@@ -90,7 +91,10 @@ def send_flood(path: str, pid: str, port: int, ipv4: str, ipv6: str, impostor: s
                 refused += 1
             count += 1
             if count % GLANCE == 0 or length > RAW_MAX_BYTES:
-                while max(_waiting(table, port) for table in tables) > BACKLOG_BYTES:
+                while (
+                    max(_waiting(table, port) for table in tables) > BACKLOG_BYTES
+                    or count > (time.monotonic() - began) * RATE_PER_S
+                ):
                     time.sleep(PAUSE_S)
         while max(_waiting(table, port) for table in tables):
             time.sleep(PAUSE_S)

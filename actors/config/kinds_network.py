@@ -188,6 +188,8 @@ def registry_url_kind() -> Kind:
         path = text.removeprefix("sqlite://")
         if path == text or not path.startswith("/") or path.endswith("/") or "\0" in path:
             raise UnfitError(f"{quoted(text)} is not an absolute path", f'write three slashes and a file: "{example}"')
+        if "?" in path or "#" in path:
+            raise UnfitError(f"{quoted(text)} has a query or a fragment", "in a path, write ? as %3F and # as %23")
         return text
 
     return Kind("sqlite:///absolute/path", read)

@@ -1,7 +1,7 @@
 """The store that the nodes of a network share: one port, several back ends.
 
-`port` says what a registry promises, `open` turns a URL into a handle, `memory` and `sqlite` are back ends. NOT here: what
-the nodes write into it.
+`port` says what a registry promises, `open` turns a URL into a handle, `memory` and `sqlite` are back ends. NOT here:
+what the nodes write into it.
 """
 
 from __future__ import annotations

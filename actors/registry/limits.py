@@ -1,12 +1,11 @@
 """The bounds of the registry, and the refusals that every back end makes the same way.
 
-Responsible for: the named constants, checking what the caller asks before a store sees it, and the texts of those errors.
-NOT responsible for: judging what others wrote into a store; a back end hands that over as it is.
+Responsible for: the named constants, checking what the caller asks before a store sees it, and the texts of those
+errors. NOT responsible for: judging what others wrote into a store; a back end hands that over as it is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +66,7 @@ def check_revision(revision: int) -> None:
 
 def check_ttl(ttl_s: float) -> None:
     """Raise RegistryError("denied") for a lease too short or too long."""
-    if not (math.isfinite(ttl_s) and LEASE_TTL_MIN_S <= ttl_s <= LEASE_TTL_MAX_S):
+    if not LEASE_TTL_MIN_S <= ttl_s <= LEASE_TTL_MAX_S:  # not a number is neither
         raise _denied(
             f"A lease of {ttl_s} seconds cannot be granted",
             f"a lease lasts from {LEASE_TTL_MIN_S} to {LEASE_TTL_MAX_S} seconds",

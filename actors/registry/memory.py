@@ -3,8 +3,8 @@
 For tests, the simulator and programs that hold several nodes. It is deterministic: time is Trio's clock, everything is
 kept in the order in which it happened, and there is no thread, no randomness, and no task in the background.
 
-Responsible for: the promises of `RegistryPort` inside one `trio.run`. NOT responsible for: outliving the program, nor faults:
-a simulated outage wraps the port.
+Responsible for: the promises of `RegistryPort` inside one `trio.run`. NOT responsible for: outliving the program, nor
+faults: a simulated outage wraps the port.
 """
 
 from __future__ import annotations
@@ -223,7 +223,10 @@ class MemoryRegistry:
         self._schedule()
 
     def _schedule(self) -> None:
-        """Find the next end of a lease. Who waits for a later one need not hear: the put under a new lease will wake it."""
+        """Find the next end of a lease.
+
+        Who waits for a later one need not hear: the put under a new lease will wake it.
+        """
         self._next_deadline = min((holding.deadline for holding in self._leases.values()), default=math.inf)
 
 

@@ -22,9 +22,9 @@ def open_registry(
 ) -> AbstractAsyncContextManager[RegistryPort]:
     """Return a context that opens the registry at `url` and closes it.
 
-    `sqlite:///abs/path` is a file shared by the nodes of one machine (a `?`, `#` or `%` in the path is percent-encoded);
-    `memory:` is the store `memory`, or without one a new store of this handle's own. `wall_ns` gives nanoseconds since
-    1970, and must be the same clock in every process.
+    `sqlite:///abs/path` is a file shared by the nodes of one machine (a `?`, `#` or `%` in the path is
+    percent-encoded); `memory:` is the store `memory`, or without one a new store of this handle's own. `wall_ns`
+    gives nanoseconds since 1970, and must be the same clock in every process.
 
     Raises ConfigError at once for a URL that means nothing; RegistryError on entering, as the back end says.
     """

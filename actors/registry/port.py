@@ -134,9 +134,10 @@ def holds(compare: Compare, entry: Entry | None) -> bool:
 class Transaction:
     """How a transaction ended.
 
-    `succeeded`: every compare held, and the puts and deletes were done. `revision`: the store's revision afterwards; when
-    something changed, it is the revision of those changes. `found`: of a transaction that did not succeed, the entries
-    of the compared keys at that moment (an absent key is missing), so that the loser of a race learns who won it.
+    `succeeded`: every compare held, and the puts and deletes were done. `revision`: the store's revision afterwards;
+    when something changed, it is the revision of those changes. `found`: of a transaction that did not succeed, the
+    entries of the compared keys at that moment (an absent key is missing), so that the loser of a race learns who
+    won.
     """
 
     succeeded: bool
@@ -159,8 +160,9 @@ class Watch(Protocol):
     """The changes under one prefix, in order. Serves one task at a time.
 
     `receive` waits for the next batch. A batch is never empty, is ordered by revision (inside a revision: puts in the
-    order in which the transaction gave them, then deletes), and holds whole revisions: a transaction is never split over two
-    batches. So `batch[-1].revision` is always a good place to start again. No change is lost when `receive` is cancelled.
+    order in which the transaction gave them, then deletes), and holds whole revisions: a transaction is never split
+    over two batches. So `batch[-1].revision` is always a good place to start again. No change is lost when `receive`
+    is cancelled.
 
     Iteration is `receive` for ever; a watch does not end by itself. It fails with RegistryError:
     "compacted" when changes that it should give are gone, because the start is too old or too far ahead (the store is
@@ -182,10 +184,10 @@ class RegistryPort(Protocol):
     """One handle on the store. Any number of tasks may use it at once. Implementations inherit from this class.
 
     All methods are Trio checkpoints. All raise RegistryError, always with `what`, `why` and `fix`: "denied" when the
-    caller asks for what is not allowed (sizes: see `limits`) and nothing was changed, "unavailable" when the
-    store is away, full or closed. After "unavailable" a network back end cannot know whether a transaction was done: repeat one only
-    if doing it twice is harmless, or if `found` would show you your own value. A cancelled transaction was either done
-    or not done, never by half; the local back ends return the result of one that was done.
+    caller asks for what is not allowed (sizes: see `limits`) and nothing was changed, "unavailable" when the store is
+    away, full or closed. After "unavailable" a network back end cannot know whether a transaction was done: repeat
+    one only if doing it twice is harmless, or if `found` would show you your own value. A cancelled transaction was
+    either done or not done, never by half; the local back ends return the result of one that was done.
     """
 
     async def snapshot(self, prefix: bytes) -> Snapshot:
@@ -196,9 +198,10 @@ class RegistryPort(Protocol):
         ...
 
     def watch(self, prefix: bytes, after_revision: int) -> AbstractAsyncContextManager[Watch]:
-        """Give every change under `prefix` with a revision above `after_revision` (0: all the store remembers), once each.
+        """Give every change under `prefix` with a revision above `after_revision`, once each.
 
-        A refusal that the back end knows only later ("compacted", "unavailable") is raised by `receive`.
+        After 0 is everything since the store was made, if it still remembers that. A refusal that the back end knows
+        only later ("compacted", "unavailable") is raised by `receive`.
         """
         ...
 
@@ -212,9 +215,9 @@ class RegistryPort(Protocol):
     ) -> Transaction:
         """If every compare holds, do all puts and deletes at one revision; otherwise nothing.
 
-        A put under a `lease` binds the key to it; a put without frees the key from the lease it had. Deleting an absent
-        key is nothing, and a transaction that changes nothing leaves the revision alone. A key may appear once in puts and
-        deletes together. Raises LeaseLostError when the compares hold and the lease is gone.
+        A put under a `lease` binds the key to it; a put without frees the key from the lease it had. Deleting an
+        absent key is nothing, and a transaction that changes nothing leaves the revision alone. A key may appear once
+        in puts and deletes together. Raises LeaseLostError when the compares hold and the lease is gone.
         """
         ...
 
@@ -227,7 +230,10 @@ class RegistryPort(Protocol):
         ...
 
     async def revoke(self, lease: LeaseId) -> None:
-        """End the lease now; its keys are deleted at one revision, in byte order. A lease that is gone already is fine."""
+        """End the lease now; its keys are deleted at one revision, in byte order.
+
+        A lease that is gone already is fine.
+        """
         ...
 
     async def close(self) -> None:

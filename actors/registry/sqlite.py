@@ -1,13 +1,14 @@
 """The registry in a file: the embedded default, for nodes that are processes of one machine.
 
-Responsible for: Trio's side of it. Each call is one short visit of a worker thread (a limiter of its own with one token, so
-that it neither shares nor starves the program's threads); waiting for a lock that another process holds happens in Trio
-and can be cancelled at once; one watch at a time asks the file for news, for all watches of the handle.
-NOT responsible for: what a call does to the file (`sqlite_file`), or how it is opened (`sqlite_opening`).
+Responsible for: Trio's side of it. Each call is one short visit of a worker thread (a limiter of its own with one
+token, so that it neither shares nor starves the program's threads); waiting for a lock that another process holds
+happens in Trio and can be cancelled at once; one watch at a time asks the file for news, for all watches of the
+handle. NOT responsible for: what a call does to the file (`sqlite_file`), or how it is opened (`sqlite_opening`).
 
-News of other processes comes by looking: 20 ms after the last news, then less often, down to every POLL_MAX_S. A look is two
-calls of stat, and a visit to the file only when they show something, a lease is due, or once a second. An idle
-handle with watches costs about 0.2 % of a core, nearly all of it for waking up; one that nobody watches with costs nothing.
+News of other processes comes by looking: 20 ms after the last news, then less often, down to every POLL_MAX_S. A look
+is two calls of stat, and a visit to the file only when they show something, a lease is due, or once a second. An idle
+handle with watches costs about 0.2 % of a core, nearly all of it for waking up; one that nobody watches with costs
+nothing.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ async def open_sqlite(
 ) -> AsyncIterator[SqliteRegistry]:
     """Open the registry file at `path` (made with mode 0600 if absent), and close it at the end.
 
-    `wall_ns` gives nanoseconds since 1970. Raises RegistryError: "denied" for a file that others can write or that is no registry of
-    this version, "unavailable" for one that is damaged, locked, or cannot be written.
+    `wall_ns` gives nanoseconds since 1970. Raises RegistryError: "denied" for a file that others can write or that is
+    no registry of this version, "unavailable" for one that is damaged, locked, or cannot be written.
     """
     visits = _Visits(path, wall_ns)
     file = await visits.make(lambda moment: RegistryFile(path, limits, moment))
@@ -221,8 +222,8 @@ class _Visits:
         give_up = trio.current_time() + BUSY_S
         pause = BUSY_PAUSE_S
         while True:
-            # The lock, and not the limiter alone: the clock must be read when the turn has come. A visit with a time from
-            # before a jump, made after one with a time from behind it, would take every lease for dead.
+            # The lock, and not the limiter alone: the clock must be read when the turn has come. A visit with a time
+            # from before a jump, made after one with a time from behind it, would take every lease for dead.
             async with self._turn:
                 try:
                     return await trio.to_thread.run_sync(work, self.now(), limiter=self._thread)

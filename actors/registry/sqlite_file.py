@@ -1,8 +1,8 @@
 """The registry in one SQLite file: the transactions, as synchronous calls on one connection.
 
-Responsible for: `RegistryPort`'s promises in SQL, for any number of processes on one machine. NOT responsible for: Trio,
-waiting for locks, and the clock: each call gets a `Moment`, and fails with sqlite3.OperationalError when another process
-holds the file. One thread at a time may call.
+Responsible for: `RegistryPort`'s promises in SQL, for any number of processes on one machine. NOT responsible for:
+Trio, waiting for locks, and the clock: each call gets a `Moment`, and fails with sqlite3.OperationalError when
+another process holds the file. One thread at a time may call.
 
 Leases end by the wall clock, the only one that processes of different age share; a wall clock can be set. Three rules
 keep a jump from killing live leases:
@@ -10,8 +10,8 @@ keep a jump from killing live leases:
 * A process that sees the wall clock jump against its monotonic clock (`Moment.steps`) first gives every lease its whole
   time again, counted from now. That is idempotent, so it does not matter how many processes see the jump. (etcd
   does the same when a new leader takes over.) A dead lease lives once more that long.
-* A process does not end leases in its first second (`Moment.may_expire`): it cannot have seen a jump that came just before it,
-  and those that did need a moment to put it right.
+* A process does not end leases in its first second (`Moment.may_expire`): it cannot have seen a jump that came just
+  before it, and those that did need a moment to put it right.
 * A lease ends LEASE_SLACK_S after its deadline, which makes up for a jump too small to notice.
 """
 
@@ -65,7 +65,10 @@ _ENTRY = "value, create_revision, mod_revision, version, lease"
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a call was made. `wall_ns`: since 1970. `steps`: jumps of the wall clock seen so far. `may_expire`: see above."""
+    """When a call was made.
+
+    `wall_ns`: since 1970. `steps`: jumps of the wall clock seen so far. `may_expire`: see above.
+    """
 
     wall_ns: int
     steps: int
@@ -101,8 +104,9 @@ class RegistryFile:
     def is_quiet(self, moment: Moment) -> bool:
         """Tell, at the price of two calls of stat, that `poll` would find nothing. Any thread may ask.
 
-        Every commit writes to the log beside the file. Its time of change is coarse, so it is believed only after a second
-        poll, which comes later than the clock's tick; and never for long, as some file systems keep it in whole seconds.
+        Every commit writes to the log beside the file. Its time of change is coarse, so it is believed only after a
+        second poll, which comes later than the clock's tick; and never for long, as some file systems keep it in
+        whole seconds.
         """
         self._glances += 1
         return (
@@ -214,7 +218,7 @@ class RegistryFile:
             self._drop(lease)
 
     def _bring_back_from_the_future(self, moment: Moment) -> None:
-        """A deadline beyond a lease's whole time from now was given before the clock was set back, with nobody looking."""
+        """A deadline further off than the lease's time was given before the clock was set back, with nobody looking."""
         future = "deadline_ns > ttl_ns + ?"
         bound = moment.wall_ns + _SLACK_NS
         if self._db.execute(f"SELECT 1 FROM leases WHERE {future} LIMIT 1", (bound,)).fetchone():  # noqa: S608

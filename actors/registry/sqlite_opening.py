@@ -1,7 +1,7 @@
 """Opening a registry file safely, and saying what is wrong with one.
 
-Responsible for: refusing a file that other users of the machine could have written, making a new one with mode 0600, the
-schema and its version, and turning SQLite's errors into three lines. NOT responsible for: what the tables mean.
+Responsible for: refusing a file that other users of the machine could have written, making a new one with mode 0600,
+the schema and its version, and turning SQLite's errors into three lines. NOT responsible for: what the tables mean.
 
 Everything here is synchronous and runs in a worker thread.
 """
@@ -146,7 +146,7 @@ def _quoted(path: Path | str) -> str:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Return the primary result code (https://www.sqlite.org/rescode.html); errors of the binding itself have none: 0."""
+    """Return the primary result code (https://www.sqlite.org/rescode.html); 0 for errors of the binding itself."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
 
@@ -154,8 +154,9 @@ def _code(error: sqlite3.Error) -> int:
 def _refuse_what_others_can_write(path: Path) -> None:
     """Check the file and every folder above it. Make the file if it is absent.
 
-    Whoever can write the folder can replace the file, or lay a journal beside it that SQLite would play back. So the folder
-    must be ours alone, sticky or not; a folder further up can only be used to swap what is below, which the sticky bit forbids.
+    Whoever can write the folder can replace the file, or lay a journal beside it that SQLite would play back. So the
+    folder must be ours alone, sticky or not; a folder further up can only be used to swap what is below, which the
+    sticky bit forbids.
     """
     folder = path.parent.resolve(strict=True)
     _refuse_writers(folder, "folder", folder.stat(), allowed=0)

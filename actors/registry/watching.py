@@ -19,7 +19,7 @@ class ChangeLog(Protocol):
     """What a watch reads from."""
 
     def read(self, prefix: bytes, after: int) -> Awaitable[tuple[Changes, int]]:
-        """Return the next changes under `prefix` above revision `after`, maybe none, and the last revision looked at."""
+        """Return the next changes under `prefix` after revision `after`, maybe none, and the last revision read."""
         ...
 
     def wait_beyond(self, revision: int) -> Awaitable[None]:

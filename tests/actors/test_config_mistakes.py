@@ -262,6 +262,7 @@ MISTAKES = [
     ("long socket", "/run/holloway/hw0.sock", f"/run/{'x' * 103}", "control.socket", "108 bytes", "shorter"),
     ("memory store", "sqlite:///var/lib/holloway/net.db", "memory:", "registry.url", "embed", "sqlite:///"),
     ("relative store", "sqlite:///var/lib/", "sqlite:", "registry.url", "not an absolute path", "three slashes"),
+    ("store with a query", "sqlite:///var/lib/", "sqlite:///var/?lib/", "registry.url", "a query", "%3F"),
     ("other store", "sqlite:///var/lib/", "etcd://", "registry.url", "not a store", "sqlite:///"),
     ("trust", 'trust = "store"', 'trust = "authority"', "registry.trust", '"authority" is not', 'use "store"'),
     ("no trust", 'trust = "store"', "", "registry.trust", "missing", 'add: trust = "store"'),

@@ -68,7 +68,7 @@ programs = st.lists(asks() | st.integers(0, LEASES - 1), max_size=14)  # a numbe
 
 
 @pytest.mark.parametrize("name", BACK_ENDS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     writers=st.lists(programs, min_size=1, max_size=3), watchers=st.lists(st.integers(0, 20), min_size=1, max_size=3)
 )
@@ -172,7 +172,7 @@ def explained(
     leases: list[LeaseId],
     revoked: set[LeaseId],
 ) -> State:
-    """One outcome of this revision, or a revoked lease, made exactly these changes; the other outcomes changed nothing."""
+    """One outcome of this revision, or a revoked lease, made exactly these changes; the others changed nothing."""
     for outcome in (*group, None):
         if outcome is not None:
             ask, done = outcome

@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 from daemons import Daemon, Peer, two_nodes, wait_until
-from hostile import watching
+from hostile import kernel_counters, watching
 from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in, start_in
 from transfer import transfer
 
@@ -44,11 +46,11 @@ class World:
     def left(self) -> Namespace:
         return self.a.namespace
 
-    def heal(self) -> float:
+    def heal(self, patience_s: float = 20.0) -> float:
         """Wait until every pair and family pings; the seconds it took."""
         began = time.monotonic()
         for target in ("10.99.0.2", "fd99::2", "10.99.0.3", "fd99::3"):
-            wait_until(lambda target=target: pings(self.left, target), f"{target} to answer", of=self.a)  # type: ignore[misc]
+            wait_until(partial(pings, self.left, target), f"{target} to answer", timeout=patience_s, of=self.a)
         return time.monotonic() - began
 
 
@@ -161,7 +163,7 @@ def test_an_inner_source_that_the_peer_may_not_use_is_dropped_and_counted(well: 
         with watching(node.namespace, "hw0") as inner:
             for source in ("10.99.0.66", target, "127.0.0.1", "0.0.0.0", "224.0.0.1"):
                 run_in(well.left, [sys.executable, "-S", "-c", SPOOF, source, target, "20"])
-            wait_until(lambda node=node: node.status()["drops"].get("source_not_allowed", 0) >= 100, "drops", of=node)  # type: ignore[misc]
+            wait_until(partial(has_dropped, node, "source_not_allowed", 100), "drops", of=node)
         assert Counter(node.status()["drops"]) - before == {"source_not_allowed": 100}
         assert not inner.incoming
 
@@ -183,7 +185,7 @@ def test_broadcast_multicast_and_nonsense_from_the_host_are_counted(well: World)
     for target in ("10.99.0.255", "255.255.255.255", "224.0.0.251", "10.99.0.77"):
         run_in(well.left, [sys.executable, "-S", "-c", SPOOF, "10.99.0.1", target, "25"])
     run_in(well.left, [sys.executable, "-S", "-c", NONSENSE])
-    wait_until(lambda: Counter(well.b.status()["drops"])["malformed"] >= 100, "drops", of=well.b)
+    wait_until(partial(has_dropped, well.b, "malformed", 100), "drops", of=well.b)
     drops = Counter(well.a.status()["drops"]) - before
     assert drops["no_route"] >= 100
     assert drops["not_ip"] == 50
@@ -209,6 +211,29 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as raw:
     pair = socket.inet_aton("10.99.0.1") + socket.inet_aton("10.99.0.2")
     for length in range(100):  # a total length that is not true
         raw.send(bytes([0x45, 0, 0xFF, length]) + bytes(8) + pair + os.urandom(length))
+"""
+
+
+def test_what_the_kernel_drops_before_us_is_counted(well: World) -> None:
+    assert well.b.process is not None
+    for size, count in ((60_000, 300), (10, 15_000)):
+        before, known = kernel_counters(well.b.process.pid), Counter(well.b.status()["drops"])
+        well.b.process.send_signal(signal.SIGSTOP)
+        run_in(well.c.namespace, [sys.executable, "-S", "-c", BURST, well.b.namespace.ipv4, str(size), str(count)])
+        well.b.process.send_signal(signal.SIGCONT)
+        wait_until(partial(is_drained, well.b), "an empty socket", of=well.b)
+        lost = (kernel_counters(well.b.process.pid) - before)["UdpRcvbufErrors"]
+        assert 0 < lost < count
+        drops = Counter(well.b.status()["drops"]) - known
+        assert drops["receive_buffer_full"] == lost
+        assert drops.total() == count
+
+
+BURST = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as burst:
+    for _ in range(int(sys.argv[3])):
+        burst.sendto(bytes([255]) * int(sys.argv[2]), (sys.argv[1], 1099))
 """
 
 
@@ -273,12 +298,18 @@ subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
 """
 
 
+@pytest.mark.xfail(
+    reason="nobody restores the IPv6 addresses and the routes that the kernel takes from a device that is down"
+)
 def test_a_device_that_was_taken_down_works_again_when_it_is_up(world: World) -> None:
+    before = world.b.status()["drops"].get("destination_not_ours", 0)
     run_in(world.left, ["ip", "link", "set", "hw0", "down"])
     assert not pings(world.b.namespace, "10.99.0.1", "0.3")
     assert world.a.status() is not None
     run_in(world.left, ["ip", "link", "set", "hw0", "up"])
-    assert world.heal() < HEAL_S
+    world.heal(patience_s=3.0)
+    assert run_in(world.left, ["ping", "-c", "1", "-W", "0.2", "10.99.7.1"], check=False).returncode == 1
+    assert world.b.status()["drops"]["destination_not_ours"] > before
 
 
 def test_a_deleted_device_is_made_again(world: World) -> None:
@@ -289,6 +320,31 @@ def test_a_deleted_device_is_made_again(world: World) -> None:
 
 
 # Ends.
+
+
+@pytest.mark.xfail(
+    reason="a session takes the source of an initiation for its endpoint before the peer has confirmed it"
+)
+def test_a_recorded_call_moves_no_session(world: World) -> None:
+    """a called b while b was down, and somebody else kept the call. b has never seen it and cannot tell its age."""
+    world.a.kill()
+    world.b.kill()
+    with watching(world.left, "eth0") as seen:
+        world.a.start()
+    world.b.start()
+    world.b.wait_for_session("a")
+    for host, call in seen.datagrams():
+        if host == world.left.ipv4:
+            run_in(world.c.namespace, [sys.executable, "-S", "-c", REPLAY, world.b.namespace.ipv4, call.hex()])
+    run_in(world.b.namespace, ["ping", "-c", "3", "-i", "0.1", "-W", "1", "10.99.0.1"])
+    assert world.b.peer("a")["endpoint"] == f"{world.left.ipv4}:1099"
+
+
+REPLAY = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as replay:
+    replay.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 1099))
+"""
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
@@ -317,7 +373,7 @@ def test_sigterm_under_full_load_leaves_nothing_behind(world: World) -> None:
 def test_sigterm_in_a_flood_of_handshakes_leaves_nothing_behind(world: World) -> None:
     argv = [sys.executable, "-c", HANDSHAKES, world.a.keys.public, world.left.ipv4]
     with ending(start_in(world.c.namespace, argv, stdout=subprocess.DEVNULL)):
-        wait_until(lambda: world.a.status()["drops"].get("cookie_required", 0) > 1000, "a flood", of=world.a)
+        wait_until(partial(has_dropped, world.a, "cookie_required", 1000), "a flood", of=world.a)
         assert_ends_cleanly(world.a)
     world.a.start()
     assert world.heal() < HEAL_S
@@ -369,6 +425,16 @@ def asked(node: Daemon, request: bytes) -> bytes:
         except (BrokenPipeError, ConnectionResetError):
             pass
     return answer
+
+
+def is_drained(node: Daemon) -> bool:
+    assert node.process is not None
+    table = Path(f"/proc/{node.process.pid}/net/udp").read_text()
+    return re.search(r":044B 00000000:0000 07 00000000:00000000", table) is not None
+
+
+def has_dropped(node: Daemon, reason: str, count: int) -> bool:
+    return Counter(node.status()["drops"])[reason] >= count
 
 
 def pings(namespace: Namespace, target: str, patience: str = "1") -> bool:

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from daemons import HOLLOWAY, Daemon, KeyPair, Peer, two_nodes, wait_until
@@ -44,13 +45,13 @@ def test_wrong_keys_and_passphrases_are_refused_and_told(tmp_path: Path) -> None
             (b, "handshake_not_authentic"),
             (c, "bad_mac1"),
         ):
-            wait_until(
-                lambda node=node, reason=reason: reason in ((node.status() or {}).get("drops") or {}), reason, of=node
-            )  # type: ignore[misc]
+            wait_until(partial(has_dropped, node, reason), reason, of=node)
         assert run_in(left, ["ping", "-c", "1", "-W", "0.3", "10.99.0.2"], check=False).returncode == 1
-        wait_until(lambda: {peer["state"] for peer in a.status()["peers"]} == {"down"}, "two peers down", of=a)
+        for peer in a.status()["peers"]:
+            assert peer["state"] in ("down", "handshaking")
+            assert peer["last_handshake_s"] is None
         told = run_in(left, [*HOLLOWAY, "status", "-c", str(a.config)], check=False).stdout
-        assert "b is down, no handshake so far" in told
+        assert "no handshake so far" in told
         assert "handshake_not_authentic" in told
         for node in (a, b, c):
             assert "Traceback" not in node.log
@@ -77,9 +78,10 @@ def test_a_store_brings_nodes_together_and_no_writer_of_it_tears_them_apart(tmp_
             other.folder = tmp_path / other.addresses[0][:9].replace("/", "") / other.name
             other.folder.mkdir(parents=True)
             other.write()
-            refused = run_in(third, [*HOLLOWAY, "up", "-c", str(other.config), "--log-level", "error"], check=False)
+            refused = run_in(third, [*HOLLOWAY, "up", "-c", str(other.config)], check=False)
             assert refused.returncode == 1
-            assert [line.split(":")[0] for line in refused.stdout.splitlines()] == ["error", "why", "fix"]
+            assert [line.split(":")[0] for line in refused.stdout.splitlines()[-3:]] == ["error", "why", "fix"]
+            assert "Traceback" not in refused.stdout
             assert what in refused.stdout
             assert "is taken" in refused.stdout
 
@@ -104,16 +106,8 @@ def test_a_store_brings_nodes_together_and_no_writer_of_it_tears_them_apart(tmp_
         meet(a, b)
         for node in (a, b):
             assert "failed" not in node.log
-            assert node.stop() == 0
 
-
-def test_a_damaged_store_leaves_sessions_alone(tmp_path: Path) -> None:
-    with namespaces(2) as (left, right):
-        store = tmp_path / "net.db"
-        a, b = found(left, 1, "a", store), found(right, 2, "b", store)
-        a.start(wait=False)
-        b.start()
-        meet(a, b)
+        # A store that nobody can read any more: what is known stays known.
         with writing(store) as (_, database):
             database.execute("DELETE FROM state")
         began = time.monotonic()
@@ -122,7 +116,7 @@ def test_a_damaged_store_leaves_sessions_alone(tmp_path: Path) -> None:
         for node in (a, b):
             assert node.process is not None
             assert node.process.poll() is None, node.log
-            assert "registry" in node.log
+            assert "is damaged" in node.log
             assert node.stop() == 0
 
 
@@ -141,8 +135,16 @@ def found(namespace: Namespace, number: int, name: str, store: Path) -> Daemon:
 
 def meet(a: Daemon, b: Daemon) -> None:
     for node, target in ((a, "10.99.0.2"), (b, "fd99::1")):
-        ping = ["ping", "-c", "1", "-W", "1", target]
-        wait_until(lambda: run_in(node.namespace, ping, check=False).returncode == 0, f"{target} to answer", of=node)  # noqa: B023
+        wait_until(partial(pings, node.namespace, target), f"{target} to answer", of=node)
+
+
+def pings(namespace: Namespace, target: str) -> bool:
+    return run_in(namespace, ["ping", "-c", "1", "-W", "1", target], check=False).returncode == 0
+
+
+def has_dropped(node: Daemon, reason: str) -> bool:
+    status = node.status()
+    return status is not None and reason in status["drops"]
 
 
 def record(store: Path, name: str) -> dict[str, object]:

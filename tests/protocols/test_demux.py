@@ -1,4 +1,5 @@
-"""The demultiplexer: every datagram finds its session or a counter, strangers get little work out of us and less data."""
+"""The demultiplexer: every datagram finds its session or a counter, strangers get little work out of us and less
+data."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from holloway.protocols.events import (
     PacketDropped,
     PeerForgotUs,
 )
+from holloway.protocols.journal import DROP_EVENTS, EVENTS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.packets import SuperPacket
-from holloway.protocols.session import DROP_EVENTS, EVENTS, Session
+from holloway.protocols.session import Session
 from holloway.protocols.session_config import SessionConfig
 from holloway.protocols.staging import STAGED_PACKETS
 from holloway.protocols.states import State
@@ -617,6 +618,18 @@ def test_an_authentic_datagram_moves_the_endpoint(suite: Suite) -> None:
     world.roam(world.b, ("2001:db8::9", 7, 0, 0))
     world.send(world.b)
     world.run(0.5)
+    assert world.a.session.endpoint == world.b.address
+    assert EndpointMoved(before, world.b.address) in world.a.events
+    assert world.is_through()
+
+
+def test_a_response_from_elsewhere_moves_the_endpoint() -> None:
+    world = World()
+    before = world.b.address
+    world.do(world.a, lambda session: session.connect(world.now))
+    world.roam(world.b)
+    world.arrive(world.captured[0][0], world.a.address, world.b.address)
+    world.run(1.0)
     assert world.a.session.endpoint == world.b.address
     assert EndpointMoved(before, world.b.address) in world.a.events
     assert world.is_through()

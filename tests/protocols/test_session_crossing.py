@@ -132,7 +132,7 @@ def test_in_every_order_of_arrival_both_can_talk_at_once_and_nothing_is_lost(
     count = completed_both = 0
     for world, choices in orders(make, AES_GCM, is_a_smaller=is_a_smaller, losses=0):
         count += 1
-        completed_both += world.a.session._epoch > 1 and world.b.session._epoch > 1
+        completed_both += world.a.session._ring.made_total > 1 and world.b.session._ring.made_total > 1
         assert agree(world), choices
         world.release()
         assert world.is_through(), choices
@@ -169,3 +169,27 @@ def test_when_both_complete_the_smaller_keys_handshake_is_used(suite: Suite, is_
     assert b.is_initiator != is_a_smaller
     assert a.local_index == b.remote_index
     assert world.a.session.handshakes_total + world.b.session.handshakes_total == 3
+
+
+def test_when_each_side_ends_up_with_the_others_handshake_nothing_is_lost_and_the_next_rekey_unites_them() -> None:
+    for world, _ in orders(dial, AES_GCM, is_a_smaller=True, losses=0):
+        world.release()
+        world.run(1.0)
+        a, b = world.a.session._ring.current, world.b.session._ring.current
+        if a is not None and b is not None and a.local_index != b.remote_index:
+            break
+    else:
+        pytest.fail("no order of arrival leads there")
+    assert not a.is_initiator
+    assert not b.is_initiator
+    there, back = [], []
+    for _ in range(200):
+        there += world.send(world.a)
+        back += world.send(world.b)
+        world.run(1.0)
+    assert not world.lost(there, world.b)
+    assert not world.lost(back, world.a)
+    a, b = world.a.session._ring.current, world.b.session._ring.current
+    assert a is not None
+    assert b is not None
+    assert a.local_index == b.remote_index

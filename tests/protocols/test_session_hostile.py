@@ -10,11 +10,12 @@ import pytest
 from session_world import LinkTable, World, watched
 
 from holloway.protocols.cookies import MacWriter
-from holloway.protocols.demux import Demux
+from holloway.protocols.demux import HANDSHAKES_UNDER_LOAD, Demux
 from holloway.protocols.events import DropReason
+from holloway.protocols.journal import EVENTS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import Initiator, initiation_bytes, response_bytes
-from holloway.protocols.session import EVENTS, Session
+from holloway.protocols.session import Session
 from holloway.protocols.states import State
 from holloway.protocols.suites import AES_GCM, SUITES, MessageType, Suite
 
@@ -182,7 +183,7 @@ def test_twenty_thousand_hostile_datagrams_leave_the_tables_as_they_were(suite: 
             session.receive_reset(token, origin, world.now)
     assert snapshot(world) == before
     assert drops(world) == counted + 20_000
-    assert len(session._events) <= EVENTS
+    assert len(session._journal.events) <= EVENTS
     assert session.datagrams_to_send() == []
     assert session.packets_to_deliver() == []
     world.now += 10.0
@@ -195,14 +196,14 @@ def test_a_flood_of_initiations_costs_a_bounded_number_of_key_exchanges() -> Non
     opens = Demux._open
     try:
         Demux._open = lambda self, *rest: counted.append(opens(self, *rest))  # type: ignore[method-assign,assign]
-        for number in range(2000):
+        for number in range(4 * HANDSHAKES_UNDER_LOAD):
             body = struct.pack("<I", AES_GCM.initiation) + rng.randbytes(initiation_bytes(AES_GCM) - 36)
             datagram = MacWriter(StaticKey(world.a.private).public).append(body, 0.0)
             world.a.demux.sort([(datagram, (f"198.51.100.{number % 250}", 1))], world.now)
     finally:
         Demux._open = opens  # type: ignore[method-assign]
-    assert len(counted) == 128
-    assert world.a.demux.drops[DropReason.COOKIE_REQUIRED] == 2000 - 128
+    assert len(counted) == HANDSHAKES_UNDER_LOAD
+    assert world.a.demux.drops[DropReason.COOKIE_REQUIRED] == 3 * HANDSHAKES_UNDER_LOAD
 
 
 def test_under_a_flood_a_true_peer_gets_in_with_its_cookie() -> None:
@@ -211,7 +212,7 @@ def test_under_a_flood_a_true_peer_gets_in_with_its_cookie() -> None:
     junk = writer.append(struct.pack("<I", AES_GCM.initiation).ljust(initiation_bytes(AES_GCM) - 32, b"x"), 0.0)
 
     def flood() -> None:
-        world.b.demux.sort([(junk, ATTACKER)] * 300, world.now)
+        world.b.demux.sort([(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
         world.at(0.5, flood)
 
     flood()
@@ -229,7 +230,7 @@ def test_under_a_flood_the_initiator_demands_a_cookie_of_the_responder() -> None
     junk = writer.append(struct.pack("<I", AES_GCM.initiation).ljust(initiation_bytes(AES_GCM) - 32, b"x"), 0.0)
 
     def flood() -> None:
-        world.a.demux.sort([(junk, ATTACKER)] * 300, world.now)
+        world.a.demux.sort([(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
         world.at(0.5, flood)
 
     flood()

@@ -31,7 +31,7 @@ async def test_any_significant_end_stops_the_rest_in_reverse_and_returns_normall
 
 async def test_all_significant_waits_for_the_last_one(stage, autojump_clock):
     children = ["a", significant(stage, "s"), significant(stage, "t", Restart.TEMPORARY)]
-    async with stage.tree(children, auto_shutdown=ALL) as tree:
+    async with stage.tree(children, auto_shutdown=ALL):
         stage["s"].finish()
         assert not await is_over(stage)
         stage["t"].crash()  # temporary: any end is its last
@@ -40,7 +40,7 @@ async def test_all_significant_waits_for_the_last_one(stage, autojump_clock):
 
 async def test_an_insignificant_end_changes_nothing(stage, autojump_clock):
     children = [stage.child("a", restart=Restart.TEMPORARY), significant(stage, "s")]
-    async with stage.tree(children, auto_shutdown=ANY) as tree:
+    async with stage.tree(children, auto_shutdown=ANY):
         stage["a"].finish()
         assert not await is_over(stage)
 
@@ -82,7 +82,7 @@ async def test_a_temporary_significant_victim_of_a_group_is_not_a_significant_en
 
 async def test_the_last_one_leaving_while_another_waits_for_its_restart_is_not_the_last(stage, autojump_clock):
     children = [significant(stage, "s"), significant(stage, "t")]
-    async with stage.tree(children, auto_shutdown=ALL) as tree:
+    async with stage.tree(children, auto_shutdown=ALL):
         stage["s"].crash()
         await stage.settle(0.5)
         stage["t"].finish()

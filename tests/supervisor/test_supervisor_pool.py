@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from contextlib import suppress
 
 import pytest
 import trio
@@ -237,10 +238,8 @@ async def test_a_stop_at_any_tick_of_a_start_ends_with_the_child_gone(stage, aut
     async with stage.tree([pool.as_child()]), trio.open_nursery() as nursery:
 
         async def start():
-            try:
+            with suppress(ChildStartError):
                 await pool.start("a")
-            except ChildStartError:
-                pass
 
         nursery.start_soon(start)
         while not pool.keys():
@@ -251,6 +250,21 @@ async def test_a_stop_at_any_tick_of_a_start_ends_with_the_child_gone(stage, aut
         assert pool.keys() == ()
         await stage.settle()
         assert stage.took() in {"+a =a -a", "+a -a", ""}
+
+
+async def test_a_child_that_has_itself_stopped_the_moment_it_is_ready_is_stopped(stage, autojump_clock):
+    async def leaver(ctx, *, task_status):
+        task_status.started()
+        await pool.stop("a")  # before the pool knows that it is ready
+        pytest.fail("it is cancelled while it waits")
+
+    pool = dynamic(lambda key: Child(name=key, run=leaver), name="pool", limit=1)
+    async with stage.tree([pool.as_child()]) as tree:
+        ref = await pool.start("a")
+        await stage.settle()
+        assert pool.keys() == ()
+        assert (await ref.wait_closed()).reason == "stopped"
+        assert tree.ref("pool").get() is pool
 
 
 async def test_a_stop_while_a_child_restarts_gives_the_restart_up(stage, autojump_clock):
@@ -349,6 +363,7 @@ async def test_a_restart_that_overran_is_tried_again_when_its_task_has_ended(sta
         stage["a"].start_s = stage["a"].shield_s = 0
         await stage.settle(100)
         assert states(pool) == {"a": "running"}
+        assert (await pool.stop("a")).reason == "stopped"
 
 
 async def test_a_pool_gives_up_once_when_its_budget_is_spent_and_stops_all(stage, autojump_clock):
@@ -482,7 +497,6 @@ def cost(count):
                     await pool.stop(key)
             finally:
                 sys.setprofile(None)
-        return
 
     trio.run(body, instruments=[steps], clock=trio.testing.MockClock())
     return steps.total, calls

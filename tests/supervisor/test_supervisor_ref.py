@@ -8,7 +8,17 @@ import weakref
 import pytest
 import trio
 
-from holloway.supervisor import ActorDown, Child, Stash, Strategy, Supervisor, open_tree
+from holloway.supervisor import (
+    ActorDown,
+    Child,
+    ChildExited,
+    ChildStarted,
+    ChildStartFailed,
+    Stash,
+    Strategy,
+    Supervisor,
+    open_tree,
+)
 
 
 class Inbox:
@@ -83,6 +93,7 @@ async def test_ready_that_waits_when_the_tree_stops_is_told(stage, autojump_cloc
                 await ref.ready()
 
         async with stage.tree([]) as tree:
+            nursery.start_soon(wait, tree.ref("never"))
             nursery.start_soon(wait, tree.ref("never"))
             await stage.settle(1)
 
@@ -252,6 +263,32 @@ async def test_a_full_inbox_refuses_now_and_after_a_restart(stage, autojump_cloc
         await stage.settle(1)
         assert stash.refused_total == 2 + 3
     assert [message for _, message in got] == [5, 6]
+
+
+async def test_a_bug_in_the_delivery_of_a_kept_message_fails_the_start_once_and_costs_that_message(
+    stage, autojump_clock
+):
+    delivered = []
+
+    def put(handle, message):
+        if message == "bad":
+            raise TypeError(message)
+        delivered.append(message)
+
+    async with stage.tree("a") as tree:
+        stash = Stash(tree.ref("a"), put, limit=5)
+        with pytest.raises(TypeError):
+            stash.send("bad")
+        stage["a"].crash()
+        await stage.settle()
+        assert all(stash.send(message) for message in ("bad", "good"))
+        await stage.settle(1)
+        assert delivered == []
+        await stage.settle(1)
+        assert delivered == ["good"]
+    [event] = stage.told(ChildStartFailed)
+    assert isinstance(event.error.__cause__, TypeError)
+    assert len(stage.told(ChildStarted)) == len(stage.told(ChildExited)) == 2
 
 
 async def test_a_stash_is_held_by_its_sender_alone(stage, autojump_clock):

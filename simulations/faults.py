@@ -1,0 +1,126 @@
+"""The faults: what each kind does, to whom, and with which values.
+
+A fault is data: a name, a kind, a window of time, whom it befalls and numbers that the seed has drawn. Faults of links act
+on each datagram (`links`), faults of nodes on the process or its clock (`world`). Not responsible for either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from holloway.simulations.quantities import Quantity, Value
+
+
+class Scope(Enum):
+    """What a fault befalls."""
+
+    LINKS = "links"
+    NODES = "nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A value of a fault. `default` is as a scenario would write it; without one the scenario has to."""
+
+    name: str
+    quantity: Quantity
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment."""
+
+    scope: Scope
+    purpose: str
+    parameters: tuple[Parameter, ...] = ()
+    has_end: bool = True
+
+
+_LINK, _NODE = Scope.LINKS, Scope.NODES
+_PROBABILITY = Parameter("probability", Quantity.PROBABILITY)
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "loss": Kind(_LINK, "datagrams disappear", (_PROBABILITY,)),
+        "latency": Kind(_LINK, "every datagram takes longer", (Parameter("extra", Quantity.DURATION),)),
+        "jitter": Kind(_LINK, "each datagram takes longer by 0 to `spread`", (Parameter("spread", Quantity.DURATION),)),
+        "duplicate": Kind(
+            _LINK,
+            "datagrams come twice, the second up to `within` later",
+            (_PROBABILITY, Parameter("within", Quantity.DURATION, "50ms")),
+        ),
+        "reorder": Kind(
+            _LINK,
+            "some datagrams are held back and overtaken",
+            (_PROBABILITY, Parameter("delay", Quantity.DURATION, "100ms")),
+        ),
+        "corrupt": Kind(_LINK, "one bit of a datagram is flipped", (_PROBABILITY,)),
+        "replay": Kind(
+            _LINK,
+            "somebody who listens sends old datagrams again, now and then from an address of his own",
+            (Parameter("every", Quantity.DURATION), Parameter("elsewhere", Quantity.PROBABILITY, "0.25")),
+        ),
+        "bandwidth": Kind(
+            _LINK,
+            "datagrams queue for a slow line; those that find the queue full are lost",
+            (Parameter("rate", Quantity.RATE), Parameter("queue", Quantity.DURATION, "500ms")),
+        ),
+        "mtu_drop": Kind(_LINK, "datagrams of more than `limit` bytes are lost", (Parameter("limit", Quantity.COUNT),)),
+        "partition": Kind(
+            _LINK,
+            "nothing passes between `side` nodes and the rest, until the window ends",
+            (Parameter("side", Quantity.COUNT, "1"),),
+        ),
+        "nat_rebind": Kind(_NODE, "the node is seen at another port from now on", has_end=False),
+        "crash": Kind(_NODE, "the process dies, and comes back without its state when the window ends"),
+        "restart": Kind(_NODE, "the process loses its state and is back at once", has_end=False),
+        "pause": Kind(_NODE, "the process stands still; datagrams wait in its socket"),
+        "clock_jump": Kind(
+            _NODE, "the wall clock is set forward or back", (Parameter("by", Quantity.OFFSET),), has_end=False
+        ),
+        "clock_skew": Kind(
+            _NODE,
+            "the wall clock is wrong by `offset`, and the monotonic clock fast by `drift`",
+            (Parameter("offset", Quantity.OFFSET, "0s"), Parameter("drift", Quantity.DRIFT, "0")),
+        ),
+        "handshake_flood": Kind(
+            _NODE,
+            "strangers who know the node's public key send it initiations, at most `sources` addresses",
+            (Parameter("every", Quantity.DURATION), Parameter("sources", Quantity.COUNT, "1000")),
+        ),
+    }
+)
+"""Every kind by the name that scenarios use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One fault of one run, from `at_ns` to before `until_ns` of virtual time.
+
+    `nodes`: whom a node fault befalls; for a link fault one side of the links, the others being the other side; nobody
+    there means every link. `between`: the two ends of the only link. `one_way`: only from the first (`nodes`, or the
+    first of `between`) to the second.
+    """
+
+    name: str
+    kind: str
+    at_ns: int
+    until_ns: int
+    nodes: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    one_way: bool = False
+    values: Mapping[str, Value]
+
+    def touches(self, source: str, destination: str) -> bool:
+        """Whether a link fault acts on datagrams from `source` to `destination`."""
+        if self.between:
+            ends = (source, destination)
+            return ends == self.between or (not self.one_way and ends[::-1] == self.between)
+        if self.nodes:
+            is_from, is_to = source in self.nodes, destination in self.nodes
+            return (is_from and not is_to) or (not self.one_way and is_to and not is_from)
+        return True

@@ -1,0 +1,82 @@
+"""The ledger of inner packets: who put which into the tunnel, and what came out where.
+
+It makes the packets, each with a serial number and a marker inside, and judges what leaves the tunnel. Not responsible for
+when packets are made.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from holloway.simulations.oracles import (
+    MARKER,
+    delivered_to_the_addressee,
+    hold,
+    inner_destination_is_ours,
+    inner_source_belongs_to_sender,
+    nothing_altered_or_invented,
+    nothing_delivered_twice,
+)
+
+_HEADER = struct.Struct(">BBHHHBBH4s4s")
+_TAIL = struct.Struct(">BQ")  # what a packet is for, serial number
+_EXPERIMENTAL_PROTOCOL = 253  # RFC 3692, section 2.1
+_FILLER = 0xA5
+
+
+class Purpose(IntEnum):
+    """What the receiver of an inner packet does with it."""
+
+    ONE_WAY = 0
+    QUESTION = 1
+    ANSWER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A packet that came out rightly."""
+
+    serial: int
+    purpose: Purpose
+    size: int
+
+
+class Ledger:
+    """All inner packets of one run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.delivered_total = 0
+        self._on_their_way: dict[int, tuple[bytes, str]] = {}
+        self._delivered: dict[int, None] = {}
+
+    def make(self, purpose: Purpose, size: int, source: bytes, destination: bytes, addressee: str) -> bytes:
+        """A new IPv4 packet of `size` bytes that is to be sealed for the node `addressee`."""
+        serial = self.count
+        self.count += 1
+        header = _HEADER.pack(0x45, 0, size, 0, 0, 64, _EXPERIMENTAL_PROTOCOL, 0, source, destination)
+        packet = (header + _TAIL.pack(purpose, serial) + MARKER).ljust(size, bytes((_FILLER,)))
+        self._on_their_way[serial] = (packet, addressee)
+        return packet
+
+    def deliver(
+        self, packet: bytes, *, sender: str, sender_address: bytes, receiver: str, receiver_address: bytes
+    ) -> Delivered:
+        """Judge a packet that left the tunnel at `receiver`, from its session with `sender`.
+
+        Raises `PropertyViolated`.
+        """
+        if len(packet) < _HEADER.size + _TAIL.size:
+            hold(nothing_altered_or_invented, None, packet, receiver)
+        purpose, serial = _TAIL.unpack_from(packet, _HEADER.size)
+        hold(nothing_delivered_twice, serial in self._delivered, serial, receiver)
+        sent, addressee = self._on_their_way.pop(serial, (None, receiver))
+        hold(nothing_altered_or_invented, sent, packet, receiver)
+        hold(delivered_to_the_addressee, addressee, receiver, serial)
+        hold(inner_source_belongs_to_sender, packet[12:16], sender_address, sender)
+        hold(inner_destination_is_ours, packet[16:20], receiver_address, receiver)
+        self._delivered[serial] = None
+        self.delivered_total += 1
+        return Delivered(serial, Purpose(purpose), len(packet))

@@ -1,0 +1,212 @@
+"""The links between nodes, and what the faults of links do to each datagram.
+
+Each direction of each pair has its own latency, and each fault on it its own dice: exactly one draw for each datagram while
+the fault lasts, whatever the other faults do to that datagram. Not responsible for time passing, addresses or nodes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from holloway.protocols.addresses import Address
+from holloway.simulations.faults import Fault
+from holloway.simulations.quantities import Value
+from holloway.simulations.streams import below, stream
+
+RECORDED = 256
+"""Datagrams of each sort that a listener keeps for replay; the oldest go first."""
+_HALF = 1 << 32
+_MAC2_BYTES = 16
+_HANDSHAKES = (1, 2, 0x21, 0x22)
+"""Message types that end in a mac2, which nobody looks at while there is no load."""
+
+
+class Fate:
+    """What becomes of one datagram: when each copy arrives, with which bytes, or why it is lost."""
+
+    __slots__ = ("copies", "data", "delay_ns", "is_forged", "lost")
+
+    def __init__(self, data: bytes, delay_ns: int) -> None:
+        self.data = data
+        self.delay_ns = delay_ns
+        self.copies: list[int] = []
+        """Further copies: how much later than the first each comes."""
+        self.is_forged = False
+        """Whether bytes were changed that somebody will look at."""
+        self.lost = ""
+        """Why it does not arrive; empty when it does."""
+
+
+class _Active:
+    """A fault at work on one link: its dice, and until when its queue is busy."""
+
+    __slots__ = ("act", "busy_ns", "dice", "values")
+
+    def __init__(self, fault: Fault, dice: random.Random) -> None:
+        self.act = _ACTS[fault.kind]
+        self.values = fault.values
+        self.dice = dice
+        self.busy_ns = 0
+
+
+class Link:
+    """One direction between two nodes."""
+
+    __slots__ = ("_active", "_generation", "_known", "destination", "latency_ns", "seed", "source")
+
+    def __init__(self, seed: int, source: str, destination: str, latency_low_ns: int, latency_high_ns: int) -> None:
+        self.seed, self.source, self.destination = seed, source, destination
+        dice = stream(seed, "latency", source, destination)
+        self.latency_ns = latency_low_ns + below(dice.getrandbits(64), latency_high_ns - latency_low_ns + 1)
+        self._known: dict[str, _Active] = {}
+        self._active: list[_Active] = []
+        self._generation = -1
+
+    def carry(self, datagram: bytes, now_ns: int, faults: ActiveFaults) -> Fate:
+        """What becomes of a datagram that is put on this link now."""
+        if self._generation != faults.generation:
+            self._generation = faults.generation
+            self._active = [self._at_work(each) for each in faults if each.touches(self.source, self.destination)]
+        fate = Fate(datagram, self.latency_ns)
+        for active in self._active:
+            active.act(fate, active, active.dice.getrandbits(64), now_ns)
+        return fate
+
+    def _at_work(self, fault: Fault) -> _Active:
+        active = self._known.get(fault.name)
+        if active is None:
+            dice = stream(self.seed, fault.name, self.source, self.destination)
+            active = self._known[fault.name] = _Active(fault, dice)
+        return active
+
+
+class ActiveFaults:
+    """The faults of links that are at work, in the order of the plan. `generation` grows with every change."""
+
+    def __init__(self, plan_order: Iterable[Fault]) -> None:
+        self._order = tuple(plan_order)
+        self._names: dict[str, None] = {}
+        self._faults: tuple[Fault, ...] = ()
+        self.generation = 0
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self._faults)
+
+    def begin(self, fault: Fault) -> None:
+        self._names[fault.name] = None
+        self._change()
+
+    def end(self, fault: Fault) -> None:
+        self._names.pop(fault.name, None)
+        self._change()
+
+    def _change(self) -> None:
+        self._faults = tuple(fault for fault in self._order if fault.name in self._names)
+        self.generation += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """A datagram as it was put on the wire."""
+
+    data: bytes
+    source: Address
+    destination: Address
+
+
+class Listener:
+    """Somebody on the wire who keeps what he hears, handshakes apart from the rest, and sends it again."""
+
+    def __init__(self, fault: Fault, seed: int) -> None:
+        self.fault = fault
+        self._dice = stream(seed, fault.name, "listener")
+        self._handshakes: deque[Overheard] = deque(maxlen=RECORDED)
+        self._others: deque[Overheard] = deque(maxlen=RECORDED)
+
+    def hear(self, sender: str, receiver: str, datagram: Overheard) -> None:
+        if self.fault.touches(sender, receiver):
+            is_handshake = int.from_bytes(datagram.data[:4], "little") < 256
+            (self._handshakes if is_handshake else self._others).append(datagram)
+
+    def choose(self) -> tuple[Overheard, bool] | None:
+        """An old datagram, and whether to send it from elsewhere; `None` before he has heard any. Takes two draws."""
+        which, where = self._dice.getrandbits(64), self._dice.getrandbits(64)
+        heard = self._handshakes if which & 1 and self._handshakes else self._others or self._handshakes
+        if not heard:
+            return None
+        return heard[below(which, len(heard))], where < self.fault.values["elsewhere"] * (1 << 64)
+
+
+def _is_hit(bits: int, values: Mapping[str, Value]) -> bool:
+    return bits % _HALF < values["probability"] * _HALF
+
+
+def _loss(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    if _is_hit(bits, active.values):
+        fate.lost = fate.lost or "loss"
+
+
+def _latency(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    fate.delay_ns += int(active.values["extra"])
+
+
+def _jitter(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    fate.delay_ns += below(bits, int(active.values["spread"]) + 1)
+
+
+def _duplicate(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    if _is_hit(bits, active.values):
+        fate.copies.append(below(bits, int(active.values["within"]) + 1))
+
+
+def _reorder(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    if _is_hit(bits, active.values):
+        fate.delay_ns += int(active.values["delay"])
+
+
+def _corrupt(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    if not _is_hit(bits, active.values):
+        return
+    data = fate.data
+    place, bit = divmod(below(bits, len(data) * 8), 8)
+    is_handshake = int.from_bytes(data[:4], "little") in _HANDSHAKES
+    fate.data = data[:place] + bytes((data[place] ^ 1 << bit,)) + data[place + 1 :]
+    fate.is_forged = fate.is_forged or not (is_handshake and place >= len(data) - _MAC2_BYTES)
+
+
+def _bandwidth(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    waits_ns = max(0, active.busy_ns - now_ns)
+    if waits_ns > active.values["queue"]:
+        fate.lost = fate.lost or "bandwidth"
+    else:
+        takes_ns = len(fate.data) * 8 * 10**9 // int(active.values["rate"])
+        active.busy_ns = now_ns + waits_ns + takes_ns
+        fate.delay_ns += waits_ns + takes_ns
+
+
+def _mtu_drop(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    if len(fate.data) > active.values["limit"]:
+        fate.lost = fate.lost or "mtu_drop"
+
+
+def _partition(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    fate.lost = fate.lost or "partition"
+
+
+_ACTS: Mapping[str, Callable[[Fate, _Active, int, int], None]] = MappingProxyType(
+    {
+        "loss": _loss,
+        "latency": _latency,
+        "jitter": _jitter,
+        "duplicate": _duplicate,
+        "reorder": _reorder,
+        "corrupt": _corrupt,
+        "bandwidth": _bandwidth,
+        "mtu_drop": _mtu_drop,
+        "partition": _partition,
+    }
+)

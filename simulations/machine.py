@@ -1,0 +1,304 @@
+"""A simulated node: the real `Demux`, `Session`s and `Inspector`s, driven as the actors drive them, with its own clocks.
+
+Responsible for one process: booting, dying, standing still, what goes into the protocol objects, what comes out of them,
+and asking the promises about them after each turn. Not responsible for time passing or for the network: `World` is.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.demux import Demux, index_secret
+from holloway.protocols.inspection import Inspector, LocalPrefixes
+from holloway.protocols.keys import StaticKey
+from holloway.protocols.routes import RouteTable
+from holloway.protocols.session import Session, SessionConfig, State
+from holloway.protocols.suites import Suite
+from holloway.protocols.timers import Timers
+from holloway.simulations.clocks import Clocks
+from holloway.simulations.milestones import Reached
+from holloway.simulations.oracles import (
+    answers_are_no_longer_than_questions,
+    expired_keys_are_forgotten,
+    forgery_changes_nothing,
+    hold,
+    initiation_answered_once,
+    is_dialling,
+    keys_are_few,
+    queues_are_bounded,
+    snapshot,
+    tables_are_bounded,
+    transitions_are_legal,
+    unconfirmed_key_is_not_used,
+    waiting_ends,
+)
+from holloway.simulations.streams import stream
+
+SOCKET_DATAGRAMS = 4096
+"""Datagrams that wait in the socket of a process that stands still; later ones are lost."""
+_NEVER = 1 << 62
+
+
+class Surroundings(Protocol):
+    """What a machine asks of the world."""
+
+    reached: Reached
+
+    def transmit(self, sender: Machine, datagram: bytes, destination: Address, cause: int) -> None:
+        """Put a datagram on the wire."""
+
+    def deliver(self, machine: Machine, peer: str, packet: bytes, cause: int) -> None:
+        """An inner packet left the tunnel."""
+
+    def wake(self, machine: Machine, seat: Seat, at_ns: int) -> None:
+        """Call `Machine.wake` at `at_ns` of virtual time."""
+
+    def record(self, machine: Machine, kind: str, peer: str, what: str, cause: int) -> int:
+        """A line of the trace; its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What others know of a node, and what it is configured with."""
+
+    name: str
+    static: StaticKey = field(repr=False)
+    secret: bytes = field(repr=False)
+    inner: bytes
+    configured: Address
+
+
+@dataclass(slots=True)
+class Seat:
+    """A machine's side of one session in one life."""
+
+    peer: Identity
+    session: Session
+    life: int
+    state: State = State.IDLE
+    epoch: int = 0
+    due_ns: int = _NEVER
+    """When `wake` is to come next; a later call that was asked for before is stale."""
+    due_s: float = math.inf
+    """The deadline it is to come for, on the node's monotonic clock."""
+
+
+def identity(seed: int, number: int, name: str) -> Identity:
+    """The node `name`, the `number`th of its world."""
+    private = stream(seed, name, "key").randbytes(32)
+    high, low = divmod(number + 1, 256)
+    address = (f"198.18.{high}.{low}", 1099)  # RFC 2544's network for benchmarks
+    return Identity(name, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), address)
+
+
+class Machine:
+    """One node. `public`: where it is seen on the wire; `down` and `paused` count the faults that keep it so."""
+
+    def __init__(
+        self,
+        world: Surroundings,
+        seed: int,
+        own: Identity,
+        peers: list[Identity],
+        *,
+        suite: Suite,
+        timers: Timers,
+        keepalive_s: float,
+    ) -> None:
+        self._world, self._seed, self._own, self._peers = world, seed, own, peers
+        self._suite, self._timers, self._keepalive_s = suite, timers, keepalive_s
+        self.name = own.name
+        self.inner = own.inner
+        self.key = own.static.public
+        self.public = own.configured
+        self.clocks = Clocks()
+        self.down = 0
+        self.paused = 0
+        self.life = 0
+        self.seats: dict[str, Seat] = {}
+        self._socket: deque[tuple[bytes, Address, bool, int]] = deque()
+        self._answered: dict[bytes, None] = {}
+        self._demux: Demux[str] | None = None
+        self._world_ns = 0
+
+    # Lives.
+
+    def boot(self, now_ns: int) -> None:
+        """Begin a life with nothing but the configuration."""
+        self.life += 1
+        dice = stream(self._seed, self.name, "entropy", str(self.life))
+        demux: Demux[str] = Demux(self._own.static, secret=self._own.secret, entropy=dice.randbytes)
+        routes: RouteTable[str] = RouteTable()
+        local = LocalPrefixes([IPv4Network((self.inner, 32))])
+        self._demux = demux
+        for peer in self._peers:
+            routes.add(IPv4Network((peer.inner, 32)), peer.name)
+        for peer in self._peers:
+            config = SessionConfig(
+                suite=self._suite,
+                static=self._own.static,
+                peer_public=peer.static.public,
+                preshared=b"".join(sorted((self.key, peer.static.public)))[16:48],
+                timers=self._timers,
+                keepalive_s=self._keepalive_s,
+                inspect=Inspector(routes, peer.name, local),
+            )
+            self.seats[peer.name] = Seat(peer, self._session(config, demux, peer, dice, now_ns), self.life)
+        for seat in self.seats.values():
+            self._schedule(seat, now_ns)
+
+    def _session(
+        self, config: SessionConfig, demux: Demux[str], peer: Identity, dice: random.Random, now_ns: int
+    ) -> Session:
+        return Session(
+            config,
+            links=demux.register(peer.static.public, peer.name),
+            entropy=dice.randbytes,
+            wall_ns=lambda: self.clocks.wall_ns(self._world_ns),
+            now=self._now(now_ns),
+            endpoint=peer.configured,
+        )
+
+    def die(self) -> None:
+        """All state is gone, and nothing is said to anybody."""
+        self.settle_accounts()
+        self.seats.clear()
+        self._socket.clear()
+        self._answered.clear()
+        self._demux = None
+
+    def settle_accounts(self) -> None:
+        """Tell what this life has gone through."""
+        reached = self._world.reached
+        for seat in self.seats.values():
+            reached.note_drops(seat.session.drops)
+            for (before, after), count in seat.session.transitions.items():
+                reached.transitions[f"{before.name}>{after.name}"] += count
+        if self._demux is not None:
+            reached.note_drops(self._demux.drops)
+
+    def resume(self, now_ns: int) -> None:
+        """Go on after standing still: deadlines first, then what waits in the socket."""
+        for seat in list(self.seats.values()):
+            self.wake(seat, seat.life, now_ns)
+        while self._socket:
+            data, source, is_forged, cause = self._socket.popleft()
+            self.receive(data, source, now_ns, is_forged=is_forged, cause=cause)
+
+    # Inputs.
+
+    def send(self, peer: str, packets: list[bytes], now_ns: int) -> None:
+        """Programs on this node hand in packets for `peer`."""
+        seat = self.seats.get(peer)
+        if seat is None or self.paused:
+            return
+        now = self._now(now_ns)
+        is_waiting = not seat.session.is_ready
+        seat.session.send(packets, now)
+        if is_waiting and seat.session.staged:
+            self._world.reached.reach("packet_waited")
+            hold(queues_are_bounded, seat.session)
+        self._flush(seat, now_ns, 0)
+
+    def rekey(self, peer: str, now_ns: int) -> None:
+        """Ask for new keys."""
+        seat = self.seats.get(peer)
+        if seat is not None and not self.paused:
+            seat.session.rekey(self._now(now_ns))
+            self._flush(seat, now_ns, 0)
+
+    def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
+        """A datagram arrives. `is_forged`: it is not as a peer made it."""
+        demux = self._demux
+        if demux is None:
+            return
+        if self.paused:
+            if len(self._socket) < SOCKET_DATAGRAMS:
+                self._socket.append((datagram, source, is_forged, cause))
+            return
+        before = [snapshot(seat.session) for seat in self.seats.values()] if is_forged else []
+        now = self._now(now_ns)
+        found = demux.sort([(datagram, source)], now)
+        for peer, batch in found.datagrams.items():
+            seat = self.seats[peer]
+            seat.session.receive(batch, now)
+            self._flush(seat, now_ns, cause)
+        for peer, opened, origin in found.initiations:
+            seat = self.seats[peer]
+            session = seat.session
+            sent, was_dialling = session.transmitted.bytes, is_dialling(session)
+            session.receive_initiation(opened, origin, now)
+            if session.transmitted.bytes > sent:
+                hold(initiation_answered_once, self._answered, datagram, self.name)
+                if was_dialling:
+                    self._world.reached.reach("both_dialled_at_once")
+            self._flush(seat, now_ns, cause)
+        for peer, token, origin in found.resets:
+            seat = self.seats[peer]
+            seat.session.receive_reset(token, origin, now)
+            self._flush(seat, now_ns, cause)
+        for reply, origin in found.replies:
+            hold(answers_are_no_longer_than_questions, datagram, reply)
+            self._world.transmit(self, reply, origin, cause)
+        if is_forged:
+            hold(forgery_changes_nothing, before, [snapshot(each.session) for each in self.seats.values()], self.name)
+            hold(tables_are_bounded, demux, len(self._peers))
+
+    def wake(self, seat: Seat, life: int, now_ns: int) -> None:
+        """A deadline of a session may be due."""
+        if life != self.life or self._demux is None or self.paused:
+            return
+        seat.due_ns, seat.due_s = _NEVER, math.inf
+        now = self._now(now_ns)
+        seat.session.handle_timeout(now)
+        hold(expired_keys_are_forgotten, seat.session, now)
+        self._flush(seat, now_ns, 0)
+        hold(tables_are_bounded, self._demux, len(self._peers))
+
+    # Outputs.
+
+    def _flush(self, seat: Seat, now_ns: int, cause: int) -> None:
+        session, world, peer = seat.session, self._world, seat.peer.name
+        epoch = session.epoch
+        if session.state is not seat.state or epoch != seat.epoch:
+            hold(transitions_are_legal, session)
+            hold(unconfirmed_key_is_not_used, session)
+            hold(keys_are_few, session)
+            what = f"{session.state.name} epoch {epoch}"
+            cause = world.record(self, "state", peer, what, cause)
+            seat.state, seat.epoch = session.state, epoch
+        for datagram in session.datagrams_to_send():
+            assert session.endpoint is not None, "a session sends nowhere"
+            world.transmit(self, datagram, session.endpoint, cause)
+        for packet in session.packets_to_deliver():
+            world.deliver(self, peer, packet, cause)
+        while (event := session.next_event()) is not None:
+            world.reached.note_event(event)
+        self._schedule(seat, now_ns)
+
+    def _schedule(self, seat: Seat, now_ns: int) -> None:
+        due = seat.session.next_timeout()
+        if due is None:
+            hold(waiting_ends, seat.session)
+            return
+        if due < seat.due_s:  # a later deadline is looked at when the earlier one has come
+            seat.due_s = due
+            seat.due_ns = max(now_ns, self.clocks.global_ns(due))
+            self._world.wake(self, seat, seat.due_ns)
+
+    def clock_changed(self, now_ns: int) -> None:
+        """The monotonic clock runs at another rate from now on: every deadline lies elsewhere."""
+        for seat in self.seats.values():
+            seat.due_ns, seat.due_s = _NEVER, math.inf
+            self._schedule(seat, now_ns)
+
+    def _now(self, now_ns: int) -> float:
+        """Monotonic seconds of this node."""
+        self._world_ns = now_ns
+        return self.clocks.monotonic_s(now_ns)

@@ -1,0 +1,115 @@
+"""The interesting places that a scenario wants its runs to reach: `sometimes` properties.
+
+A scenario that never gets there tests less than it seems to, so that is a failure of the scenario. Each is a name, what it
+means, and how it is recognised: by an event of a session, by a drop that was counted, or by the world, which calls `reach`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from holloway.protocols.events import (
+    DropReason,
+    EndpointMoved,
+    Event,
+    HandshakeCompleted,
+    HandshakeGaveUp,
+    HandshakeStarted,
+    KeyExpired,
+    PeerForgotUs,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Milestone:
+    """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node."""
+
+    meaning: str
+    event: Callable[[Event], bool] | None = None
+    drops: tuple[DropReason, ...] = ()
+
+
+def _is_rekey(event: Event) -> bool:
+    return isinstance(event, HandshakeCompleted) and event.epoch > 1
+
+
+def _is_repeat(event: Event) -> bool:
+    return isinstance(event, HandshakeStarted) and event.attempt > 1
+
+
+def _is_roaming(event: Event) -> bool:
+    return isinstance(event, EndpointMoved) and event.old is not None
+
+
+SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
+    {
+        "rekey_completed": Milestone("a session changed to its second key or a later one", _is_rekey),
+        "dial_repeated": Milestone("an initiation was not answered and sent again", _is_repeat),
+        "gave_up": Milestone("a node gave up dialling", lambda event: isinstance(event, HandshakeGaveUp)),
+        "key_expired": Milestone("a key died without a successor", lambda event: isinstance(event, KeyExpired)),
+        "roamed": Milestone("a node followed its peer to another address", _is_roaming),
+        "peer_forgot_us": Milestone(
+            "a reset told a node that its peer had restarted", lambda event: isinstance(event, PeerForgotUs)
+        ),
+        "both_dialled_at_once": Milestone("a node answered an initiation while its own was under way"),
+        "packet_waited": Milestone("a packet waited for a key"),
+        "replay_refused": Milestone("a datagram came again and was refused", drops=(DropReason.REPLAYED,)),
+        "replayed_initiation_refused": Milestone(
+            "an initiation came again and was refused", drops=(DropReason.REPLAYED_INITIATION,)
+        ),
+        "forgery_refused": Milestone(
+            "an altered datagram was refused", drops=(DropReason.NOT_AUTHENTIC, DropReason.HANDSHAKE_NOT_AUTHENTIC)
+        ),
+        "spoof_refused": Milestone(
+            "an inner address that was not the sender's was refused", drops=(DropReason.SOURCE_NOT_ALLOWED,)
+        ),
+        "misdirection_refused": Milestone(
+            "an inner packet for somebody else was refused", drops=(DropReason.DESTINATION_NOT_OURS,)
+        ),
+        "cookie_demanded": Milestone("a node under load asked for cookies", drops=(DropReason.COOKIE_REQUIRED,)),
+        "stranger_rate_limited": Milestone(
+            "a source sent handshakes faster than it may", drops=(DropReason.RATE_LIMITED,)
+        ),
+        "queue_overflowed": Milestone("packets that waited made room for newer ones", drops=(DropReason.STAGING_FULL,)),
+    }
+)
+"""Every place by the name that scenarios use."""
+
+_BY_EVENT = {name: place.event for name, place in SOMETIMES.items() if place.event is not None}
+
+
+class Reached:
+    """Which places a run has reached, and how often; also what its session machines went through."""
+
+    def __init__(self) -> None:
+        self.places: Counter[str] = Counter()
+        self.transitions: Counter[str] = Counter()
+        self.drops: Counter[str] = Counter()
+
+    def reach(self, place: str) -> None:
+        """The world saw one that no event tells."""
+        self.places[place] += 1
+
+    def note_event(self, event: Event) -> None:
+        for name, recognises in _BY_EVENT.items():
+            if recognises(event):
+                self.places[name] += 1
+
+    def note_drops(self, drops: Mapping[DropReason, int]) -> None:
+        """The counters of a session or a node whose life is over."""
+        for reason, count in drops.items():
+            self.drops[reason.value] += count
+        for name, place in SOMETIMES.items():
+            count = sum(drops.get(reason, 0) for reason in place.drops)
+            if count:
+                self.places[name] += count
+
+    def add(self, others: Iterable[Reached]) -> None:
+        """Count what other runs have reached, too."""
+        for other in others:
+            self.places += other.places
+            self.transitions += other.transitions
+            self.drops += other.drops

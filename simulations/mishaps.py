@@ -1,0 +1,138 @@
+"""The faults of nodes, and the beginning and end of every fault: crashes, pauses, wrong clocks, new ports, floods.
+
+Not responsible for what faults of links do to datagrams: that is `links`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.cookies import MacWriter
+from holloway.protocols.noise import initiation_bytes
+from holloway.protocols.suites import SUITES
+from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.links import Listener
+from holloway.simulations.machine import Machine
+from holloway.simulations.streams import below, stream
+
+if TYPE_CHECKING:
+    from holloway.simulations.world import World
+
+FIRST_NAT_PORT = 20_000
+STRANGER: Address = ("203.0.113.66", 666)
+_MACS_BYTES = 32
+
+
+class Mishaps:
+    """Plans the beginning and the end of every fault of the world's plan."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rebound = 0
+        for fault in world.plan.faults:
+            world.timeline.at(fault.at_ns, self._begin, fault)
+            if KINDS[fault.kind].has_end:
+                world.timeline.at(fault.until_ns, self._end, fault)
+        for listener in world.listeners:
+            world.timeline.at(listener.fault.at_ns, self._replay, listener)
+
+    def _begin(self, fault: Fault) -> None:
+        self._record(fault, "fault")
+        if KINDS[fault.kind].scope is Scope.LINKS:
+            if fault.kind != "replay":  # a listener has been there from the first
+                self._world.faults.begin(fault)
+            return
+        for name in fault.nodes:
+            self._befall(fault, self._world.machines[name])
+
+    def _end(self, fault: Fault) -> None:
+        self._record(fault, "heal")
+        if KINDS[fault.kind].scope is Scope.LINKS:
+            self._world.faults.end(fault)
+            return
+        for name in fault.nodes:
+            self._relieve(fault, self._world.machines[name])
+
+    def _record(self, fault: Fault, kind: str) -> None:
+        if self._world.trace is not None:
+            whom = " ".join(fault.nodes + fault.between)
+            self._world.trace.add(self._world.timeline.now_ns, fault.name, kind, whom, 0, 0, fault.kind)
+
+    def _befall(self, fault: Fault, machine: Machine) -> None:
+        now_ns = self._world.timeline.now_ns
+        match fault.kind:
+            case "crash":
+                machine.down += 1
+                if machine.down == 1:
+                    machine.die()
+            case "restart":
+                if not machine.down:
+                    machine.die()
+                    machine.boot(now_ns)
+            case "pause":
+                machine.paused += 1
+            case "nat_rebind":
+                self._rebind(machine)
+            case "clock_jump":
+                machine.clocks.offset_ns += int(fault.values["by"])
+            case "clock_skew":
+                self._skew(fault, machine, 1)
+            case _:  # handshake_flood: there is no other that befalls nodes
+                dice = stream(self._world.plan.seed, fault.name, machine.name)
+                self._flood(fault, machine, dice, MacWriter(machine.key))
+
+    def _relieve(self, fault: Fault, machine: Machine) -> None:
+        now_ns = self._world.timeline.now_ns
+        match fault.kind:
+            case "crash":
+                machine.down -= 1
+                if not machine.down:
+                    machine.boot(now_ns)
+            case "pause":
+                machine.paused -= 1
+                if not machine.paused:
+                    machine.resume(now_ns)
+            case "clock_skew":
+                self._skew(fault, machine, -1)
+            case _:  # a flood looks at its time by itself
+                pass
+
+    def _skew(self, fault: Fault, machine: Machine, sign: int) -> None:
+        now_ns = self._world.timeline.now_ns
+        machine.clocks.offset_ns += sign * int(fault.values["offset"])
+        machine.clocks.drift(int(fault.values["drift"]) if sign > 0 else 0, now_ns)
+        machine.clock_changed(now_ns)
+
+    def _rebind(self, machine: Machine) -> None:
+        addresses = self._world.addresses
+        del addresses[machine.public]
+        machine.public = (str(machine.public[0]), FIRST_NAT_PORT + self._rebound)
+        self._rebound += 1
+        addresses[machine.public] = machine
+
+    def _flood(self, fault: Fault, machine: Machine, dice: random.Random, macs: MacWriter) -> None:
+        """One initiation of a stranger: its mac1 is right, for anybody can make it, and nothing else is."""
+        world = self._world
+        now_ns = world.timeline.now_ns
+        if now_ns >= fault.until_ns:
+            return
+        suite = SUITES[world.plan.suite]
+        head = suite.initiation.to_bytes(4, "little")
+        message = macs.append(head + dice.randbytes(initiation_bytes(suite) - len(head) - _MACS_BYTES), 0.0)
+        number = below(dice.getrandbits(64), int(fault.values["sources"]))
+        source = (f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 1099)
+        world.arrive(message, source, machine.public, True, 0)
+        world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, machine, dice, macs)
+
+    def _replay(self, listener: Listener) -> None:
+        world, fault = self._world, listener.fault
+        now_ns = world.timeline.now_ns
+        if now_ns >= fault.until_ns:
+            return
+        choice = listener.choose()
+        if choice is not None:
+            old, is_elsewhere = choice
+            world.arrive(old.data, STRANGER if is_elsewhere else old.source, old.destination, False, 0)
+        world.timeline.at(now_ns + int(fault.values["every"]), self._replay, listener)

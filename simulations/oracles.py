@@ -1,0 +1,244 @@
+"""The promises that every run must keep: `always` at each step, `eventually` some time after the last fault.
+
+Each is a small function whose docstring is the promise; it returns `None`, or a sentence that says how the promise was
+broken. They look at what nodes send and deliver, and, where that cannot tell, into the protocol objects: this is the one
+place of the simulator that knows their insides. Not responsible for when they are asked: that is `machine` and `world`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.demux import INDICES_PER_PEER, Demux
+from holloway.protocols.keyring import RETIRED_KEYS
+from holloway.protocols.ratelimit import SOURCE_LIMIT
+from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
+from holloway.protocols.staging import STAGED_PACKETS
+from holloway.protocols.states import TRANSITIONS
+from holloway.simulations.errors import PropertyViolated
+
+MARKER = b"never in the clear"
+"""Stands in every inner packet, and so never in a datagram."""
+
+Snapshot: TypeAlias = tuple[object, ...]
+
+
+def no_plaintext_on_the_wire(datagram: bytes) -> str | None:
+    """No datagram shows a byte of an inner packet."""
+    return f"a datagram of {len(datagram)} bytes shows an inner packet" if MARKER in datagram else None
+
+
+def no_nonce_used_twice(used: dict[bytes, None], nonce: bytes) -> str | None:
+    """A cipher never seals twice with one nonce under one key. `used` are the nonces of the key so far."""
+    if nonce in used:
+        return f"nonce {nonce.hex()} sealed twice under one key"
+    used[nonce] = None
+    return None
+
+
+def nothing_delivered_twice(is_delivered: bool, serial: int, receiver: str) -> str | None:
+    """An inner packet leaves the tunnel at most once, however often the network carries it."""
+    return f"packet {serial} was delivered twice to {receiver}" if is_delivered else None
+
+
+def nothing_altered_or_invented(sent: bytes | None, delivered: bytes, receiver: str) -> str | None:
+    """What leaves the tunnel is byte for byte what somebody put into it."""
+    return f"{receiver} was given a packet that nobody sent" if sent != delivered else None
+
+
+def delivered_to_the_addressee(addressee: str, receiver: str, serial: int) -> str | None:
+    """An inner packet leaves the tunnel at the node it was sealed for."""
+    return f"packet {serial} for {addressee} came out at {receiver}" if addressee != receiver else None
+
+
+def inner_source_belongs_to_sender(source: bytes, sender_address: bytes, sender: str) -> str | None:
+    """A packet that leaves the tunnel has an inner source address that belongs to the peer that sealed it."""
+    return f"{sender} got a packet through under the address of another" if source != sender_address else None
+
+
+def inner_destination_is_ours(destination: bytes, own_address: bytes, receiver: str) -> str | None:
+    """A packet that leaves the tunnel has an inner destination that belongs to the node it leaves at."""
+    return f"{receiver} let out a packet for another address" if destination != own_address else None
+
+
+def forgery_changes_nothing(before: Sequence[Snapshot], after: Sequence[Snapshot], node: str) -> str | None:
+    """A datagram that was altered on its way, or made by a stranger, changes no key, window, counter or endpoint."""
+    return f"a forged datagram changed the sessions of {node}" if before != after else None
+
+
+def initiation_answered_once(answered: dict[bytes, None], initiation: bytes, node: str) -> str | None:
+    """In one life a node answers an initiation once. `answered` are the initiations so far, without their mac2."""
+    signed = initiation[:-16]  # mac2 is not looked at while there is no load, so anybody may change it
+    if signed in answered:
+        return f"{node} answered one initiation twice"
+    answered[signed] = None
+    return None
+
+
+def answers_are_no_longer_than_questions(question: bytes, answer: bytes) -> str | None:
+    """What a stranger is answered is no longer than what he sent, so nobody is flooded through us."""
+    if len(answer) > len(question):
+        return f"{len(question)} bytes from a stranger were answered with {len(answer)}"
+    return None
+
+
+def unconfirmed_key_is_not_used(session: Session) -> str | None:
+    """The responder of a handshake seals under its key only after it has heard the initiator use it."""
+    keys = session._ring.current
+    if keys is not None and not keys.is_initiator and keys.top < 0:
+        return f"epoch {keys.epoch} is in use before its initiator has used it"
+    return None
+
+
+def expired_keys_are_forgotten(session: Session, now: float) -> str | None:
+    """When a session has acted on its deadlines, it holds no key beyond its life."""
+    late = [keys.epoch for keys in session._ring.by_index.values() if keys.expires_at <= now]
+    return f"epoch {late[0]} outlived its key" if late else None
+
+
+def keys_are_few(session: Session) -> str | None:
+    """A session holds a current, a next and `RETIRED_KEYS` retired keys at most."""
+    count = len(session._ring.by_index)
+    return f"a session holds {count} keys" if count > RETIRED_KEYS + 2 else None
+
+
+def queues_are_bounded(session: Session) -> str | None:
+    """Packets that wait for a key, and events that nobody has read, stay below their bounds."""
+    if session.staged > STAGED_PACKETS:
+        return f"{session.staged} packets wait for a key"
+    if len(session._events) > max(EVENTS, DROP_EVENTS):
+        return f"{len(session._events)} events are unread"
+    return None
+
+
+def tables_are_bounded(demux: Demux[Any], peers: int) -> str | None:
+    """Receiver indices, reset tokens and remembered strangers of a node stay below their bounds, whoever floods it."""
+    for name, count, limit in (
+        ("receiver indices", len(demux._indices), INDICES_PER_PEER * peers),
+        ("reset tokens", len(demux._resets), INDICES_PER_PEER * peers),
+        ("rate-limited sources", len(demux._handshake_rate), SOURCE_LIMIT),
+        ("sources of resets", len(demux._reset_rate), SOURCE_LIMIT),
+    ):
+        if count > limit:
+            return f"{count} {name}, {limit} are allowed"
+    return None
+
+
+def transitions_are_legal(session: Session) -> str | None:
+    """A session only ever moves along the arrows of its state machine."""
+    for before, after in session.transitions:
+        if after not in TRANSITIONS[before]:
+            return f"a session moved from {before.name} to {after.name}"
+    return None
+
+
+def waiting_ends(session: Session) -> str | None:
+    """While packets wait for a key, or a handshake is under way, a deadline lies ahead that ends the wait."""
+    is_waiting = session.staged > 0 or session.state in (State.INITIATING, State.REKEYING)
+    if is_waiting and session.next_timeout() is None:
+        return f"a session in {session.state.name} waits with {session.staged} packets and nothing will end it"
+    return None
+
+
+def time_moves(events_in_a_second: int, limit: int) -> str | None:
+    """The nodes do not keep each other, or themselves, busy for ever within one moment."""
+    return f"{events_in_a_second} events within one virtual second" if events_in_a_second >= limit else None
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """What `eventually` is asked about. `unheard`: pairs (from, to) without a packet since the last fault."""
+
+    unheard: tuple[tuple[str, str], ...]
+    waiting: Mapping[tuple[str, str], int]
+    endpoints: Mapping[tuple[str, str], tuple[Address | None, Address]]
+    """For each pair (of, to): where `of` would send now, and where `to` is."""
+
+
+def all_pairs_reachable(calm: Calm) -> str | None:
+    """Every node gets a packet through to each of its peers, both ways."""
+    if not calm.unheard:
+        return None
+    named = ", ".join(f"{first} to {second}" for first, second in calm.unheard[:3])
+    more = f" and {len(calm.unheard) - 3} more" if len(calm.unheard) > 3 else ""
+    return f"nothing came through from {named}{more}"
+
+
+def nothing_waits(calm: Calm) -> str | None:
+    """No packet waits for a key any more."""
+    for pair, count in calm.waiting.items():
+        if count:
+            return f"{count} packets wait for a key in the session of {pair[0]} with {pair[1]}"
+    return None
+
+
+def endpoints_are_true(calm: Calm) -> str | None:
+    """Every session sends to where its peer really is."""
+    for (first, second), (believed, true) in calm.endpoints.items():
+        if believed != true:
+            return f"{first} sends to {believed}, but {second} is at {true}"
+    return None
+
+
+ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
+    {
+        promise.__name__: promise
+        for promise in (
+            no_plaintext_on_the_wire,
+            no_nonce_used_twice,
+            nothing_delivered_twice,
+            nothing_altered_or_invented,
+            delivered_to_the_addressee,
+            inner_source_belongs_to_sender,
+            inner_destination_is_ours,
+            forgery_changes_nothing,
+            initiation_answered_once,
+            answers_are_no_longer_than_questions,
+            unconfirmed_key_is_not_used,
+            expired_keys_are_forgotten,
+            keys_are_few,
+            queues_are_bounded,
+            tables_are_bounded,
+            transitions_are_legal,
+            waiting_ends,
+            time_moves,
+        )
+    }
+)
+"""Checked in every run."""
+
+EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
+    {promise.__name__: promise for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true)}
+)
+"""Checked by the time that a scenario sets."""
+
+
+def hold(promise: Callable[..., str | None], *facts: object) -> None:
+    """Raises `PropertyViolated` when `promise` is broken."""
+    broken = promise(*facts)
+    if broken is not None:
+        raise PropertyViolated(promise.__name__, broken)
+
+
+def snapshot(session: Session) -> Snapshot:
+    """Everything of a session that only an authentic datagram may change."""
+    ring = session._ring
+    return (
+        session.state,
+        session.epoch,
+        session.endpoint,
+        session.received.packets,
+        session.transmitted.packets,
+        session.handshakes_total,
+        tuple((keys.local_index, keys.top, keys.sent) for keys in ring.by_index.values()),
+        None if ring.next is None else ring.next.local_index,
+    )
+
+
+def is_dialling(session: Session) -> bool:
+    """Whether an initiation of ours is under way."""
+    return session._handshakes.is_under_way

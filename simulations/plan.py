@@ -1,0 +1,166 @@
+"""The plan: everything that decides a run, as data. The same plan gives the same run, byte for byte.
+
+A scenario and a seed give a plan (`drawing`); shrinking takes things out of one. A plan is written as JSON,
+`holloway.plan/1`, and read back equal. Not responsible for what a plan causes: that is `world`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from holloway.protocols.errors import LocalError
+from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
+from holloway.protocols.suites import SUITES
+from holloway.protocols.timers import Timers
+from holloway.simulations.errors import ScenarioError
+from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.milestones import SOMETIMES
+from holloway.simulations.oracles import EVENTUALLY
+
+SCHEMA = "holloway.plan/1"
+MIN_INNER_BYTES = 64
+MAX_INNER_BYTES = 1420
+MAX_NODES = 2000
+MAX_BURST = 128
+WORKLOADS: Mapping[str, str] = {
+    "ping": "each node asks each of its peers, who answers",
+    "bulk": "each node sends bursts to each of its peers, who says nothing",
+    "spoof": "each node sends packets with an inner address that is not its own",
+    "rekey": "both ends of a session ask for new keys in the same moment",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the programs on the nodes do. Sizes are bytes of inner packets. `ends`: the only pair that does it."""
+
+    kind: str
+    every_ns: int
+    size_low: int = MIN_INNER_BYTES
+    size_high: int = MIN_INNER_BYTES
+    burst: int = 1
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run. Times are nanoseconds of virtual time; the last `calm_ns` of `duration_ns` have no fault.
+
+    `pairs`: who is a peer of whom, each pair once. `eventually`: by when after the last fault a property must hold.
+    """
+
+    scenario: str
+    seed: int
+    duration_ns: int
+    calm_ns: int
+    nodes: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    latency_low_ns: int
+    latency_high_ns: int
+    suite: str
+    timers: Mapping[str, float]
+    keepalive_s: float
+    workloads: tuple[Workload, ...]
+    faults: tuple[Fault, ...]
+    eventually: Mapping[str, int]
+    sometimes: tuple[str, ...]
+
+    @property
+    def healed_ns(self) -> int:
+        """When the last fault is over."""
+        return self.duration_ns - self.calm_ns
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as JSON, one line."""
+    return json.dumps({"schema": SCHEMA} | asdict(plan))
+
+
+def to_document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values."""
+    document = json.loads(to_json(plan))
+    assert isinstance(document, dict)
+    return document
+
+
+def from_json(text: str, source: str) -> Plan:
+    """A plan from JSON. Raises `ScenarioError` for what is no plan; `source` names the file in it."""
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
+            raise ValueError(f"it does not say that it is {SCHEMA}")
+        document["faults"] = tuple(_build(Fault, each) for each in document["faults"])
+        document["workloads"] = tuple(_build(Workload, each) for each in document["workloads"])
+        document["pairs"] = tuple((str(first), str(second)) for first, second in document["pairs"])
+        plan: Plan = _build(Plan, document)
+        _check(plan)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LocalError) as error:
+        raise ScenarioError(
+            f"{source} is not a plan", str(error), "holloway simulate SCENARIO --shrink writes one"
+        ) from error
+    return plan
+
+
+def _build(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    known = {field.name: str(field.type) for field in fields(kind)}
+    read = {}
+    for key, value in values.items():
+        form = known.get(key)
+        if form is None:
+            raise ValueError(f"unknown key {key!r}")
+        is_fit = {
+            "int": type(value) is int and value >= 0,
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "float": type(value) in (int, float) and value >= 0,
+            "tuple[str, ...]": isinstance(value, list) and all(isinstance(each, str) for each in value),
+        }.get(form, isinstance(value, dict) if form.startswith("Mapping") else True)
+        if not is_fit:
+            raise ValueError(f"{key} is {value!r}")
+        read[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)
+
+
+def _check(plan: Plan) -> None:
+    """What a scenario cannot get wrong any more. Raises `ValueError` or `LocalError`."""
+    Timers(**plan.timers)
+    _require(plan.suite in SUITES, f"unknown suite {plan.suite!r}")
+    _require(plan.keepalive_s == 0 or MIN_KEEPALIVE_S <= plan.keepalive_s <= MAX_KEEPALIVE_S, "a wrong keepalive_s")
+    _require(plan.latency_low_ns <= plan.latency_high_ns, "a wrong latency")
+    _require(0 < plan.calm_ns <= plan.duration_ns, "a wrong duration")
+    _require(2 <= len(plan.nodes) <= MAX_NODES, f"{len(plan.nodes)} nodes")
+    known = dict.fromkeys(plan.nodes)
+    seen: dict[tuple[str, str], None] = {}
+    for first, second in plan.pairs:
+        _require(first in known and second in known and first != second, f"a wrong pair {first}, {second}")
+        _require((first, second) not in seen and (second, first) not in seen, f"the pair {first}, {second} twice")
+        seen[first, second] = None
+    for workload in plan.workloads:
+        _require(workload.kind in WORKLOADS, f"unknown workload {workload.kind!r}")
+        _require(workload.every_ns > 0 and 1 <= workload.burst <= MAX_BURST, "a wrong workload")
+        _require(MIN_INNER_BYTES <= workload.size_low <= workload.size_high <= MAX_INNER_BYTES, "a wrong size")
+        _require(not workload.ends or len(workload.ends) == 2, "ends that are no pair")
+    for fault in plan.faults:
+        kind = KINDS.get(fault.kind)
+        _require(kind is not None, f"unknown fault {fault.kind!r}")
+        assert kind is not None
+        _require(fault.at_ns <= fault.until_ns <= plan.healed_ns, f"{fault.name} outside its time")
+        _require(all(node in known for node in fault.nodes + fault.between), f"{fault.name} befalls nobody")
+        _require(len(fault.between) in (0, 2), f"{fault.name} between {len(fault.between)} nodes")
+        _require(kind.scope is Scope.LINKS or len(fault.nodes) > 0, f"{fault.name} befalls nobody")
+        names = [parameter.name for parameter in kind.parameters]
+        _require(sorted(names) == sorted(fault.values), f"{fault.name} has other values than {names}")
+        _require(all(type(each) in (int, float) for each in fault.values.values()), f"{fault.name}: no number")
+        _require(fault.values.get("every", 1) > 0, f"{fault.name} without a pause")
+    for name, within in plan.eventually.items():
+        _require(name in EVENTUALLY and type(within) is int and 0 < within <= plan.calm_ns, f"a wrong bound for {name}")
+    for name in plan.sometimes:
+        _require(name in SOMETIMES, f"unknown property {name!r}")
+
+
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise ValueError(otherwise)

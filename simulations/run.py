@@ -1,0 +1,90 @@
+"""Running a plan to its end, and saying what came of it: the `Outcome`.
+
+Not responsible for many seeds (`batch`) nor for making a failing plan smaller (`shrink`).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from holloway.simulations.errors import PropertyViolated
+from holloway.simulations.milestones import Reached
+from holloway.simulations.oracles import EVENTUALLY
+from holloway.simulations.plan import Plan
+from holloway.simulations.trace import Trace
+from holloway.simulations.world import World
+
+CRASH = "no_crash"
+"""The property that is broken when the system under test raises what it should not."""
+
+
+class Verdict(IntEnum):
+    """What came of a run; the value is the exit code of the command."""
+
+    HELD = 0
+    SAFETY_BROKEN = 1
+    LIVENESS_BROKEN = 3
+    NEVER_REACHED = 4
+    NOT_DETERMINISTIC = 5
+    CRASHED = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A broken property, and when in virtual time."""
+
+    verdict: Verdict
+    property: str
+    message: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run. `trace_sha256` is empty when nothing was traced; `wall_s` is what the run took."""
+
+    plan: Plan
+    failure: Failure | None
+    events: int
+    virtual_ns: int
+    wall_s: float
+    reached: Reached
+    trace_sha256: str
+
+
+def run_plan(plan: Plan, *, trace: Trace | None = None, progress: Callable[[int], None] | None = None) -> Outcome:
+    """Run `plan`. Never raises for what the system under test does."""
+    began = time.perf_counter()
+    failure = None
+    world = None
+    try:
+        world = World(plan, trace)
+        world.run(progress)
+    except PropertyViolated as broken:
+        verdict = Verdict.LIVENESS_BROKEN if broken.name in EVENTUALLY else Verdict.SAFETY_BROKEN
+        failure = Failure(verdict, broken.name, broken.message, 0 if world is None else world.timeline.now_ns)
+    except Exception as error:  # noqa: BLE001 - whatever the system under test raises is what we are here to find
+        failure = Failure(Verdict.CRASHED, CRASH, _place(error), 0 if world is None else world.timeline.now_ns)
+    if trace is not None and failure is not None:
+        trace.add(failure.at_ns, "world", "violation", "", 0, trace.count, failure.property)
+    return Outcome(
+        plan=plan,
+        failure=failure,
+        events=0 if world is None else world.timeline.events,
+        virtual_ns=0 if world is None else world.timeline.now_ns,
+        wall_s=time.perf_counter() - began,
+        reached=Reached() if world is None else world.reached,
+        trace_sha256="" if trace is None else trace.digest(),
+    )
+
+
+def _place(error: Exception) -> str:
+    """What was raised, and where: the innermost frame."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
