@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -63,10 +64,15 @@ class KernelRoutes:
                 await self._add(prefix)
         self.retry_at = trio.current_time() + RETRY_S if self.refused else math.inf
 
+    def doubt(self) -> None:
+        """The kernel may have lost the routes: the next `update` makes every one again."""
+        self._is_made = dict.fromkeys(self._is_made, False)
+
     async def clear(self) -> None:
-        """Remove every route."""
-        for prefix in self.known:
-            await self._remove(prefix)
+        """Remove every route, as far as there is still a netlink to do it with."""
+        with suppress(trio.ClosedResourceError):
+            for prefix in self.known:
+                await self._remove(prefix)
 
     def _is_ours_to_route(self, prefix: Prefix) -> bool:
         if prefix.prefixlen:

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import trio
 
+from holloway.actors.netlink_events import HostEvents, open_events
 from holloway.actors.ports import Netlink
 from holloway.protocols.errors import PortError
 
@@ -97,8 +98,9 @@ class _Request:
 class TrioNetlink(Netlink):
     """The kernel's addresses and routes. Made by `open_netlink`; may be used from several tasks at once."""
 
-    def __init__(self, requests: trio.MemorySendChannel[_Request]) -> None:
+    def __init__(self, requests: trio.MemorySendChannel[_Request], events: HostEvents) -> None:
         self._requests = requests
+        self._events = events
 
     async def configure(self, interface: str, addresses: Sequence[Interface], mtu: int) -> None:
         """See `Netlink`. What is right already is not touched, so that an interface which an administrator prepared
@@ -116,6 +118,10 @@ class TrioNetlink(Netlink):
         """See `Netlink`. Removes only routes like those `add_route` makes."""
         what = f"cannot remove the route for {prefix} from {{interface}}"
         await self._ask(what, interface, partial(_remove_route, interface, prefix))
+
+    async def wait_changed(self) -> frozenset[str] | None:
+        """See `Netlink`."""
+        return await self._events.wait_changed()
 
     async def _ask(self, what: str, interface: str, job: Job) -> None:
         request = _Request(job)
@@ -141,7 +147,11 @@ async def open_netlink() -> AsyncIterator[TrioNetlink]:
             await opening.done.wait()
             if opening.failure is not None:
                 raise _described("cannot open a netlink socket", "the interface", opening.failure) from opening.failure
-            yield TrioNetlink(sending)
+            events = await open_events()
+            try:
+                yield TrioNetlink(sending, events)
+            finally:
+                events.close()
         except Exception as error:  # noqa: BLE001 - only carried over the nursery's end, which would wrap it in a group
             failure = error
         finally:

@@ -10,7 +10,8 @@
     │  ├─ udp         the sockets, demux
     │  ├─ tun         the device, routing to peers
     │  ├─ peers       dynamic pool, one session actor a peer
-    │  └─ roster      keeps the pool equal to the wanted peers
+    │  ├─ roster      keeps the pool equal to the wanted peers
+    │  └─ host        puts back what the kernel forgets, tells peers of new addresses
     ├─ registry   one_for_one                                       (when configured)
     │  └─ membership  registry watcher, our record and its lease
     └─ control    one_for_one                                       (when configured)
@@ -39,6 +40,7 @@ import trio
 
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
+from holloway.actors.host_watch import watch_host
 from holloway.actors.membership import Membership, membership
 from holloway.actors.netlink_service import netlink_service
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
@@ -159,6 +161,7 @@ class Node:
                 Child(name="tun", run=tun),
                 self._peers.as_child(),
                 Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),
+                Child(name="host", run=partial(watch_host, interface=config.interface, roster=self.roster)),
             ],
             name="dataplane",
             strategy=Strategy.REST_FOR_ONE,
@@ -352,6 +355,8 @@ class Node:
                 yield {"result": self.peers()}
             case {"op": "ping", "peer": str(name)}:
                 count = _number(request, "count", 4, 1, MAX_PING_COUNT)
+                if not count.is_integer():
+                    raise HollowayError(f"count cannot be {count}", "it must be a whole number")
                 interval_s = _number(request, "interval_s", 1.0, 0.001, 3600.0)
                 timeout_s = _number(request, "timeout_s", 2.0, 0.001, 3600.0)
                 pings = self.ping(name, count=int(count), interval_s=interval_s, timeout_s=timeout_s)

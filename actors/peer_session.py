@@ -205,6 +205,14 @@ class PeerSession:
         self._look_up_names()
         self._call()
 
+    def announce(self) -> None:
+        """This host may be reachable elsewhere now: let the peer hear from us, so that it learns where."""
+        self._take_turn(self._announce)
+
+    def _announce(self) -> None:
+        self.session.announce(trio.current_time())
+        self._flush()
+
     # The actor's own task.
 
     async def run(self, task_status: trio.TaskStatus[PeerSession]) -> None:

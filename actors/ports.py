@@ -110,6 +110,14 @@ class Netlink(Protocol):
         """Undo `add_route`. A route, or an interface, that is not there is fine."""
         ...
 
+    async def wait_changed(self) -> frozenset[str] | None:
+        """Wait until an interface comes up, or its addresses change, by whoever; the names of all that did.
+
+        Several changes soon after one another are told together. `None` when too much happened to tell: anything may
+        have changed. Serves one task. Raises `PortError`.
+        """
+        ...
+
 
 class Ports(Protocol):
     """What a node asks of the world."""

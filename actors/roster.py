@@ -1,8 +1,8 @@
 """Which peers this node should have, which it has, and the actor that makes the second equal to the first.
 
 The wanted ones are the configured peers plus those found in the registry, made into a plan by `wanted`. The actor runs
-last in the data plane, so when anything before it restarts, all peers are begun again; when it restarts alone, it finds
-the peers that run and leaves them in peace. Not responsible for where found peers come from (`membership`), nor for what a
+after all that peers need, so when any of that restarts, all peers are begun again; when it restarts itself, it finds the
+peers that run and leaves them in peace. Not responsible for where found peers come from (`membership`), nor for what a
 peer's actor does (`peers`).
 """
 
@@ -71,6 +71,12 @@ class Roster:
         if found != self.found:
             self.found = found
             self._make_plan()
+
+    def recheck_routes(self) -> None:
+        """The kernel may have lost our routes: make them again."""
+        if self.routes is not None:
+            self.routes.doubt()
+        self._changed.set()
 
     def _make_plan(self) -> None:
         plan = settle(self._configured, self.found, own_key=self._own_key, own_prefixes=self._own_prefixes)

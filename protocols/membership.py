@@ -194,23 +194,25 @@ def _is_host(host: str) -> bool:
 
 
 def _address(item: object) -> InterfaceAddress:
-    address = ip_interface(_text(item))
-    _refuse_special(address.ip)
+    text = _text(item)
+    address = ip_interface(text)
+    _refuse_special(text, address.ip)
     return address
 
 
 def _prefix(item: object) -> Prefix:
-    prefix = ip_network(_text(item))
+    text = _text(item)
+    prefix = ip_network(text)
     if prefix.prefixlen:
         if prefix.prefixlen < MIN_PREFIX_BITS[prefix.version]:
             raise ValueError("much of the world")
-        _refuse_special(prefix.network_address)
+        _refuse_special(text, prefix.network_address)
     return prefix
 
 
-def _refuse_special(address: IPv4Address | IPv6Address) -> None:
-    """Raises ValueError for what is no address of a host in an overlay network."""
-    if isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped is not None):
+def _refuse_special(text: str, address: IPv4Address | IPv6Address) -> None:
+    """Raises ValueError for what is no address of a host in an overlay network. `text`: as which it was read."""
+    if "%" in text or (isinstance(address, IPv6Address) and address.ipv4_mapped is not None):
         raise ValueError("an address of one link, or of another family")
     is_reserved = address.version == 4 and address.is_reserved  # of IPv6 that is nearly everything
     if address.is_unspecified or address.is_loopback or address.is_multicast or is_reserved:

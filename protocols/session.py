@@ -145,6 +145,11 @@ class Session:
         self._refuse_if_closed()
         self._dial(now)
 
+    def announce(self, now: float) -> None:
+        """Send a keepalive, so that the peer learns where we are now; without a key, begin a handshake."""
+        self._refuse_if_closed()
+        self._send_keepalive(now)
+
     def send(self, packets: Sequence[Packet], now: float) -> None:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
         self._refuse_if_closed()

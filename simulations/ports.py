@@ -162,6 +162,20 @@ class RecordingNetlink(Netlink):
     def __init__(self) -> None:
         self.calls: deque[NetlinkCall] = deque(maxlen=NETLINK_CALLS)
         self.routes: dict[Prefix, str] = {}
+        self._told: set[str] = set()
+        self._is_told = trio.Event()
+
+    def change(self, *interfaces: str) -> None:
+        """Something happened to these interfaces of the host, as `wait_changed` will tell."""
+        self._told.update(interfaces)
+        self._is_told.set()
+
+    async def wait_changed(self) -> frozenset[str] | None:
+        """See `Netlink`: what `change` was told."""
+        await self._is_told.wait()
+        self._is_told, told = trio.Event(), frozenset(self._told)
+        self._told.clear()
+        return told
 
     async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
         """See `Netlink`."""

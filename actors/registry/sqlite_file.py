@@ -50,7 +50,7 @@ from holloway.actors.registry.port import (
     Transaction,
     holds,
 )
-from holloway.actors.registry.sqlite_opening import open_connection
+from holloway.actors.registry.sqlite_opening import damaged, open_connection
 from holloway.protocols.errors import RegistryError
 
 LEASE_SLACK_S = 0.25
@@ -129,7 +129,7 @@ class RegistryFile:
         self._is_confirmed, self._seen, self._glances = seen == self._seen, seen, 0
         if data_version != self._data_version or moment.wall_ns >= self._next_due_ns or moment.steps > self._steps:
             self._settle_if_possible(moment)
-            self._head = self._db.execute("SELECT revision FROM state").fetchone()[0]
+            (self._head,) = self._state("revision")
             (deadline,) = self._db.execute("SELECT min(deadline_ns) FROM leases").fetchone()
             self._next_due_ns = 2**63 if deadline is None else deadline + _SLACK_NS
             self._data_version = data_version
@@ -139,7 +139,7 @@ class RegistryFile:
         """See `RegistryPort.snapshot`."""
         self._settle_if_possible(moment)
         with self._reading():
-            (revision,) = self._db.execute("SELECT revision FROM state").fetchone()
+            (revision,) = self._state("revision")
             rows = self._db.execute(
                 f"SELECT key, {_ENTRY} FROM entries WHERE key >= ? AND key < ? ORDER BY key",  # noqa: S608
                 (prefix, prefix + _AFTER_EVERY_KEY),
@@ -150,7 +150,7 @@ class RegistryFile:
         """Return changes above `after`, and the last revision looked at. Raises RegistryError("compacted")."""
         self._settle_if_possible(moment)
         with self._reading():
-            newest, oldest = self._db.execute("SELECT revision, compacted FROM state").fetchone()
+            newest, oldest = self._state("revision, compacted")
             if after < oldest:
                 raise compacted(after, oldest)
             if after > newest:
@@ -182,7 +182,7 @@ class RegistryFile:
         with self._writing():
             seen = {compare.key: self._entry(compare.key) for compare in compares}
             if not all(holds(compare, seen[compare.key]) for compare in compares):
-                (revision,) = self._db.execute("SELECT revision FROM state").fetchone()
+                (revision,) = self._state("revision")
                 return Transaction(False, revision, {key: entry for key, entry in seen.items() if entry is not None})
             if puts and lease is not None and not self._exists(lease):
                 raise LeaseLostError(lease)
@@ -255,14 +255,20 @@ class RegistryFile:
     def _exists(self, lease: LeaseId) -> bool:
         return self._db.execute("SELECT 1 FROM leases WHERE id = ?", (lease,)).fetchone() is not None
 
+    def _state(self, columns: str) -> tuple[int, ...]:
+        """Columns of the one row of the store's own state. Raises RegistryError when somebody has taken it away."""
+        row: tuple[int, ...] | None = self._db.execute(f"SELECT {columns} FROM state").fetchone()  # noqa: S608
+        if row is None or not all(isinstance(value, int) for value in row):
+            raise damaged(self._path, "it has lost its state")
+        return row
+
     def _entry(self, key: bytes) -> Entry | None:
         row = self._db.execute(f"SELECT {_ENTRY} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608
         return Entry(*row) if row else None
 
     def _apply(self, puts: Mapping[bytes, bytes], deletes: Sequence[bytes], lease: LeaseId | None) -> int:
         """Change the entries, all at one new revision, inside the caller's transaction."""
-        newest: int
-        newest, store_bytes = self._db.execute("SELECT revision, store_bytes FROM state").fetchone()
+        newest, store_bytes = self._state("revision, store_bytes")
         revision = newest + 1
         history: list[tuple[bytes, bytes | None, int, int, LeaseId | None]] = []
         growth = size = 0
@@ -300,9 +306,7 @@ class RegistryFile:
 
     def _forget(self) -> None:
         """Compact the history to its bounds, by whole revisions; the newest one stays whatever its size."""
-        newest, oldest, changes, size = self._db.execute(
-            "SELECT revision, compacted, history_changes, history_bytes FROM state"
-        ).fetchone()
+        newest, oldest, changes, size = self._state("revision, compacted, history_changes, history_bytes")
         while oldest + 1 < newest and (changes > self._limits.history_changes or size > self._limits.history_bytes):
             oldest += 1
             rows = self._db.execute("SELECT key, value FROM history WHERE revision = ?", (oldest,)).fetchall()

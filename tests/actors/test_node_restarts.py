@@ -27,7 +27,7 @@ from trio.testing import MockClock
 
 from holloway.actors import Node
 from holloway.actors.records import Records
-from holloway.supervisor import ChildExited, ChildStarted, Event, IntensityExceeded, State
+from holloway.supervisor import ChildExited, ChildStarted, Event, IntensityExceeded, State, SupervisorGaveUp
 
 BEHIND_2 = ip_network("192.168.2.0/24")
 
@@ -95,6 +95,25 @@ async def test_a_data_plane_that_cannot_live_ends_the_node_with_its_cause(autoju
             await trio.sleep(3600)
     assert "EADDRINUSE" in str(raised.value.causes.exceptions) + repr(raised.value.causes.exceptions)
     assert not left.tun.is_open
+
+
+async def test_a_data_plane_that_gives_up_is_begun_again_and_the_registry_goes_on(autojump_clock: MockClock) -> None:
+    """Five crashes in a row spend its budget once, and of the node's own only one restart."""
+    world = World()
+    left, right = world.ports(1), world.ports(2)
+    events: list[Event] = []
+    async with (
+        world.node(config(1, registry=True), left, on_event=events.append) as a,
+        world.node(config(2, registry=True), right),
+    ):
+        with trio.fail_after(5):
+            await a.connected(name(2))
+        for number in range(5):
+            left.crash_udp()
+            assert await eventually_crosses(left, right, packet(1, 2, number), within_s=5)
+        assert [info.restarts for info in a.tree.children()] == [1, 0]
+        assert [each for each in events if isinstance(each, SupervisorGaveUp)]
+        assert not [each for each in events if isinstance(each, ChildExited) and "registry" in each.path]
 
 
 def poison(node: Node, number: int, method: str) -> None:

@@ -219,6 +219,22 @@ async def test_file_damaged_while_open_is_reported_and_not_believed(path: Path) 
             await registry.snapshot(b"")
 
 
+@pytest.mark.parametrize("damage", ["DELETE FROM state", "UPDATE state SET revision = 'x', compacted = 'w'"])
+async def test_a_state_that_somebody_spoilt_is_damage_and_no_crash(path: Path, damage: str) -> None:
+    async with opened(path) as registry:
+        revision = (await registry.put(b"k", b"v")).revision
+        with raw(path) as other:
+            other.execute("PRAGMA ignore_check_constraints = ON")
+            other.execute(damage)
+        with refused("unavailable"):
+            await registry.snapshot(b"")
+        with refused("unavailable"):
+            await registry.put(b"k", b"w")
+        with refused("unavailable"):
+            async with registry.watch(b"", revision) as watch:
+                await watch.receive()
+
+
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 async def test_handle_on_a_file_that_was_deleted_or_replaced_says_so(path: Path, how: str) -> None:
     async with opened(path) as registry:

@@ -281,6 +281,17 @@ def test_a_transfer_goes_on_when_its_sender_moves_to_another_address(well: World
     assert well.b.peer("a")["endpoint"] == f"{well.left.ipv4}:1099"
 
 
+def test_a_receiver_that_moves_to_another_address_is_found_again_at_once(well: World) -> None:
+    """It has nothing to send, so only its own watch of the host's addresses can make it speak."""
+    host = well.b.namespace
+    for old, new in ((host.ipv4, "192.0.2.72"), ("192.0.2.72", host.ipv4)):
+        run_in(host, ["ip", "address", "add", f"{new}/24", "dev", "eth0"])
+        run_in(host, ["ip", "address", "delete", f"{old}/24", "dev", "eth0"])
+        run_in(host, ["ip", "address", "replace", f"{new}/24", "dev", "eth0"])  # a secondary address went with it
+        assert well.heal() < HEAL_S
+        assert well.a.peer("b")["endpoint"] == f"{new}:1099"
+
+
 # Changes the underlay address once so many bytes have left the node.
 MOVE = """
 import json, socket, subprocess, sys, time
@@ -298,9 +309,6 @@ subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
 """
 
 
-@pytest.mark.xfail(
-    reason="nobody restores the IPv6 addresses and the routes that the kernel takes from a device that is down"
-)
 def test_a_device_that_was_taken_down_works_again_when_it_is_up(world: World) -> None:
     before = world.b.status()["drops"].get("destination_not_ours", 0)
     run_in(world.left, ["ip", "link", "set", "hw0", "down"])

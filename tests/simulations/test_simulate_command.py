@@ -1,0 +1,240 @@
+"""`holloway simulate`: its exit codes, its documents, and the words it says when a property breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from holloway.cli.main import run
+from holloway.simulations import world
+from holloway.simulations.machine import Machine
+from holloway.simulations.scenario import shipped
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "holloway.simulate.json").read_text())
+HOLLOWAY = [sys.executable, "-c", "from holloway.cli.main import main; main()"]
+QUIET = """version = 1
+name = "quiet"
+purpose = "Two nodes and nothing else."
+duration = "4s"
+calm = "2s"
+seeds = "0..2"
+[topology]
+nodes = 2
+[[workload]]
+kind = "ping"
+every = "500ms"
+"""
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs `holloway simulate` with a file `x.toml` of the given text in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str, text: str = QUIET) -> tuple[int, str, str]:
+        (tmp_path / "x.toml").write_text(text)
+        capsys.readouterr()
+        code = run(["simulate", *words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def document(out: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(out)
+    jsonschema.validate(parsed, SCHEMA)
+    return parsed
+
+
+def test_0_when_every_property_held(simulate: Call) -> None:
+    code, out, err = simulate("x.toml")
+    assert (code, err) == (0, "")
+    assert out.startswith("quiet: 3 seeds, every property held\n")
+    told = document(simulate("x.toml", "--json")[1])
+    assert told["seeds"] == {"run": 3, "failed": 0, "first_failed": None}
+    assert told["virtual_s"] == 12.0
+    assert told["coverage"]["transitions"]["IDLE>INITIATING"] >= 3
+
+
+def test_a_trace_of_one_seed_has_the_hash_that_is_printed(simulate: Call, tmp_path: Path) -> None:
+    import hashlib
+
+    told = document(simulate("x.toml", "--seed", "1", "--json", "--trace", "t.jsonl")[1])
+    trace = (tmp_path / "t.jsonl").read_bytes()
+    assert told["trace_sha256"] == hashlib.sha256(trace).hexdigest()
+    lines = [json.loads(line) for line in trace.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(line["cause"] < line["seq"] for line in lines)
+    assert {"send", "arrive", "deliver", "state"} <= {line["kind"] for line in lines}
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system under test that ends in an exception once anything arrives."""
+
+    def receive(*_: object, **__: object) -> None:
+        raise RuntimeError("the system under test fell over")
+
+    monkeypatch.setattr(Machine, "receive", receive)
+
+
+def test_1_when_a_safety_property_broke(simulate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "SUITES", {"aes-gcm": _unsealed()})
+    code, out, _ = simulate("x.toml", "--seeds", "3..4")
+    assert code == 1
+    assert "quiet: 2 seeds, 2 failed, the first is 3" in out
+    assert "seed 3 broke no_plaintext_on_the_wire at" in out
+    assert out.splitlines()[-1] == "  replay: holloway simulate x.toml --seed 3"
+
+
+def _unsealed() -> Any:
+    from dataclasses import replace
+
+    from holloway.protocols.suites import AES_GCM
+
+    class Glass:
+        def __init__(self, key: bytes) -> None:
+            self.inner = AES_GCM.aead(key)
+            self.decrypt = self.inner.decrypt
+
+        def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+            is_packet = b"never in the clear" in data
+            return data + bytes(16) if is_packet else self.inner.encrypt(nonce, data, associated_data)
+
+    return replace(AES_GCM, aead=Glass)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("calm = 2s", ["is not TOML"]),
+        ('[topology]\nnodes = 2\nlatancy = "1ms"', ["x.toml:3: topology.latancy", "did you mean latency?"]),
+        ('[[fault]]\nkind = "los"', ["x.toml:2: fault.0.kind", "did you mean 'loss'?"]),
+    ],
+)
+def test_2_when_the_scenario_is_wrong_with_line_and_nearest_name(simulate: Call, line: str, expected: list[str]) -> None:
+    head = line if "topology" in line else f"{line}\n[topology]\nnodes = 2"
+    rest = 'version = 1\nname = "x"\npurpose = "x"\nduration = "4s"\ncalm = "2s"'
+    text = f"{rest}\n{line}" if "=" in line and "[" not in line else head.replace("[[fault", f"{'' }[[fault")
+    if "[" in line:
+        # The tables come first here, so that the lines are those of the small text; TOML wants top keys before them.
+        text = f"{rest.replace(chr(10), ';')}".replace(";", "\n") + "\n" + head
+        offset = rest.count("\n") + 1
+        expected = [each.replace("x.toml:2", f"x.toml:{2 + offset}").replace("x.toml:3", f"x.toml:{3 + offset}") for each in expected]
+    code, out, err = simulate("x.toml", text=text)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 3
+    for part in expected:
+        assert part in err
+
+
+def test_3_when_a_liveness_property_broke(simulate: Call) -> None:
+    text = QUIET + '[[fault]]\nkind = "loss"\nprobability = 1\n[expect]\neventually = { all_pairs_reachable = "1ms" }\n'
+    code, out, _ = simulate("x.toml", "--seed", "2", "--shrink", text=text)
+    assert code == 3
+    assert "broke all_pairs_reachable at 2.001 s: nothing came through from n1 to n2, n2 to n1" in out
+    last = out.splitlines()[-1]
+    assert last == "  replay: holloway simulate replay quiet-2.plan.json"
+    words = shlex.split(last.removeprefix("  replay: "))[2:]
+    code, out, _ = simulate(*words, "--json")
+    assert code == 3
+    [failure] = document(out)["failures"]
+    assert failure["plan"]["faults"] == []  # a millisecond is too short, whatever befalls
+    assert failure["replay"] == "holloway simulate replay quiet-2.plan.json"
+
+
+def test_4_when_an_interesting_place_was_never_reached(simulate: Call) -> None:
+    text = QUIET + '[expect]\nsometimes = ["gave_up"]\n'
+    code, out, _ = simulate("x.toml", text=text)
+    assert code == 4
+    assert "never reached: gave_up" in out
+    assert document(simulate("x.toml", "--json", text=text)[1])["coverage"]["never_reached"] == ["gave_up"]
+
+
+def test_5_when_a_run_cannot_be_repeated(simulate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert simulate("x.toml", "--check-determinism", "--seed", "0")[0] == 0
+    # Only this process has it; the second run is in another, and so goes another way.
+    monkeypatch.setattr("holloway.simulations.programs.ANSWERS_AFTER_NS", 7)
+    code, out, _ = simulate("x.toml", "--check-determinism", "--seed", "0")
+    assert code == 5
+    assert "went another way the second time: seeds 0" in out
+
+
+@pytest.mark.usefixtures("deaf")
+def test_70_when_the_system_under_test_crashed(simulate: Call) -> None:
+    code, out, _ = simulate("x.toml", "--seed", "0")
+    assert code == 70
+    assert "broke no_crash at" in out
+    assert "RuntimeError: the system under test fell over at test_simulate_command.py:" in out
+
+
+def test_130_when_interrupted_also_with_several_processes() -> None:
+    process = subprocess.Popen(
+        [*HOLLOWAY, "simulate", "partition-and-heal", "--seeds", "0..9999", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert " seeds, 0 failed, " in process.stderr.readline()  # what takes longer than two seconds tells how far it is
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_jobs_change_nothing_but_the_time(simulate: Call) -> None:
+    alone, together = (
+        document(simulate("x.toml", "--seeds", "0..19", "--jobs", jobs, "--json")[1]) for jobs in ("1", "2")
+    )
+    for told in (alone, together):
+        for key in ("wall_s", "events_per_s", "virtual_per_wall"):
+            del told[key]
+    assert alone == together
+
+
+def test_list_names_every_shipped_scenario_with_its_purpose(simulate: Call) -> None:
+    code, out, _ = simulate("list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == shipped()
+    assert all(line.endswith(".") for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("x.toml", "--seed", "1", "--seeds", "1..2"),
+        ("x.toml", "--seeds", "2..1"),
+        ("x.toml", "--trace", "t"),
+        ("x.toml", "y.toml"),
+        ("replay",),
+        ("replay", "nothing.json"),
+        ("replay", "x.toml"),
+        ("list", "--seed", "1"),
+        ("rekey-under-los",),
+    ],
+)
+def test_wrong_usage_is_three_lines_and_code_2(simulate: Call, words: tuple[str, ...]) -> None:
+    code, out, err = simulate(*words)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 3
+
+
+def test_no_progress_is_told_of_what_is_quick(simulate: Call) -> None:
+    began = time.perf_counter()
+    err = simulate("x.toml", "--seed", "0")[2]
+    assert err == "" or time.perf_counter() - began > 2
