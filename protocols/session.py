@@ -71,18 +71,13 @@ class Session:
         Raises `LocalError` for a key that is not 32 bytes, or a public key of low order.
         """
         self._config = config
-        self._suite, self._durations = config.suite, config.timers
+        suite = self._suite = config.suite
+        self._durations = config.timers
         self._timers = SessionTimers(config.timers, config.keepalive_s, entropy, now)
         self._handshakes = Handshakes(
-            config.suite,
-            config.static,
-            config.peer_public,
-            config.preshared,
-            links=links,
-            entropy=entropy,
-            wall_ns=wall_ns,
+            suite, config.static, config.peer_public, config.preshared, links=links, entropy=entropy, wall_ns=wall_ns
         )
-        self._ring = Keyring(config.suite, config.timers.reject_after_s, links)
+        self._ring = Keyring(suite, config.timers.reject_after_s, links)
         self._is_ours_preferred = config.static.public < config.peer_public
         self.endpoint = endpoint
         self.state = State.IDLE

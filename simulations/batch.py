@@ -26,7 +26,7 @@ from holloway.simulations.trace import Trace
 MAX_FAILURES_KEPT = 20
 """Failures beyond these are counted only."""
 MAX_JOBS = 64
-_SEEDS_PER_TASK = 8
+_SEEDS_PER_TASK = 4
 _TASKS_AHEAD = 4  # for each process: enough to keep it busy, few enough to stop soon
 
 
@@ -128,6 +128,7 @@ def _in_processes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: boo
     context = multiprocessing.get_context("spawn")
     step = max(1, min(_SEEDS_PER_TASK, -(-len(seeds) // jobs)))
     tasks = iter([seeds[at : at + step] for at in range(0, len(seeds), step)])
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent)
     waiting: deque[Future[list[tuple[int, Outcome]]]] = deque()
     try:
@@ -137,6 +138,11 @@ def _in_processes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: boo
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+    except BaseException:  # an interruption above all: what is under way is not waited for
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

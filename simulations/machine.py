@@ -15,6 +15,7 @@ from typing import Protocol
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.demux import Demux, index_secret
+from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, HandshakeStarted
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.routes import RouteTable
@@ -83,6 +84,8 @@ class Seat:
     life: int
     state: State = State.IDLE
     epoch: int = 0
+    proven: Address | None = None
+    """Where the peer was last heard."""
     due_ns: int = _NEVER
     """When `wake` is to come next; a later call that was asked for before is stale."""
     due_s: float = math.inf
@@ -273,14 +276,30 @@ class Machine:
             what = f"{session.state.name} epoch {epoch}"
             cause = world.record(self, "state", peer, what, cause)
             seat.state, seat.epoch = session.state, epoch
+        while (event := session.next_event()) is not None:
+            world.reached.note_event(event)
+            self._follow(seat, event)
         for datagram in session.datagrams_to_send():
             assert session.endpoint is not None, "a session sends nowhere"
             world.transmit(self, datagram, session.endpoint, cause)
         for packet in session.packets_to_deliver():
             world.deliver(self, peer, packet, cause)
-        while (event := session.next_event()) is not None:
-            world.reached.note_event(event)
         self._schedule(seat, now_ns)
+
+    def _follow(self, seat: Seat, event: Event) -> None:
+        """Where to call the peer, as the owner of a session decides it: an initiation that has to be repeated goes in turn
+        to where the peer was last heard, and to where it is configured.
+        """
+        match event:
+            case HandshakeStarted(attempt) if attempt > 1:
+                places = list(dict.fromkeys((seat.proven or seat.peer.configured, seat.peer.configured)))
+                seat.session.set_endpoint(places[(attempt - 1) % len(places)])
+            case HandshakeCompleted():
+                seat.proven = seat.session.endpoint
+            case EndpointMoved(_, new):
+                seat.proven = new
+            case _:
+                pass
 
     def _schedule(self, seat: Seat, now_ns: int) -> None:
         due = seat.session.next_timeout()

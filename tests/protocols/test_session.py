@@ -327,6 +327,25 @@ def test_silence_after_data_begins_a_handshake_after_fifteen_seconds() -> None:
     assert world.a.session.is_silent
 
 
+@both_suites
+def test_an_announcement_tells_the_peer_where_we_are_now(suite: Suite) -> None:
+    world = World(suite)
+    world.establish()
+    start = len(world.transcript)
+    world.roam(world.b)
+    world.do(world.b, lambda session: session.announce(world.now))
+    world.run(0.5)
+    assert kinds(world, start) == ["b>a keepalive"]
+    assert world.a.session.endpoint == world.b.address
+
+
+def test_an_announcement_without_a_key_begins_a_handshake() -> None:
+    world = World()
+    world.do(world.b, lambda session: session.announce(world.now))
+    world.run(0.5)
+    assert world.a.session.state is State.ESTABLISHED
+
+
 # Rekeying.
 
 
@@ -759,6 +778,7 @@ def test_a_closed_session_refuses_intents_and_ignores_the_network() -> None:
     for misuse in (
         lambda: session.connect(world.now),
         lambda: session.rekey(world.now),
+        lambda: session.announce(world.now),
         lambda: session.send([inner_packet(0)], world.now),
     ):
         with pytest.raises(LocalError, match="closed"):

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.plan import Plan, from_json, to_json
@@ -182,9 +183,7 @@ def faults(draw: st.DrawFn) -> Fault:
     )
 
 
-@settings(
-    deadline=None, max_examples=40, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(deadline=None, max_examples=40, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(faults(), max_size=6, unique_by=lambda fault: fault.name), st.integers(0, 3))
 def test_no_plan_of_faults_breaks_a_promise(drawn: list[Fault], seed: int) -> None:
     plan = replace(draw_plan(SCENARIO, seed), faults=tuple(drawn), duration_ns=22 * SECOND, calm_ns=12 * SECOND)

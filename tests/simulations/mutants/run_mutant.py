@@ -55,7 +55,7 @@ def main() -> None:
     from holloway.simulations.shrink import shrink
 
     scenario = load_scenario(mutant["scenario"])
-    for seed in range(mutant.get("from_seed", 0), SEEDS):
+    for seed in range(SEEDS):
         plan = draw_plan(scenario, seed)
         failure = run_plan(plan).failure
         if failure is not None:
