@@ -289,6 +289,8 @@ class PeerSession:
         session = self.session
         while (event := session.next_event()) is not None:  # first, because one may say where to send
             self._note(event)
+        for answer, source in session.answers_to_send():
+            self._udp.send((answer,), source)
         datagrams = session.datagrams_to_send()
         if datagrams and session.endpoint is not None:
             self._udp.send(datagrams, session.endpoint)

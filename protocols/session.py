@@ -99,6 +99,7 @@ class Session:
 
         self._staged = Staging()
         self._outbox: list[bytes] = []
+        self._answers: list[tuple[bytes, Address]] = []
         self._inside: list[bytes] = []
 
     def __repr__(self) -> str:
@@ -177,6 +178,7 @@ class Session:
         self._handshakes.abandon()
         self._ring.clear()
         self._outbox.clear()
+        self._answers.clear()
         self._timers.disarm_all()
         self._dial_wanted_at = None
         self._move(State.CLOSED)
@@ -233,7 +235,11 @@ class Session:
             self._refresh_on_receive(now)
 
     def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
-        """An initiation that names this peer; it is not yet authenticated."""
+        """An initiation that names this peer; it is not yet authenticated.
+
+        Authentic is not fresh: somebody may have kept the call of a peer that we have not heard since, and send it from
+        elsewhere. So it is answered where it came from, and changes nothing else until the peer confirms.
+        """
         if self.state is State.CLOSED:
             return
         answer = self._handshakes.answer(opened, now)
@@ -243,10 +249,14 @@ class Session:
         message, derived = answer
         self._ring.add_next(derived, now)
         self._watch_expiry()
-        if source != self.endpoint:
+        self.received.bytes += initiation_bytes(self._suite)
+        if self.endpoint is None:  # there is nothing to lose, and packets may be waiting to be sent anywhere
             self._move_endpoint(source)
-        self._note_received(now, initiation_bytes(self._suite))
-        self._queue(message, now)
+        if source == self.endpoint:
+            self._queue(message, now)
+        else:
+            self._answers.append((message, source))
+            self.transmitted.bytes += len(message)
         self._settle()
 
     def receive_reset(self, token: bytes, source: Address, now: float) -> None:
@@ -299,6 +309,11 @@ class Session:
         """Datagrams for `endpoint`, in order. Taking them empties the outbox."""
         outbox, self._outbox = self._outbox, []
         return outbox
+
+    def answers_to_send(self) -> list[tuple[bytes, Address]]:
+        """Responses to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
+        answers, self._answers = self._answers, []
+        return answers
 
     def packets_to_deliver(self) -> list[bytes]:
         """Inner packets from the peer that passed every check, in order. Taking them empties the list."""

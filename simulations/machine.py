@@ -279,6 +279,8 @@ class Machine:
         while (event := session.next_event()) is not None:
             world.reached.note_event(event)
             self._follow(seat, event)
+        for datagram, destination in session.answers_to_send():
+            world.transmit(self, datagram, destination, cause)
         for datagram in session.datagrams_to_send():
             assert session.endpoint is not None, "a session sends nowhere"
             world.transmit(self, datagram, session.endpoint, cause)

@@ -226,6 +226,8 @@ class World:
 
     def _flush(self, node: Node) -> None:
         session = node.session
+        for answer, source in session.answers_to_send():
+            self.transmit(answer, node.address, source)
         datagrams = session.datagrams_to_send()
         assert not datagrams or session.endpoint is not None
         for datagram in datagrams:

@@ -152,11 +152,15 @@ async def test_a_lost_lease_is_taken_again_and_nobody_loses_a_session(
 @pytest.mark.parametrize("key", ["nodes/node-1", "addresses/10.99.0.1"])
 async def test_an_entry_that_somebody_deletes_is_published_again(key: str, autojump_clock: MockClock) -> None:
     world = World()
+    ours = ["nodes/node-1", "addresses/10.99.0.1"]
     async with met(world):
+        before = world.memory.snapshot(b"").entries
         world.memory.transact((), {}, (b"/holloway/holloway/" + key.encode(),), None)
         await trio.sleep(3)
         assert key in keys(world)
         entries = world.memory.snapshot(b"").entries
+        (other,) = (b"/holloway/holloway/" + each.encode() for each in ours if each != key)
+        assert entries[other].create_revision == before[other].create_revision  # it was there all the time
         assert len({entry.lease for key, entry in entries.items() if b"node-1" in key or b"0.1" in key}) == 1
 
 

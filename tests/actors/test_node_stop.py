@@ -192,8 +192,10 @@ async def test_waiting_for_a_slow_passphrase_can_be_cancelled(monkeypatch: pytes
     release = threading.Event()
     monkeypatch.setattr("holloway.actors.node.network_key", lambda passphrase, network: release.wait(5))
     world = World()
+    began = trio.current_time()
     with trio.move_on_after(0.05) as scope:
         async with world.node(config(1, passphrase=b"six random words or more"), world.ports(1)):
             pytest.fail("it started")
     assert scope.cancelled_caught
+    assert trio.current_time() - began < 2
     release.set()

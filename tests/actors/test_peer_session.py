@@ -26,9 +26,9 @@ from trio.testing import MockClock
 
 from holloway.actors import Node
 from holloway.actors.peer_session import INBOX_MESSAGES, Outbound, PeerSession
-from holloway.actors.pinging import MAX_PINGS
+from holloway.actors.pinging import MAX_PINGS, PING_PAYLOAD, Pinger
 from holloway.protocols.errors import HollowayError
-from holloway.protocols.icmp import echo_request
+from holloway.protocols.icmp import answer_echo, echo_request
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.suites import WIREGUARD
 from holloway.simulations.network import Link
@@ -220,6 +220,33 @@ async def test_answers_to_the_pings_of_the_host_are_the_hosts(autojump_clock: Mo
             left.tun.inject([echo_request(inner(1), inner(2), identifier ^ 1, sequence, b"the host's too")])
             with trio.fail_after(1):
                 assert [each[28:] for each in await left.tun.collect()] == [b"the host's", b"the host's too"]
+
+
+@pytest.mark.parametrize(
+    ("sender", "payload", "step", "is_ours"),
+    [
+        (inner(2), PING_PAYLOAD, 0, True),
+        (inner(3), PING_PAYLOAD, 0, False),
+        (inner(2), b"the host's", 0, False),
+        (inner(2), PING_PAYLOAD, 1, False),
+    ],
+)
+def test_an_answer_is_ours_by_number_sender_and_payload(
+    sender: bytes, payload: bytes, step: int, is_ours: bool
+) -> None:
+    pinger = Pinger(0x1FFFF)
+    key, _ = pinger.begin(inner(1), inner(2), 1.0)
+    assert key == (1, 0xFFFF)
+    answer = answer_echo(echo_request(inner(1), sender, key[0] + step, key[1], payload))
+    assert answer is not None
+    assert pinger.without_answers([packet(2, 1, 1), answer, b""], 3.0) == [
+        packet(2, 1, 1),
+        *([] if is_ours else [answer]),
+        b"",
+    ]
+    assert pinger.waiting[key].round_trip_s == (2.0 if is_ours else None)
+    assert pinger.begin(inner(1), inner(2), 1.0)[0] == (2, 0)
+    assert Pinger(0xFFFFFFFF).begin(inner(1), inner(2), 1.0)[0] == (0xFFFF, 0xFFFF)
 
 
 async def test_a_ping_that_is_not_answered_times_out_and_the_next_goes_on(autojump_clock: MockClock) -> None:

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from holloway.actors import Endpoint
 from holloway.actors.calling import MAX_ADDRESSES, Callbook, numeric
 from holloway.actors.peer_session import LOOK_UP_RETRY_MAX_S
+from holloway.actors.wanted import Peer
 from holloway.simulations.network import Link
 
 
@@ -124,6 +125,21 @@ async def test_a_name_that_moves_on_is_followed_when_the_peer_does_not_answer(
             await trio.sleep(60)
             assert the_peer(a, 2)["endpoint"] == f"{outer(7)}:{PORT}"
             assert await crosses(left, elsewhere, packet(1, 2, 2))
+
+
+async def test_a_name_that_the_record_does_not_have_any_more_is_not_asked_for(
+    autojump_clock: MockClock, resolver: Resolver
+) -> None:
+    trio.socket.set_custom_hostname_resolver(resolver)
+    world = World()
+    async with world.node(config(1), world.ports(1)) as a:
+        for host in ("one.example", "two.example", "three.example", outer(9), "four.example"):
+            known = Peer.from_config(peer(2, endpoint=Endpoint(host, PORT)))
+            a.roster.set_found([known])
+            await trio.sleep(3)
+        resolver.asked.clear()
+        await trio.sleep(600)
+        assert {text for _, text in resolver.asked} == {"four.example"}
 
 
 @pytest.mark.parametrize(

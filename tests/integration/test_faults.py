@@ -330,9 +330,6 @@ def test_a_deleted_device_is_made_again(world: World) -> None:
 # Ends.
 
 
-@pytest.mark.xfail(
-    reason="a session takes the source of an initiation for its endpoint before the peer has confirmed it"
-)
 def test_a_recorded_call_moves_no_session(world: World) -> None:
     """a called b while b was down, and somebody else kept the call. b has never seen it and cannot tell its age."""
     world.a.kill()

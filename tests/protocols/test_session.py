@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from session_world import LATENCY_S, LinkTable, World, inner_packet
+from session_world import LATENCY_S, LinkTable, World, inner_packet, name_of
 
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import (
@@ -652,6 +652,35 @@ def test_a_response_from_elsewhere_moves_the_endpoint() -> None:
     assert world.a.session.endpoint == world.b.address
     assert EndpointMoved(before, world.b.address) in world.a.events
     assert world.is_through()
+
+
+def test_a_kept_call_from_elsewhere_is_answered_there_and_moves_nothing() -> None:
+    """b restarts, so a recorded initiation of a is new to it; whoever sends it cannot confirm."""
+    world = World()
+    world.establish()
+    (call,) = [
+        data for data, _, target in world.captured if name_of(data) == "initiation" and target == world.b.address
+    ]
+    world.restart(world.b)
+    thief = ("203.0.113.9", 9)
+    received_at = world.b.session.last_received_at
+    world.arrive(call, thief, world.b.address)
+    assert [target for data, _, target in world.captured if name_of(data) == "response"][-1] == thief
+    assert world.b.session.endpoint == world.a.address
+    assert world.b.session.last_received_at == received_at
+    assert world.seconds_to_talk(1.0) < 1.0
+
+
+def test_a_call_from_elsewhere_moves_the_endpoint_once_it_is_confirmed() -> None:
+    world = World()
+    world.establish()
+    world.roam(world.a)
+    world.run(60.0)
+    world.do(world.a, lambda session: session.rekey(world.now))
+    world.run(LATENCY_S * 2.5)
+    assert world.b.session.endpoint != world.a.address
+    world.run(LATENCY_S)
+    assert world.b.session.endpoint == world.a.address
 
 
 def test_neither_forged_nor_late_nor_repeated_datagrams_move_the_endpoint() -> None:
