@@ -32,6 +32,8 @@ Handle = TypeVar("Handle")
 HANDSHAKES_UNDER_LOAD = 512
 """Handshake messages within `LOAD_WINDOW_S` beyond which cookies are asked for. Forged ones are 50 ms of work a second
 then, true ones 200 ms; and a mesh of hundreds of nodes that starts at once does without cookies."""
+HANDSHAKES_SWAMPED = 2560
+"""Handshake messages within `LOAD_WINDOW_S` beyond which no cookie is made either: some 2000 cookies are 70 ms of work."""
 LOAD_WINDOW_S = 1.0
 RESET_BYTES = 4 + TOKEN_BYTES
 INDICES_PER_PEER = RETIRED_KEYS + 4
@@ -69,6 +71,11 @@ class LoadMeter:
         if self._count > HANDSHAKES_UNDER_LOAD:
             self._loaded_until = now + LOAD_WINDOW_S
         return now < self._loaded_until
+
+    @property
+    def is_swamped(self) -> bool:
+        """Whether there were so many in this window that even cookies are too much work."""
+        return self._count > HANDSHAKES_SWAMPED
 
 
 @dataclass(slots=True)
@@ -237,6 +244,9 @@ class Demux(Generic[Handle]):
         if not self._load.note(now):
             return True
         if not self._macs.is_mac2_valid(data, source, now):
+            if self._load.is_swamped:
+                self.drops[DropReason.RATE_LIMITED] += 1
+                return False
             self.drops[DropReason.COOKIE_REQUIRED] += 1
             result.replies.append((self._macs.cookie_reply(suite.cookie_reply, data, source, now), source))
             return False

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from holloway.protocols.addresses import Address
 from holloway.protocols.cookies import MacWriter
 from holloway.protocols.demux import (
+    HANDSHAKES_SWAMPED,
     HANDSHAKES_UNDER_LOAD,
     INDICES_PER_PEER,
     MAX_PEERS,
@@ -248,6 +249,16 @@ def test_under_load_a_sender_must_show_that_it_gets_our_answers(suite: Suite) ->
     assert not sort(demux, with_mac2, source=("192.0.2.99", 1099)).initiations
     assert not sort(demux, with_mac2, source=("192.0.2.7", 1100)).initiations
     assert demux.drops == {DropReason.COOKIE_REQUIRED: 3}
+
+
+def test_a_swamped_node_makes_no_more_cookies_but_admits_who_has_one() -> None:
+    demux, writer = loaded(AES_GCM), MacWriter(OURS.public)
+    ((cookie, _),) = sort(demux, initiation(AES_GCM, writer=writer)).replies
+    assert writer.read_cookie_reply(cookie, 0.0)
+    without, many = initiation(AES_GCM), HANDSHAKES_SWAMPED - HANDSHAKES_UNDER_LOAD
+    assert len(sort(demux, *[without] * (many + 100)).replies) == many - 1
+    assert demux.drops == {DropReason.COOKIE_REQUIRED: many, DropReason.RATE_LIMITED: 101}
+    assert len(sort(demux, initiation(AES_GCM, writer=writer)).initiations) == 1
 
 
 @both_suites
