@@ -93,7 +93,7 @@ def run_seeds(
 ) -> Summary:
     """Run the seeds `first` to `last`. `progress` is told the summary so far after each run.
 
-    A `sometimes` of the scenario that no seed reached is told in the summary. With `check_determinism` every seed runs
+    A `sometimes` of the scenario that no seed of several reached is told in the summary. With `check_determinism` every seed runs
     twice, the second time in a fresh process under another `PYTHONHASHSEED`, and the traces must be equal.
     """
     began = time.perf_counter()
@@ -105,7 +105,8 @@ def run_seeds(
         hashes[seed] = outcome.trace_sha256
         if progress is not None:
             progress(summary)
-    summary.never_reached = tuple(name for name in scenario.sometimes if not summary.reached.places[name])
+    if last > first:
+        summary.never_reached = tuple(name for name in scenario.sometimes if not summary.reached.places[name])
     if check_determinism:
         with _other_hash_seed():
             again = list(_in_processes(scenario, range(first, last + 1), jobs, is_traced=True))

@@ -7,6 +7,7 @@ A scenario and a seed give a plan (`drawing`); shrinking takes things out of one
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,6 +22,9 @@ from holloway.simulations.milestones import SOMETIMES
 from holloway.simulations.oracles import EVENTUALLY
 
 SCHEMA = "holloway.plan/1"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
+"""Names of scenarios and nodes. They stand in traces and file names as they are."""
+_FAULT_NAME = re.compile(r"[a-z_]{1,31}-[0-9.]{1,31}\Z")
 MIN_INNER_BYTES = 64
 MAX_INNER_BYTES = 1420
 MAX_NODES = 2000
@@ -132,7 +136,12 @@ def _check(plan: Plan) -> None:
     _require(plan.latency_low_ns <= plan.latency_high_ns, "a wrong latency")
     _require(0 < plan.calm_ns <= plan.duration_ns, "a wrong duration")
     _require(2 <= len(plan.nodes) <= MAX_NODES, f"{len(plan.nodes)} nodes")
+    _require(
+        all(NAME.match(name) for name in (plan.scenario, *plan.nodes)), "a name with other characters than names have"
+    )
     known = dict.fromkeys(plan.nodes)
+    _require(len(known) == len(plan.nodes), "a node twice")
+    _require(len({fault.name for fault in plan.faults}) == len(plan.faults), "a fault twice")
     seen: dict[tuple[str, str], None] = {}
     for first, second in plan.pairs:
         _require(first in known and second in known and first != second, f"a wrong pair {first}, {second}")
@@ -147,6 +156,7 @@ def _check(plan: Plan) -> None:
         kind = KINDS.get(fault.kind)
         _require(kind is not None, f"unknown fault {fault.kind!r}")
         assert kind is not None
+        _require(_FAULT_NAME.match(fault.name) is not None, f"a fault called {fault.name!r}")
         _require(fault.at_ns <= fault.until_ns <= plan.healed_ns, f"{fault.name} outside its time")
         _require(all(node in known for node in fault.nodes + fault.between), f"{fault.name} befalls nobody")
         _require(len(fault.between) in (0, 2), f"{fault.name} between {len(fault.between)} nodes")
@@ -154,7 +164,7 @@ def _check(plan: Plan) -> None:
         names = [parameter.name for parameter in kind.parameters]
         _require(sorted(names) == sorted(fault.values), f"{fault.name} has other values than {names}")
         _require(all(type(each) in (int, float) for each in fault.values.values()), f"{fault.name}: no number")
-        _require(fault.values.get("every", 1) > 0, f"{fault.name} without a pause")
+        _require(all(fault.values.get(key, 1) > 0 for key in ("every", "rate", "sources")), f"{fault.name}: a zero")
     for name, within in plan.eventually.items():
         _require(name in EVENTUALLY and type(within) is int and 0 < within <= plan.calm_ns, f"a wrong bound for {name}")
     for name in plan.sometimes:

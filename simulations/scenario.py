@@ -20,14 +20,13 @@ from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import KINDS, Scope
 from holloway.simulations.milestones import SOMETIMES
 from holloway.simulations.oracles import EVENTUALLY
-from holloway.simulations.plan import MAX_BURST, MAX_INNER_BYTES, MAX_NODES, MIN_INNER_BYTES, WORKLOADS, Workload
+from holloway.simulations.plan import MAX_BURST, MAX_INNER_BYTES, MAX_NODES, MIN_INNER_BYTES, NAME, WORKLOADS, Workload
 from holloway.simulations.quantities import Quantity, Range, WrongValueError
 from holloway.simulations.tables import Table, read_table
 
 VERSION = 1
 MAX_SEEDS = 1_000_000
 MAX_FAULT_TIMES = 1000
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
 _SHAPES = {
     "mesh": "every node with every other",
     "ring": "each node with the next `degree`",

@@ -24,10 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever needs the kernel or a program is an integration test."""
+    """Whoever needs the kernel or a program is an integration test; those run one after the other, in one worker."""
     for item in items:
         if item.get_closest_marker("needs_namespaces") or item.get_closest_marker("needs_program"):
             item.add_marker("integration")
+            item.add_marker(pytest.mark.xdist_group("integration"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -28,10 +28,9 @@ from trio.testing import MockClock
 from holloway.actors import Config, Endpoint, Node, SessionConfig
 from holloway.actors.membership import AT_ONCE
 from holloway.actors.records import Records
-from holloway.actors.registry import RegistryPort
 from holloway.actors.registry.memory import MemoryHandle
 from holloway.protocols.errors import RegistryError
-from holloway.protocols.membership import address_key, decode_record, encode_record, network_prefix, node_key
+from holloway.protocols.membership import address_key, decode_record, encode_record, node_key
 from holloway.supervisor import ChildStartError, Event
 
 NODES = b"/holloway/holloway/nodes/"
@@ -503,10 +502,3 @@ async def test_static_peers_and_found_ones_live_side_by_side(autojump_clock: Moc
         world.memory.transact((), {NODES + b"node-2": encode_record(record(2, endpoints=()))}, (), None)
         await trio.sleep(300)
         assert a.roster.running[name(2)] is pinned
-        assert network_prefix("holloway") == b"/holloway/holloway/"
-
-
-async def test_a_handle_is_what_the_port_promises() -> None:
-    """The tests above break the memory registry's handle by the names of its methods."""
-    for method in ("snapshot", "transact", "grant", "keep_alive", "revoke"):
-        assert hasattr(RegistryPort, method)

@@ -214,11 +214,53 @@ def test_jobs_change_nothing_but_the_time(simulate: Call) -> None:
     assert alone == together
 
 
+def test_a_single_seed_need_not_reach_every_place(simulate: Call) -> None:
+    text = QUIET + '[expect]\nsometimes = ["gave_up"]\n'
+    assert simulate("x.toml", "--seed", "0", text=text)[0] == 0
+    assert simulate("x.toml", "--seeds", "0..0", text=text)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "holloway.plan/2"},
+        {"nodes": ["n1"]},
+        {"nodes": ["n1", "n1"]},
+        {"nodes": ["n1", 'n"2']},
+        {"scenario": "../x"},
+        {"pairs": [["n1", "n3"]]},
+        {"suite": "rot13"},
+        {"seed": -1},
+        {"calm_ns": 0},
+        {"timers": {"rekey_after_s": "x"}},
+        {"timers": {"later_s": 1}},
+        {"faults": [{"name": "loss-1"}]},
+        {"faults": "none"},
+        {"workloads": [{"kind": "dance", "every_ns": 1}]},
+        {"sometimes": ["never"]},
+        {"more": 1},
+    ],
+)
+def test_a_plan_that_is_none_is_refused(simulate: Call, tmp_path: Path, change: dict[str, object]) -> None:
+    text = QUIET + '[expect]\neventually = { all_pairs_reachable = "1ms" }\n'
+    simulate("x.toml", "--seed", "0", "--shrink", text=text)
+    plan = tmp_path / "quiet-0.plan.json"
+    assert simulate("replay", plan.name)[0] == 3
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | change))
+    code, out, err = simulate("replay", plan.name)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: quiet-0.plan.json is not a plan")
+
+
 def test_list_names_every_shipped_scenario_with_its_purpose(simulate: Call) -> None:
     code, out, _ = simulate("list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == shipped()
     assert all(line.endswith(".") for line in out.splitlines())
+    told = json.loads(simulate("list", "--json")[1])
+    schema = Path(__file__).parents[2] / "docs" / "schemas" / "holloway.simulate-list.json"
+    jsonschema.validate(told, json.loads(schema.read_text()))
+    assert [each["name"] for each in told["scenarios"]] == shipped()
 
 
 @pytest.mark.parametrize(
