@@ -43,4 +43,5 @@ async def watch_host(
                 roster.recheck_routes()
         if changed is None or changed - {tun.name}:
             for peer in list(roster.running.values()):
-                peer.announce()
+                if peer.session.epoch:  # one without a key could only be called, which its own timers do
+                    peer.announce()

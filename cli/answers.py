@@ -40,6 +40,8 @@ class PeerStatus:
     rtt_ms: float | None
     received: Traffic
     sent: Traffic
+    problem: str | None
+    """What keeps the peer from being all that was wanted, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,7 @@ def _peer_status(fields: Fields) -> PeerStatus:
         rtt_ms=fields.optional("rtt_ms", fields.number),
         received=_traffic(fields.inner("rx")),
         sent=_traffic(fields.inner("tx")),
+        problem=fields.optional("problem", fields.text) if fields.has("problem") else None,
     )
 
 

@@ -80,8 +80,10 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
 
 def _warn(peer: PeerStatus, daemon: Daemon) -> None:
     """A peer that does not answer is told on stderr, with what to try."""
+    if peer.problem is not None:
+        print(f"warning: {peer.name}: {peer.problem}", file=sys.stderr)
     if peer.state == "stale":
-        text = f"{peer.name} does not answer"
+        text = f"{peer.name} has not been heard lately"
     elif peer.state == "down":
         text = f"{peer.name} is down"
     else:

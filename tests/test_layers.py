@@ -19,7 +19,20 @@ MAY_IMPORT = {
 }
 OUTSIDE = {"protocols": {"cryptography"}, "supervisor": {"trio"}}
 """What a room may import besides the standard library; the others may import any declared dependency."""
-IMPURE = {"asyncio", "io", "os", "pathlib", "random", "secrets", "select", "selectors", "socket", "subprocess", "threading", "time"}
+IMPURE = {
+    "asyncio",
+    "io",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -55,7 +55,7 @@ def test_status_for_people(ask: Callable[..., Any], tmp_path: Path) -> None:
         "dropped: no_route 3",
     ]
     assert outcome.err.splitlines() == [
-        "warning: c does not answer, last handshake 4m ago",
+        "warning: c has not been heard lately, last handshake 4m ago",
         f"  try: holloway ping --socket {tmp_path / 'd.sock'} c",
         "warning: d is down, no handshake so far",
         f"  try: holloway ping --socket {tmp_path / 'd.sock'} d",
@@ -334,3 +334,9 @@ def test_units() -> None:
     assert (ago(None), ago(61)) == ("never", "1m ago")
     assert counters({"a": 1, "b": 5, "c": 0, "d": 1}) == "b 5, a 1, d 1"
     assert counters({"c": 0}) == "none"
+
+
+def test_what_keeps_a_peer_from_working_is_told(ask: Callable[..., Any]) -> None:
+    outcome = ask(lines({"result": status(peer("b", state="down", problem="its key is in use by c"))}), "status")
+    assert outcome.code == 0
+    assert "warning: b: its key is in use by c" in outcome.err.splitlines()
