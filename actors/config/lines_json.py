@@ -11,7 +11,7 @@ import re
 from holloway.actors.config.problems import KeyPath
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"')
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _SCALAR = re.compile(r"[^ \t\r\n,\]}]+")
 
 

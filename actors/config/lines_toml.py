@@ -14,13 +14,14 @@ import tomllib
 from holloway.actors.config.problems import KeyPath
 
 _BLANK = re.compile(r"[ \t]*")
-_FILLING = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")  # what may stand between statements and between array items
+# Loops are unrolled, so that each character is looked at once; possessive ones are broken in the Python 3.11.2 of Debian 12.
+_FILLING = re.compile(r"[ \t\r\n]*(?:#[^\n]*[ \t\r\n]*)*")  # what may stand between statements and between array items
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BASIC_STRING = re.compile(r'"(?:[^"\\\n]++|\\.)*+"')
+_BASIC_STRING = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _LITERAL_STRING = re.compile(r"'[^'\n]*'")
 # Up to two quotes may stand directly before the closing three.
-_LONG_BASIC = re.compile(r'"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5}', re.DOTALL)
-_LONG_LITERAL = re.compile(r"'''(?:[^']++|'{1,2}(?!'))*+'{3,5}", re.DOTALL)
+_LONG_BASIC = re.compile(r'"""[^"\\]*(?:(?:\\.|"{1,2}(?!"))[^"\\]*)*"{3,5}', re.DOTALL)
+_LONG_LITERAL = re.compile(r"'''[^']*(?:'{1,2}(?!')[^']*)*'{3,5}", re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}\n#]*")  # numbers, booleans and dates, which may hold a blank
 
 
