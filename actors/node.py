@@ -58,6 +58,7 @@ from holloway.actors.status import (
     peer_drops,
     peer_status,
     program_version,
+    summary,
 )
 from holloway.actors.tun_reader import tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
@@ -365,14 +366,6 @@ class Node:
                         yield answer
             case _:
                 raise HollowayError("an unknown request", "this version knows status, peers and ping")
-
-
-def summary(times_ms: list[float]) -> dict[str, float] | None:
-    """Least, mean and greatest of some round trips, to a microsecond; `None` of none."""
-    if not times_ms:
-        return None
-    mean = sum(times_ms) / len(times_ms)
-    return {"min": round(min(times_ms), 3), "avg": round(mean, 3), "max": round(max(times_ms), 3)}
 
 
 def _number(request: Answer, key: str, default: float, least: float, most: float) -> float:

@@ -7,7 +7,7 @@ Not responsible for asking nor for printing. A peer that is wanted and does not 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,14 @@ def peer_drops(peer: PeerSession) -> Counter[str]:
 def host_prefixes(prefixes: Iterable[Prefix]) -> list[Prefix]:
     """Those of one address."""
     return [prefix for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen]
+
+
+def summary(times_ms: Sequence[float]) -> dict[str, float] | None:
+    """Least, mean and greatest of some round trips, to a microsecond; `None` of none."""
+    if not times_ms:
+        return None
+    mean = sum(times_ms) / len(times_ms)
+    return {"min": round(min(times_ms), 3), "avg": round(mean, 3), "max": round(max(times_ms), 3)}
 
 
 def _since(at: float | None, now: float) -> float | None:

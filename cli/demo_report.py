@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
+from holloway.actors.status import summary
+
 NAMES = ("a", "b")
 OUTER = ("192.0.2.1", "192.0.2.2")  # RFC 5737
 INNER = ("10.99.0.1", "10.99.0.2")
@@ -36,11 +38,3 @@ def is_encrypted(wire: Sequence[bytes], answered: int, marker: bytes) -> bool:
     pair = [IPv4Address(address).packed for address in INNER]
     inner = (marker, pair[0] + pair[1], pair[1] + pair[0])
     return len(wire) >= 2 * answered > 0 and not any(part in datagram for datagram in wire for part in inner)
-
-
-def summary(times_ms: Sequence[float]) -> dict[str, float] | None:
-    """Least, mean and greatest, to a microsecond; `None` of none."""
-    if not times_ms:
-        return None
-    mean = sum(times_ms) / len(times_ms)
-    return {"min": round(min(times_ms), 3), "avg": round(mean, 3), "max": round(max(times_ms), 3)}

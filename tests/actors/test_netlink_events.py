@@ -39,8 +39,8 @@ def test_an_interface_that_goes_down_or_away_is_not_told() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))
-def test_any_bytes_are_read_to_their_end(data: bytes, cut: int) -> None:
-    assert all(0 <= index < 2**32 or index < 0 for index in changed_interfaces(data))
+def test_any_bytes_are_read_and_a_cut_message_is_passed_over(data: bytes, cut: int) -> None:
+    changed_interfaces(data)
     whole = link(3, IFF_UP) + address(RTM_NEWADDR, 4)
     assert changed_interfaces(whole[: len(whole) - cut]) <= {3, 4}
 
