@@ -344,7 +344,7 @@ class Node:
             target = None
         found = None if target is None else self.router.routes.lookup(target.packed)
         if target is None or found is None:
-            raise HollowayError(f"no peer {name[:100]}", "no peer has that name or address", "see: holloway peers")
+            raise HollowayError(f"no peer {name[:100]}", "no peer has that name or address", "holloway peers")
         return found.peer.name, target
 
     async def serve(self, request: Answer) -> AsyncGenerator[Answer, None]:
