@@ -45,7 +45,7 @@ from holloway.actors.membership import Membership, membership
 from holloway.actors.netlink_service import netlink_service
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
 from holloway.actors.ports import Ports, TunPort
-from holloway.actors.registry import MemoryRegistry, RegistryPort, open_registry
+from holloway.actors.registry import HandleSource, RegistryPort, open_registry
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
@@ -210,7 +210,7 @@ class Node:
                 peer_status(peer, self.roster.running.get(name), problems.get(name), now)
                 for name, peer in sorted(self.roster.plan.peers.items())
             ],
-            "drops": dict(sorted(self._drops().items())),
+            "drops": dict(sorted(self.drops().items())),
         }
 
     def peers(self) -> dict[str, object]:
@@ -239,7 +239,8 @@ class Node:
             "refused": dict(sorted((refused | (found.records.refused() if found is not None else {})).items())),
         }
 
-    def _drops(self) -> Counter[str]:
+    def drops(self) -> Counter[str]:
+        """Everything that was dropped since the node started, by reason."""
         drops = self.router.drops + self.problems + self.past_drops
         udp: UdpEndpoint | None = self._running("dataplane.udp")
         if udp is not None:
@@ -385,7 +386,7 @@ async def open_node(
     config: Config,
     *,
     ports: Ports | None = None,
-    memory: MemoryRegistry | None = None,
+    memory: HandleSource | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node inside a Trio program: ready on entering, stopped and cleaned up on leaving.

@@ -213,6 +213,14 @@ class PeerSession:
         self.session.announce(trio.current_time())
         self._flush()
 
+    def rekey(self) -> None:
+        """Agree on new keys now, whatever the age of the present ones."""
+        self._take_turn(self._rekey)
+
+    def _rekey(self) -> None:
+        self.session.rekey(trio.current_time())
+        self._flush()
+
     # The actor's own task.
 
     async def run(self, task_status: trio.TaskStatus[PeerSession]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,13 @@ import click
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.printing import json_option, print_json
+from holloway.cli.simulate_files import Files
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from holloway.simulations.batch import Summary
+    from holloway.simulations.depth import Depth
     from holloway.simulations.plan import Plan
     from holloway.simulations.run import Failure
     from holloway.simulations.scenario import Scenario
@@ -47,9 +48,16 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
 @click.argument("plan", required=False)
 @click.option("--seed", type=click.IntRange(0), help="Run one seed.")
 @click.option("--seeds", metavar="A..B", help="Run a range of seeds; the scenario names one for when none is given.")
+@click.option(
+    "--depth",
+    type=click.Choice(["heap", "actors"]),
+    help="How much of a node is real: the protocols, or the whole actor tree. The scenario names one for when none is given.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Run in this many processes.")
 @json_option
 @click.option("--trace", metavar="FILE", help="Write what happens in the run of one seed, as JSON lines.")
+@click.option("--html", metavar="FILE", help="Write a page that shows the run of one seed.")
+@click.option("--pcap", metavar="FILE", help="Write the packets of the run of one seed, for Wireshark.")
 @click.option("--shrink", is_flag=True, help="Make the plan of the first failure small, and write it to a file.")
 @click.option("--check-determinism", is_flag=True, help="Run every seed twice, the second time in another process.")
 def command(
@@ -57,9 +65,12 @@ def command(
     plan: str | None,
     seed: int | None,
     seeds: str | None,
+    depth: str | None,
     jobs: int,
     as_json: bool,
     trace: str | None,
+    html: str | None,
+    pcap: str | None,
     shrink: bool,
     check_determinism: bool,
 ) -> None:
@@ -72,30 +83,42 @@ def command(
     liveness property broke, 4 when an interesting place was never reached, 5 when a run could not be repeated, 70 when the
     system under test crashed, 130 when interrupted.
     """
+    from holloway.simulations.depth import Depth
     from holloway.simulations.errors import ScenarioError
     from holloway.simulations.run import Verdict
 
     context = click.get_current_context()
+    files = Files(trace, html, pcap)
     if (plan is not None) != (scenario == "replay"):
         raise click.UsageError("replay needs the file of a plan" if plan is None else f"unexpected {plan}", context)
     if (scenario in ("list", "replay")) and (
-        seed is not None or seeds or shrink or check_determinism or jobs > 1 or (scenario == "list" and trace)
+        seed is not None
+        or seeds
+        or depth
+        or shrink
+        or check_determinism
+        or jobs > 1
+        or (scenario == "list" and any(files))
     ):
         raise click.UsageError(f"{scenario} does not go with these options", context)
     if seed is not None and seeds is not None:
         raise click.UsageError("--seed and --seeds exclude each other", context)
-    if trace is not None and ((seed is None and plan is None) or check_determinism):
-        raise click.UsageError("--trace is of one run: it needs --seed, and no --check-determinism", context)
+    if any(files) and ((seed is None and plan is None) or check_determinism):
+        raise click.UsageError(
+            "--trace, --html and --pcap are of one run: they need --seed, and no --check-determinism", context
+        )
+    wanted = None if depth is None else Depth(depth)
     try:
         if scenario == "list":
             _list(as_json)
             verdict: int = Verdict.HELD
         elif plan is not None:
-            verdict = _replay(plan, trace, as_json)
+            verdict = _replay(plan, files, as_json)
         elif seed is not None and not check_determinism:
-            verdict = _run_one(scenario, seed, trace, as_json, shrink)
+            verdict = _run_one(scenario, seed, wanted, files, as_json, shrink)
         else:
-            verdict = _run_many(scenario, _range(seed, seeds, context), jobs, as_json, shrink, check_determinism)
+            between = _range(seed, seeds, context)
+            verdict = _run_many(scenario, between, wanted, jobs, as_json, shrink, check_determinism)
     except ScenarioError as error:
         raise CommandFailedError(error.what, error.why, error.fix, ExitCode.USAGE) from error
     if verdict:
@@ -120,15 +143,23 @@ def _list(as_json: bool) -> None:
 
     scenarios = [load_scenario(name) for name in shipped()]
     if as_json:
-        names = [{"name": each.name, "purpose": each.purpose, "nodes": len(each.nodes)} for each in scenarios]
+        names = [
+            {
+                "name": each.name,
+                "purpose": each.purpose,
+                "nodes": len(each.nodes),
+                "depths": [depth.value for depth in each.depths],
+            }
+            for each in scenarios
+        ]
         print_json({"schema": "holloway.simulate-list/1", "scenarios": names})
         return
     width = max(len(each.name) for each in scenarios)
     for each in scenarios:
-        print(f"{each.name:<{width}}  {each.purpose}")
+        print(f"{each.name:<{width}}  {', '.join(each.depths):<12}  {each.purpose}")
 
 
-def _replay(file: str, trace: str | None, as_json: bool) -> int:
+def _replay(file: str, files: Files, as_json: bool) -> int:
     from holloway.simulations.errors import ScenarioError
     from holloway.simulations.plan import from_json
 
@@ -136,31 +167,32 @@ def _replay(file: str, trace: str | None, as_json: bool) -> int:
         text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"cannot read the plan {file}", str(error), "name a file that --shrink wrote") from error
-    return _run_plan(from_json(text, file), f"holloway simulate replay {shlex.quote(file)}", trace, as_json, False)
+    return _run_plan(from_json(text, file), f"holloway simulate replay {shlex.quote(file)}", files, as_json, False)
 
 
-def _run_one(name: str, seed: int, trace: str | None, as_json: bool, shrink: bool) -> int:
+def _run_one(name: str, seed: int, depth: Depth | None, files: Files, as_json: bool, shrink: bool) -> int:
     from holloway.simulations.drawing import draw_plan
     from holloway.simulations.scenario import load_scenario
 
     scenario = load_scenario(name)
-    return _run_plan(draw_plan(scenario, seed), _replay_command(scenario, seed), trace, as_json, shrink)
+    plan = draw_plan(scenario, seed, depth)
+    return _run_plan(plan, _replay_command(scenario, plan), files, as_json, shrink)
 
 
-def _run_plan(plan: Plan, replay: str, trace: str | None, as_json: bool, shrink: bool) -> int:
-    from holloway.cli.simulate_report import failure_document, print_failure, print_summary, summary_document
+def _run_plan(plan: Plan, replay: str, files: Files, as_json: bool, shrink: bool) -> int:
+    from holloway.cli.simulate_report import failure_document, print_failures, print_summary, summary_document
     from holloway.simulations.batch import Summary
     from holloway.simulations.run import run_plan
-    from holloway.simulations.trace import Trace
 
     progress = _Progress()
-    with ExitStack() as stack:
-        file = stack.enter_context(open(trace, "w", encoding="ascii")) if trace is not None else None
+    with files.opened(plan, replay) as (trace, capture, finish):
         outcome = run_plan(
             plan,
-            trace=Trace(file),
+            trace=trace,
+            capture=capture,
             progress=lambda at_ns: progress.tell(f"{at_ns / 1e9:.0f} of {plan.duration_ns / 1e9:.0f} virtual s"),
         )
+        finish(outcome)
     progress.end()
     summary = Summary()
     summary.add(plan.seed, outcome)
@@ -169,25 +201,31 @@ def _run_plan(plan: Plan, replay: str, trace: str | None, as_json: bool, shrink:
     if shrink and shown:
         shown = [_shrink(*shown[0][:2])]
     if as_json:
-        document = summary_document(plan.scenario, summary, [failure_document(*each) for each in shown])
+        document = summary_document(plan.scenario, plan.depth, summary, [failure_document(*each) for each in shown])
         print_json(document | {"trace_sha256": outcome.trace_sha256})
     else:
-        print_summary(plan.scenario, summary)
+        print_summary(plan.scenario, plan.depth, summary)
         print(f"trace_sha256 {outcome.trace_sha256}")
-        for each in shown:
-            print_failure(*each)
+        print_failures(shown)
     return int(summary.verdict)
 
 
 def _run_many(
-    name: str, seeds: tuple[int, int] | None, jobs: int, as_json: bool, shrink: bool, check_determinism: bool
+    name: str,
+    seeds: tuple[int, int] | None,
+    depth: Depth | None,
+    jobs: int,
+    as_json: bool,
+    shrink: bool,
+    check_determinism: bool,
 ) -> int:
-    from holloway.cli.simulate_report import failure_document, print_failure, print_summary, summary_document
+    from holloway.cli.simulate_report import failure_document, print_failures, print_summary, summary_document
     from holloway.simulations.batch import run_seeds
     from holloway.simulations.drawing import draw_plan
     from holloway.simulations.scenario import load_scenario
 
     scenario = load_scenario(name)
+    depth = scenario.check_depth(depth)
     first, last = seeds or scenario.seeds
     progress = _Progress()
 
@@ -195,24 +233,26 @@ def _run_many(
         speed = so_far.events / so_far.wall_s if so_far.wall_s else 0
         progress.tell(f"{so_far.seeds_run} of {last - first + 1} seeds, {so_far.failed} failed, {speed:,.0f} events/s")
 
-    summary = run_seeds(scenario, first, last, jobs=jobs, check_determinism=check_determinism, progress=tell)
+    summary = run_seeds(
+        scenario, first, last, depth=depth, jobs=jobs, check_determinism=check_determinism, progress=tell
+    )
     progress.end()
-    shown = [
-        (draw_plan(scenario, seed), failure, _replay_command(scenario, seed)) for seed, failure in summary.failures
-    ]
+    plans = [(draw_plan(scenario, seed, depth), failure) for seed, failure in summary.failures]
+    shown = [(plan, failure, _replay_command(scenario, plan)) for plan, failure in plans]
     if shrink and shown:
         shown[0] = _shrink(*shown[0][:2])
     if as_json:
-        print_json(summary_document(scenario.name, summary, [failure_document(*each) for each in shown]))
+        failures = [failure_document(*each) for each in shown]
+        print_json(summary_document(scenario.name, depth.value, summary, failures))
     else:
-        print_summary(scenario.name, summary, scenario)
-        for each in reversed(shown):  # so that the first, which is to be looked at first, stands last
-            print_failure(*each)
+        print_summary(scenario.name, depth.value, summary)
+        print_failures(shown)
     return int(summary.verdict)
 
 
-def _replay_command(scenario: Scenario, seed: int) -> str:
-    return f"holloway simulate {shlex.quote(scenario.source)} --seed {seed}"
+def _replay_command(scenario: Scenario, plan: Plan) -> str:
+    depth = "" if plan.depth == scenario.depths[0] else f" --depth {plan.depth}"
+    return f"holloway simulate {shlex.quote(scenario.source)}{depth} --seed {plan.seed}"
 
 
 def _shrink(plan: Plan, failure: Failure) -> tuple[Plan, Failure, str]:

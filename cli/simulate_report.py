@@ -11,7 +11,6 @@ from holloway.simulations.batch import Summary
 from holloway.simulations.plan import Plan, to_document
 from holloway.simulations.quantities import seconds
 from holloway.simulations.run import Failure
-from holloway.simulations.scenario import Scenario
 
 _MAX_FAULTS_SHOWN = 20
 _DRIVEN = {before.name: [after.name for after in afters] for before, afters in TRANSITIONS.items()}
@@ -41,12 +40,13 @@ def coverage(summary: Summary) -> dict[str, Any]:
     }
 
 
-def summary_document(scenario: str, summary: Summary, failures: list[dict[str, Any]]) -> dict[str, Any]:
+def summary_document(scenario: str, depth: str, summary: Summary, failures: list[dict[str, Any]]) -> dict[str, Any]:
     """`holloway.simulate/1`, without the hash of a single trace."""
     virtual_s = summary.virtual_ns / 1e9
     return {
         "schema": "holloway.simulate/1",
         "scenario": scenario,
+        "depth": depth,
         "seeds": {"run": summary.seeds_run, "failed": summary.failed, "first_failed": summary.first_failed},
         "virtual_s": virtual_s,
         "wall_s": round(summary.wall_s, 3),
@@ -71,13 +71,13 @@ def failure_document(plan: Plan, failure: Failure, replay: str) -> dict[str, Any
     }
 
 
-def print_summary(name: str, summary: Summary, scenario: Scenario | None = None) -> None:
+def print_summary(name: str, depth: str, summary: Summary) -> None:
     """The summary in words."""
     seen = coverage(summary)
     wall_s = summary.wall_s or 1e-9
     seeds = f"{summary.seeds_run} seed{'s' if summary.seeds_run != 1 else ''}"
     held = f"{summary.failed} failed, the first is {summary.first_failed}" if summary.failed else "every property held"
-    print(one_line(f"{name}: {seeds}, {held}"))
+    print(one_line(f"{name}: {seeds} at depth {depth}, {held}"))
     print(
         f"  {duration(summary.virtual_ns / 1e9)} of virtual time in {summary.wall_s:.1f} s, {summary.events:,} events: "
         f"{summary.events / wall_s:,.0f} a second, {summary.virtual_ns / 1e9 / wall_s:,.0f} times real time"
@@ -85,24 +85,25 @@ def print_summary(name: str, summary: Summary, scenario: Scenario | None = None)
     count = len(seen["transitions"])
     print(f"  states {', '.join(seen['states'])}; {count} of {count + len(seen['transitions_missed'])} transitions")
     print(f"  reached {', '.join(f'{place} {count}' for place, count in seen['sometimes'].items()) or 'nothing'}")
-    if scenario is not None and summary.never_reached:
+    if summary.never_reached:
         print(f"  never reached: {', '.join(summary.never_reached)}: the scenario tests less than it says")
     if summary.not_deterministic:
         print(f"  went another way the second time: seeds {', '.join(map(str, summary.not_deterministic[:10]))}")
 
 
-def print_failure(plan: Plan, failure: Failure, replay: str) -> None:
-    """One failure in words; the last line is the command that shows it again."""
-    print(one_line(f"seed {plan.seed} broke {failure.property} at {seconds(failure.at_ns)}: {failure.message}"))
-    print(f"  plan: {len(plan.nodes)} nodes, {len(plan.workloads)} workloads, {len(plan.faults)} faults")
-    for fault in plan.faults[:_MAX_FAULTS_SHOWN]:
-        whom = " ".join(fault.nodes or fault.between) or "every link"
-        values = " ".join(f"{name}={value:.6g}" for name, value in fault.values.items())
-        print(
-            one_line(
-                f"    {seconds(fault.at_ns):>10} {fault.name} {whom[:60]} until {seconds(fault.until_ns)} {values}"
-            )
-        )
-    if len(plan.faults) > _MAX_FAULTS_SHOWN:
-        print(f"    and {len(plan.faults) - _MAX_FAULTS_SHOWN} more")
-    print(f"  replay: {replay}")
+def print_failures(shown: list[tuple[Plan, Failure, str]]) -> None:
+    """Failures in words: the first, which is to be looked at first, stands last, with its plan and the command that shows
+    it again on the last line.
+    """
+    for plan, failure, _ in reversed(shown):
+        print(one_line(f"seed {plan.seed} broke {failure.property} at {seconds(failure.at_ns)}: {failure.message}"))
+    for plan, _, replay in shown[:1]:
+        print(f"  plan: {len(plan.nodes)} nodes, {len(plan.workloads)} workloads, {len(plan.faults)} faults")
+        for fault in plan.faults[:_MAX_FAULTS_SHOWN]:
+            whom = " ".join(fault.nodes or fault.between) or "everybody"
+            values = " ".join(f"{name}={value:.6g}" for name, value in fault.values.items())
+            until = f"until {seconds(fault.until_ns)} " if fault.until_ns > fault.at_ns else ""
+            print(f"    {seconds(fault.at_ns):>10} " + one_line(f"{fault.name} {whom[:60]} {until}{values}"))
+        if len(plan.faults) > _MAX_FAULTS_SHOWN:
+            print(f"    and {len(plan.faults) - _MAX_FAULTS_SHOWN} more")
+        print(f"  replay: {replay}")

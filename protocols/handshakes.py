@@ -83,6 +83,10 @@ class Handshakes:
         self.initiated_at = now
         return self._macs.append(self._initiator.message, now)
 
+    def repeat(self, now: float) -> Message | None:
+        """The initiation under way once more, as a message of its own; `None` when there is none."""
+        return None if self._initiator is None else self._macs.append(self._initiator.message, now)
+
     def abandon(self) -> None:
         """Whatever answers the initiation under way comes too late."""
         if self._initiator is not None:

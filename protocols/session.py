@@ -96,6 +96,7 @@ class Session:
         self._dialling_since = 0.0
         self._dial_wanted_at: float | None = None
         self._reset_at = float("-inf")
+        self._called_back_at = float("-inf")
 
         self._staged = Staging()
         self._outbox: list[bytes] = []
@@ -245,6 +246,8 @@ class Session:
         answer = self._handshakes.answer(opened, now)
         if isinstance(answer, DropReason):
             self._journal.drop(answer, source)
+            if answer is DropReason.REPLAYED_INITIATION:
+                self._call_back(source, now)
             return
         message, derived = answer
         self._ring.add_next(derived, now)
@@ -258,6 +261,28 @@ class Session:
             self._answers.append((message, source))
             self.transmitted.bytes += len(message)
         self._settle()
+
+    def _call_back(self, source: Address, now: float) -> None:
+        """An initiation is authentic and not fresh: somebody has kept it, or the peer's wall clock was set back over a
+        restart, and then nothing it says will be fresh for as long. Only the peer itself can answer our own call, so call,
+        there, too; where nobody answers, as much was sent as came. Not while the session works, or is about to.
+        """
+        is_working = self._ring.current is not None and not self.is_silent
+        if is_working or self._ring.next is not None or now < self._called_back_at + self._durations.rekey_timeout_s:
+            return
+        if not self._handshakes.is_under_way:
+            if now < self._earliest_dial():
+                return
+            if self.endpoint is None:
+                self._move_endpoint(source)
+            self._dial(now)
+        if source == self.endpoint:
+            return
+        message = self._handshakes.repeat(now)
+        if message is not None:
+            self._called_back_at = now
+            self._answers.append((message, source))
+            self.transmitted.bytes += len(message)
 
     def receive_reset(self, token: bytes, source: Address, now: float) -> None:
         """The peer says that it does not know our current key any more: begin a handshake.
@@ -311,7 +336,7 @@ class Session:
         return outbox
 
     def answers_to_send(self) -> list[tuple[bytes, Address]]:
-        """Responses to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
+        """Answers to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
         answers, self._answers = self._answers, []
         return answers
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from holloway.simulations.depth import Depth
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.milestones import Reached
 from holloway.simulations.run import Failure, Outcome, Verdict, run_plan
@@ -87,11 +88,13 @@ def run_seeds(
     first: int,
     last: int,
     *,
+    depth: Depth | None = None,
     jobs: int = 1,
     check_determinism: bool = False,
     progress: Callable[[Summary], None] | None = None,
 ) -> Summary:
-    """Run the seeds `first` to `last`. `progress` is told the summary so far after each run.
+    """Run the seeds `first` to `last` at `depth`, or the one that the scenario prefers. `progress` is told the summary so
+    far after each run.
 
     A `sometimes` of the scenario that no seed of several reached is told in the summary. With `check_determinism` every seed runs
     twice, the second time in a fresh process under another `PYTHONHASHSEED`, and the traces must be equal.
@@ -99,7 +102,8 @@ def run_seeds(
     began = time.perf_counter()
     summary = Summary()
     hashes: dict[int, str] = {}
-    for seed, outcome in _outcomes(scenario, range(first, last + 1), jobs, is_traced=check_determinism):
+    work = _Work(scenario, scenario.check_depth(depth), is_traced=check_determinism)
+    for seed, outcome in _outcomes(work, range(first, last + 1), jobs):
         summary.add(seed, outcome)
         summary.wall_s = time.perf_counter() - began
         hashes[seed] = outcome.trace_sha256
@@ -109,22 +113,34 @@ def run_seeds(
         summary.never_reached = tuple(name for name in scenario.sometimes if not summary.reached.places[name])
     if check_determinism:
         with _other_hash_seed():
-            again = list(_in_processes(scenario, range(first, last + 1), jobs, is_traced=True))
+            again = list(_in_processes(work, range(first, last + 1), jobs))
         summary.not_deterministic = tuple(seed for seed, outcome in again if outcome.trace_sha256 != hashes[seed])
     summary.wall_s = time.perf_counter() - began
     return summary
 
 
-def _outcomes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: bool) -> Iterator[tuple[int, Outcome]]:
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be run with every seed."""
+
+    scenario: Scenario
+    depth: Depth
+    is_traced: bool
+
+    def run(self, seed: int) -> Outcome:
+        return run_plan(draw_plan(self.scenario, seed, self.depth), trace=Trace() if self.is_traced else None)
+
+
+def _outcomes(work: _Work, seeds: range, jobs: int) -> Iterator[tuple[int, Outcome]]:
     """The outcomes in the order of seeds."""
     if jobs > 1 and len(seeds) > 1:
-        yield from _in_processes(scenario, seeds, jobs, is_traced=is_traced)
+        yield from _in_processes(work, seeds, jobs)
     else:
         for seed in seeds:
-            yield seed, _run_seed(scenario, seed, is_traced)
+            yield seed, work.run(seed)
 
 
-def _in_processes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: bool) -> Iterator[tuple[int, Outcome]]:
+def _in_processes(work: _Work, seeds: range, jobs: int) -> Iterator[tuple[int, Outcome]]:
     """As `_outcomes`, in `jobs` fresh processes. A task is a few seeds; tasks are handed out a little ahead."""
     context = multiprocessing.get_context("spawn")
     step = max(1, min(_SEEDS_PER_TASK, -(-len(seeds) // jobs)))
@@ -134,7 +150,7 @@ def _in_processes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: boo
     waiting: deque[Future[list[tuple[int, Outcome]]]] = deque()
     try:
         for task in tasks:
-            waiting.append(pool.submit(_run_task, scenario, task, is_traced))
+            waiting.append(pool.submit(_run_task, work, task))
             if len(waiting) >= jobs * _TASKS_AHEAD:
                 yield from waiting.popleft().result()
         while waiting:
@@ -148,12 +164,8 @@ def _in_processes(scenario: Scenario, seeds: range, jobs: int, *, is_traced: boo
         pool.shutdown(cancel_futures=True)
 
 
-def _run_task(scenario: Scenario, seeds: range, is_traced: bool) -> list[tuple[int, Outcome]]:
-    return [(seed, _run_seed(scenario, seed, is_traced)) for seed in seeds]
-
-
-def _run_seed(scenario: Scenario, seed: int, is_traced: bool) -> Outcome:
-    return run_plan(draw_plan(scenario, seed), trace=Trace() if is_traced else None)
+def _run_task(work: _Work, seeds: range) -> list[tuple[int, Outcome]]:
+    return [(seed, work.run(seed)) for seed in seeds]
 
 
 def _leave_interrupts_to_the_parent() -> None:

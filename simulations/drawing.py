@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import random
 
+from holloway.simulations.depth import Depth
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.plan import Plan
 from holloway.simulations.scenario import FaultTable, Scenario
 from holloway.simulations.streams import below, stream
 
 
-def draw_plan(scenario: Scenario, seed: int) -> Plan:
-    """The plan of one seed."""
+def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None) -> Plan:
+    """The plan of one seed, at `depth` or the one that the scenario prefers.
+
+    Raises `ScenarioError` when the scenario cannot run at that depth.
+    """
+    depth = scenario.check_depth(depth)
     is_on = {kind: stream(seed, "swarm", kind).getrandbits(64) & 1 == 1 for kind in scenario.swarm}
     faults = [
         fault
@@ -26,6 +31,7 @@ def draw_plan(scenario: Scenario, seed: int) -> Plan:
     return Plan(
         scenario=scenario.name,
         seed=seed,
+        depth=depth.value,
         duration_ns=scenario.duration_ns,
         calm_ns=scenario.calm_ns,
         nodes=scenario.nodes,
@@ -35,6 +41,7 @@ def draw_plan(scenario: Scenario, seed: int) -> Plan:
         suite=scenario.suite,
         timers=scenario.timers,
         keepalive_s=scenario.keepalive_s,
+        registry=scenario.registry,
         workloads=scenario.workloads,
         faults=tuple(faults),
         eventually=scenario.eventually,

@@ -19,6 +19,7 @@ class Scope(Enum):
 
     LINKS = "links"
     NODES = "nodes"
+    STORE = "store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,24 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment."""
+    """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment. `needs_actors`:
+    it befalls what only whole nodes have.
+    """
 
     scope: Scope
     purpose: str
     parameters: tuple[Parameter, ...] = ()
     has_end: bool = True
+    needs_actors: bool = False
 
 
 _LINK, _NODE = Scope.LINKS, Scope.NODES
+
+
+def _store(purpose: str, parameters: tuple[Parameter, ...] = (), *, has_end: bool = True) -> Kind:
+    return Kind(Scope.STORE, purpose, parameters, has_end, needs_actors=True)
+
+
 _PROBABILITY = Parameter("probability", Quantity.PROBABILITY)
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -92,6 +102,22 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "strangers who know the node's public key send it initiations, at most `sources` addresses",
             (Parameter("every", Quantity.DURATION), Parameter("sources", Quantity.COUNT, "1000")),
         ),
+        "port_failure": Kind(
+            _NODE,
+            "the TUN device, the socket or the netlink of the node breaks under it",
+            has_end=False,
+            needs_actors=True,
+        ),
+        "store_down": _store(
+            "the registry cannot be reached; a call is refused, or with probability `silent` gets no answer at all",
+            (Parameter("silent", Quantity.PROBABILITY, "0.5"),),
+        ),
+        "store_compaction": _store(
+            "the registry forgets its history; a watch that lags has to begin again", has_end=False
+        ),
+        "stale_watch": _store("watches of the registry tell nothing"),
+        "lease_loss": _store("the registry loses the leases of the node, with all that hangs on them", has_end=False),
+        "disk_full": _store("the registry has no room: nothing can be written"),
     }
 )
 """Every kind by the name that scenarios use."""
@@ -101,7 +127,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 class Fault:
     """One fault of one run, from `at_ns` to before `until_ns` of virtual time.
 
-    `nodes`: whom a node fault befalls; for a link fault one side of the links, the others being the other side; nobody
+    `nodes`: whom a node fault befalls; whose registry fails, or everybody's when empty; for a link fault one side of the links, the others being the other side; nobody
     there means every link. `between`: the two ends of the only link. `one_way`: only from the first (`nodes`, or the
     first of `between`) to the second.
     """

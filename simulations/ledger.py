@@ -7,6 +7,7 @@ when packets are made.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -41,6 +42,8 @@ class Delivered:
     serial: int
     purpose: Purpose
     size: int
+    maker: str
+    """The node whose program made it."""
 
 
 class Ledger:
@@ -49,22 +52,31 @@ class Ledger:
     def __init__(self) -> None:
         self.count = 0
         self.delivered_total = 0
-        self._on_their_way: dict[int, tuple[bytes, str]] = {}
+        self._on_their_way: dict[int, tuple[bytes, str, str]] = {}
         self._delivered: dict[int, None] = {}
 
-    def make(self, purpose: Purpose, size: int, source: bytes, destination: bytes, addressee: str) -> bytes:
-        """A new IPv4 packet of `size` bytes that is to be sealed for the node `addressee`."""
+    def make(
+        self, purpose: Purpose, size: int, source: bytes, destination: bytes, *, maker: str, addressee: str
+    ) -> bytes:
+        """A new IPv4 packet of `size` bytes, made on the node `maker`, that is to be sealed for the node `addressee`."""
         serial = self.count
         self.count += 1
         header = _HEADER.pack(0x45, 0, size, 0, 0, 64, _EXPERIMENTAL_PROTOCOL, 0, source, destination)
         packet = (header + _TAIL.pack(purpose, serial) + MARKER).ljust(size, bytes((_FILLER,)))
-        self._on_their_way[serial] = (packet, addressee)
+        self._on_their_way[serial] = (packet, maker, addressee)
         return packet
 
     def deliver(
-        self, packet: bytes, *, sender: str, sender_address: bytes, receiver: str, receiver_address: bytes
+        self,
+        packet: bytes,
+        *,
+        receiver: str,
+        receiver_address: bytes,
+        addresses: Callable[[str], bytes],
+        session: str | None = None,
     ) -> Delivered:
-        """Judge a packet that left the tunnel at `receiver`, from its session with `sender`.
+        """Judge a packet that left the tunnel at `receiver`. `addresses` gives the inner address of a node; `session` is
+        the peer whose session it came through, where that is known.
 
         Raises `PropertyViolated`.
         """
@@ -72,11 +84,12 @@ class Ledger:
             hold(nothing_altered_or_invented, None, packet, receiver)
         purpose, serial = _TAIL.unpack_from(packet, _HEADER.size)
         hold(nothing_delivered_twice, serial in self._delivered, serial, receiver)
-        sent, addressee = self._on_their_way.pop(serial, (None, receiver))
+        sent, maker, addressee = self._on_their_way.pop(serial, (None, receiver, receiver))
         hold(nothing_altered_or_invented, sent, packet, receiver)
         hold(delivered_to_the_addressee, addressee, receiver, serial)
-        hold(inner_source_belongs_to_sender, packet[12:16], sender_address, sender)
+        sender = maker if session is None else session
+        hold(inner_source_belongs_to_sender, packet[12:16], addresses(sender), sender)
         hold(inner_destination_is_ours, packet[16:20], receiver_address, receiver)
         self._delivered[serial] = None
         self.delivered_total += 1
-        return Delivered(serial, Purpose(purpose), len(packet))
+        return Delivered(serial, Purpose(purpose), len(packet), maker)

@@ -1,7 +1,7 @@
 """A simulated node: the real `Demux`, `Session`s and `Inspector`s, driven as the actors drive them, with its own clocks.
 
 Responsible for one process: booting, dying, standing still, what goes into the protocol objects, what comes out of them,
-and asking the promises about them after each turn. Not responsible for time passing or for the network: `World` is.
+and asking the promises about them after each turn. Not responsible for time passing or for the network: the world is.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import Address
-from holloway.protocols.demux import Demux, index_secret
+from holloway.protocols.demux import Demux
 from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, HandshakeStarted
 from holloway.protocols.inspection import Inspector, LocalPrefixes
-from holloway.protocols.keys import StaticKey
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
 from holloway.simulations.clocks import Clocks
-from holloway.simulations.milestones import Reached
+from holloway.simulations.identities import Identity, preshared
 from holloway.simulations.oracles import (
+    answered_at,
     answers_are_no_longer_than_questions,
     expired_keys_are_forgotten,
     forgery_changes_nothing,
@@ -40,39 +40,14 @@ from holloway.simulations.oracles import (
     waiting_ends,
 )
 from holloway.simulations.streams import stream
+from holloway.simulations.world import Host
+
+if TYPE_CHECKING:
+    from holloway.simulations.breadth import HeapWorld
 
 SOCKET_DATAGRAMS = 4096
 """Datagrams that wait in the socket of a process that stands still; later ones are lost."""
 _NEVER = 1 << 62
-
-
-class Surroundings(Protocol):
-    """What a machine asks of the world."""
-
-    reached: Reached
-
-    def transmit(self, sender: Machine, datagram: bytes, destination: Address, cause: int) -> None:
-        """Put a datagram on the wire."""
-
-    def deliver(self, machine: Machine, peer: str, packet: bytes, cause: int) -> None:
-        """An inner packet left the tunnel."""
-
-    def wake(self, machine: Machine, seat: Seat, at_ns: int) -> None:
-        """Call `Machine.wake` at `at_ns` of virtual time."""
-
-    def record(self, machine: Machine, kind: str, peer: str, what: str, cause: int) -> int:
-        """A line of the trace; its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What others know of a node, and what it is configured with."""
-
-    name: str
-    static: StaticKey = field(repr=False)
-    secret: bytes = field(repr=False)
-    inner: bytes
-    configured: Address
 
 
 @dataclass(slots=True)
@@ -92,20 +67,12 @@ class Seat:
     """The deadline it is to come for, on the node's monotonic clock."""
 
 
-def identity(seed: int, number: int, name: str) -> Identity:
-    """The node `name`, the `number`th of its world."""
-    private = stream(seed, name, "key").randbytes(32)
-    high, low = divmod(number + 1, 256)
-    address = (f"198.18.{high}.{low}", 1099)  # RFC 2544's network for benchmarks
-    return Identity(name, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), address)
-
-
-class Machine:
-    """One node. `public`: where it is seen on the wire; `down` and `paused` count the faults that keep it so."""
+class Machine(Host):
+    """See `Host`."""
 
     def __init__(
         self,
-        world: Surroundings,
+        world: HeapWorld,
         seed: int,
         own: Identity,
         peers: list[Identity],
@@ -133,8 +100,9 @@ class Machine:
     # Lives.
 
     def boot(self, now_ns: int) -> None:
-        """Begin a life with nothing but the configuration."""
+        """See `Host`."""
         self.life += 1
+        self._world.record(self, "node", "", "up", 0)
         dice = stream(self._seed, self.name, "entropy", str(self.life))
         demux: Demux[str] = Demux(self._own.static, secret=self._own.secret, entropy=dice.randbytes)
         routes: RouteTable[str] = RouteTable()
@@ -147,7 +115,7 @@ class Machine:
                 suite=self._suite,
                 static=self._own.static,
                 peer_public=peer.static.public,
-                preshared=b"".join(sorted((self.key, peer.static.public)))[16:48],
+                preshared=preshared(self.key, peer.static.public),
                 timers=self._timers,
                 keepalive_s=self._keepalive_s,
                 inspect=Inspector(routes, peer.name, local),
@@ -168,8 +136,17 @@ class Machine:
             endpoint=peer.configured,
         )
 
+    def leave(self) -> None:
+        """See `Host`. A session that ends says nothing to anybody."""
+        self._world.record(self, "node", "", "left", 0)
+        self._end()
+
     def die(self) -> None:
-        """All state is gone, and nothing is said to anybody."""
+        """See `Host`."""
+        self._world.record(self, "node", "", "killed", 0)
+        self._end()
+
+    def _end(self) -> None:
         self.settle_accounts()
         self.seats.clear()
         self._socket.clear()
@@ -177,7 +154,7 @@ class Machine:
         self._demux = None
 
     def settle_accounts(self) -> None:
-        """Tell what this life has gone through."""
+        """See `Host`."""
         reached = self._world.reached
         for seat in self.seats.values():
             reached.note_drops(seat.session.drops)
@@ -186,8 +163,23 @@ class Machine:
         if self._demux is not None:
             reached.note_drops(self._demux.drops)
 
+    def sessions(self) -> dict[str, Session]:
+        """See `Host`."""
+        return {name: seat.session for name, seat in self.seats.items()}
+
+    def known(self) -> tuple[str, ...]:
+        """See `Host`: those of the configuration."""
+        return tuple(self.seats)
+
+    def break_port(self, bits: int) -> None:
+        """See `Host`. There are no ports here, and no plan with this fault."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """See `Host`. `paused` is looked at wherever something would happen."""
+
     def resume(self, now_ns: int) -> None:
-        """Go on after standing still: deadlines first, then what waits in the socket."""
+        """See `Host`: deadlines first, then what waits in the socket."""
         for seat in list(self.seats.values()):
             self.wake(seat, seat.life, now_ns)
         while self._socket:
@@ -196,8 +188,8 @@ class Machine:
 
     # Inputs.
 
-    def send(self, peer: str, packets: list[bytes], now_ns: int) -> None:
-        """Programs on this node hand in packets for `peer`."""
+    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+        """See `Host`. There is no router here to get past."""
         seat = self.seats.get(peer)
         if seat is None or self.paused:
             return
@@ -210,14 +202,14 @@ class Machine:
         self._flush(seat, now_ns, 0)
 
     def rekey(self, peer: str, now_ns: int) -> None:
-        """Ask for new keys."""
+        """See `Host`."""
         seat = self.seats.get(peer)
         if seat is not None and not self.paused:
             seat.session.rekey(self._now(now_ns))
             self._flush(seat, now_ns, 0)
 
     def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
-        """A datagram arrives. `is_forged`: it is not as a peer made it."""
+        """See `Host`."""
         demux = self._demux
         if demux is None:
             return
@@ -235,9 +227,9 @@ class Machine:
         for peer, opened, origin in found.initiations:
             seat = self.seats[peer]
             session = seat.session
-            sent, was_dialling = session.transmitted.bytes, is_dialling(session)
+            before_at, was_dialling = answered_at(session), is_dialling(session)
             session.receive_initiation(opened, origin, now)
-            if session.transmitted.bytes > sent:
+            if answered_at(session) != before_at:
                 hold(initiation_answered_once, self._answered, datagram, self.name)
                 if was_dialling:
                     self._world.reached.reach("both_dialled_at_once")
@@ -285,7 +277,7 @@ class Machine:
             assert session.endpoint is not None, "a session sends nowhere"
             world.transmit(self, datagram, session.endpoint, cause)
         for packet in session.packets_to_deliver():
-            world.deliver(self, peer, packet, cause)
+            world.deliver(self, packet, cause, session=peer)
         self._schedule(seat, now_ns)
 
     def _follow(self, seat: Seat, event: Event) -> None:
@@ -314,7 +306,7 @@ class Machine:
             self._world.wake(self, seat, seat.due_ns)
 
     def clock_changed(self, now_ns: int) -> None:
-        """The monotonic clock runs at another rate from now on: every deadline lies elsewhere."""
+        """See `Host`. Every deadline lies elsewhere."""
         for seat in self.seats.values():
             seat.due_ns, seat.due_s = _NEVER, math.inf
             self._schedule(seat, now_ns)

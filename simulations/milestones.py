@@ -25,11 +25,14 @@ from holloway.protocols.events import (
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node."""
+    """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node.
+    `needs_actors`: only whole nodes get there.
+    """
 
     meaning: str
     event: Callable[[Event], bool] | None = None
     drops: tuple[DropReason, ...] = ()
+    needs_actors: bool = False
 
 
 def _is_rekey(event: Event) -> bool:
@@ -42,6 +45,10 @@ def _is_repeat(event: Event) -> bool:
 
 def _is_roaming(event: Event) -> bool:
     return isinstance(event, EndpointMoved) and event.old is not None
+
+
+def _whole(meaning: str) -> Milestone:
+    return Milestone(meaning, needs_actors=True)
 
 
 SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
@@ -74,6 +81,14 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
             "a source sent handshakes faster than it may", drops=(DropReason.RATE_LIMITED,)
         ),
         "queue_overflowed": Milestone("packets that waited made room for newer ones", drops=(DropReason.STAGING_FULL,)),
+        "actor_restarted": _whole("a supervisor started an actor again"),
+        "node_gave_up": _whole("a node ended by itself, and was started again"),
+        "registry_unreachable": _whole("a call to the registry was refused or not answered"),
+        "answer_lost": _whole("the registry did something, and the answer was lost"),
+        "history_compacted": _whole("a watch of the registry was told that the history is gone"),
+        "lease_retaken": _whole("a node took a new lease after it had lost one"),
+        "store_full": _whole("the registry had no room for what a node wrote"),
+        "watch_was_stale": _whole("a change in the registry was held back from a node"),
     }
 )
 """Every place by the name that scenarios use."""

@@ -14,11 +14,10 @@ from holloway.protocols.noise import initiation_bytes
 from holloway.protocols.suites import SUITES
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.links import Listener
-from holloway.simulations.machine import Machine
 from holloway.simulations.streams import below, stream
 
 if TYPE_CHECKING:
-    from holloway.simulations.world import World
+    from holloway.simulations.world import Host, World
 
 FIRST_NAT_PORT = 20_000
 STRANGER: Address = ("203.0.113.66", 666)
@@ -40,79 +39,90 @@ class Mishaps:
 
     def _begin(self, fault: Fault) -> None:
         self._record(fault, "fault")
-        if KINDS[fault.kind].scope is Scope.LINKS:
-            if fault.kind != "replay":  # a listener has been there from the first
+        match KINDS[fault.kind].scope:
+            case Scope.LINKS if fault.kind == "replay":
+                pass  # a listener has been there from the first
+            case Scope.LINKS:
                 self._world.faults.begin(fault)
-            return
-        for name in fault.nodes:
-            self._befall(fault, self._world.machines[name])
+            case Scope.NODES:
+                for name in fault.nodes:
+                    self._befall(fault, self._world.hosts[name])
+            case Scope.STORE:
+                self._world.store_fails(fault)
 
     def _end(self, fault: Fault) -> None:
         self._record(fault, "heal")
-        if KINDS[fault.kind].scope is Scope.LINKS:
-            self._world.faults.end(fault)
-            return
-        for name in fault.nodes:
-            self._relieve(fault, self._world.machines[name])
+        match KINDS[fault.kind].scope:
+            case Scope.LINKS:
+                self._world.faults.end(fault)
+            case Scope.NODES:
+                for name in fault.nodes:
+                    self._relieve(fault, self._world.hosts[name])
+            case Scope.STORE:
+                self._world.store_recovers(fault)
 
     def _record(self, fault: Fault, kind: str) -> None:
         if self._world.trace is not None:
             whom = " ".join(fault.nodes + fault.between)
             self._world.trace.add(self._world.timeline.now_ns, fault.name, kind, whom, 0, 0, fault.kind)
 
-    def _befall(self, fault: Fault, machine: Machine) -> None:
+    def _befall(self, fault: Fault, host: Host) -> None:
         now_ns = self._world.timeline.now_ns
         match fault.kind:
             case "crash":
-                machine.down += 1
-                if machine.down == 1:
-                    machine.die()
+                host.down += 1
+                if host.down == 1:
+                    host.die()
             case "restart":
-                if not machine.down:
-                    machine.die()
-                    machine.boot(now_ns)
+                if not host.down:
+                    host.die()
+                    host.boot(now_ns)
             case "pause":
-                machine.paused += 1
+                host.paused += 1
+                if host.paused == 1:
+                    host.pause()
             case "nat_rebind":
-                self._rebind(machine)
+                self._rebind(host)
             case "clock_jump":
-                machine.clocks.offset_ns += int(fault.values["by"])
+                host.clocks.offset_ns += int(fault.values["by"])
             case "clock_skew":
-                self._skew(fault, machine, 1)
+                self._skew(fault, host, 1)
+            case "port_failure":
+                host.break_port(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
             case _:  # handshake_flood: there is no other that befalls nodes
-                dice = stream(self._world.plan.seed, fault.name, machine.name)
-                self._flood(fault, machine, dice, MacWriter(machine.key))
+                dice = stream(self._world.plan.seed, fault.name, host.name)
+                self._flood(fault, host, dice, MacWriter(host.key))
 
-    def _relieve(self, fault: Fault, machine: Machine) -> None:
+    def _relieve(self, fault: Fault, host: Host) -> None:
         now_ns = self._world.timeline.now_ns
         match fault.kind:
             case "crash":
-                machine.down -= 1
-                if not machine.down:
-                    machine.boot(now_ns)
+                host.down -= 1
+                if not host.down:
+                    host.boot(now_ns)
             case "pause":
-                machine.paused -= 1
-                if not machine.paused:
-                    machine.resume(now_ns)
+                host.paused -= 1
+                if not host.paused:
+                    host.resume(now_ns)
             case "clock_skew":
-                self._skew(fault, machine, -1)
+                self._skew(fault, host, -1)
             case _:  # a flood looks at its time by itself
                 pass
 
-    def _skew(self, fault: Fault, machine: Machine, sign: int) -> None:
+    def _skew(self, fault: Fault, host: Host, sign: int) -> None:
         now_ns = self._world.timeline.now_ns
-        machine.clocks.offset_ns += sign * int(fault.values["offset"])
-        machine.clocks.drift(int(fault.values["drift"]) if sign > 0 else 0, now_ns)
-        machine.clock_changed(now_ns)
+        host.clocks.offset_ns += sign * int(fault.values["offset"])
+        host.clocks.drift(int(fault.values["drift"]) if sign > 0 else 0, now_ns)
+        host.clock_changed(now_ns)
 
-    def _rebind(self, machine: Machine) -> None:
+    def _rebind(self, host: Host) -> None:
         addresses = self._world.addresses
-        del addresses[machine.public]
-        machine.public = (str(machine.public[0]), FIRST_NAT_PORT + self._rebound)
+        del addresses[host.public]
+        host.public = (str(host.public[0]), FIRST_NAT_PORT + self._rebound)
         self._rebound += 1
-        addresses[machine.public] = machine
+        addresses[host.public] = host
 
-    def _flood(self, fault: Fault, machine: Machine, dice: random.Random, macs: MacWriter) -> None:
+    def _flood(self, fault: Fault, host: Host, dice: random.Random, macs: MacWriter) -> None:
         """One initiation of a stranger: its mac1 is right, for anybody can make it, and nothing else is."""
         world = self._world
         now_ns = world.timeline.now_ns
@@ -123,8 +133,8 @@ class Mishaps:
         message = macs.append(head + dice.randbytes(initiation_bytes(suite) - len(head) - _MACS_BYTES), 0.0)
         number = below(dice.getrandbits(64), int(fault.values["sources"]))
         source = (f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 1099)
-        world.arrive(message, source, machine.public, True, 0)
-        world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, machine, dice, macs)
+        world.arrive(message, source, host.public, True, 0)
+        world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, host, dice, macs)
 
     def _replay(self, listener: Listener) -> None:
         world, fault = self._world, listener.fault

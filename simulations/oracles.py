@@ -8,18 +8,22 @@ place of the simulator that knows their insides. Not responsible for when they a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.demux import INDICES_PER_PEER, Demux
+from holloway.protocols.errors import PortError
 from holloway.protocols.keyring import RETIRED_KEYS
+from holloway.protocols.membership import NodeRecord, decode_record
 from holloway.protocols.ratelimit import SOURCE_LIMIT
 from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
 from holloway.protocols.staging import STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
 from holloway.simulations.errors import PropertyViolated
+from holloway.supervisor import ChildStartError, IntensityExceeded
+from holloway.supervisor.errors import brief, leaves
 
 MARKER = b"never in the clear"
 """Stands in every inner packet, and so never in a datagram."""
@@ -71,7 +75,7 @@ def forgery_changes_nothing(before: Sequence[Snapshot], after: Sequence[Snapshot
 
 
 def initiation_answered_once(answered: dict[bytes, None], initiation: bytes, node: str) -> str | None:
-    """In one life a node answers an initiation once. `answered` are the initiations so far, without their mac2."""
+    """In one life of a session an initiation is answered once. `answered` are those so far, without their mac2."""
     signed = initiation[:-16]  # mac2 is not looked at while there is no load, so anybody may change it
     if signed in answered:
         return f"{node} answered one initiation twice"
@@ -157,6 +161,10 @@ class Calm:
     waiting: Mapping[tuple[str, str], int]
     endpoints: Mapping[tuple[str, str], tuple[Address | None, Address]]
     """For each pair (of, to): where `of` would send now, and where `to` is."""
+    published: tuple[str, ...] = ()
+    """Nodes whose records the registry has."""
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each node that meets the others in a registry: whom it takes for its peers."""
 
 
 def all_pairs_reachable(calm: Calm) -> str | None:
@@ -184,6 +192,50 @@ def endpoints_are_true(calm: Calm) -> str | None:
     return None
 
 
+def membership_is_equal(calm: Calm) -> str | None:
+    """Every node has its record in the registry, and takes exactly the other nodes for its peers."""
+    nodes = tuple(calm.known)
+    for node, known in calm.known.items():
+        if node not in calm.published:
+            return f"the registry has no record of {node}"
+        missing = [name for name in nodes if name != node and name not in known]
+        if missing:
+            return f"{node} does not know {', '.join(missing[:3])}"
+        strange = [name for name in known if name not in nodes]
+        if strange:
+            return f"{node} takes {', '.join(strange[:3])} for peers"
+    return None
+
+
+def addresses_have_one_holder(members: Mapping[str, bytes], addresses: Mapping[str, bytes]) -> str | None:
+    """Every address entry names a node whose own record is the same and has that address.
+
+    A node's entries come and go in one transaction and on one lease, so this breaks only when something is lost between
+    them. It may not hold after a node was restarted with other addresses, until the lease of its earlier life is over.
+    """
+    for address, value in addresses.items():
+        holder = decode_record(None, value)
+        if not isinstance(holder, NodeRecord):
+            return f"the entry of address {address} cannot be read: {holder.value}"
+        if members.get(holder.name) != value:
+            return f"the entry of address {address} names {holder.name}, whose record is another or none"
+        if address not in [str(each.ip) for each in holder.addresses]:
+            return f"the entry of address {address} names {holder.name}, whose record does not have it"
+    return None
+
+
+def deadlines_are_kept(due_s: float | None, now_s: float, node: str) -> str | None:
+    """Whoever owns a session looks at its deadline when it has come, and no later."""
+    return f"{node} let a deadline pass, {now_s - due_s:.3f} s ago" if due_s is not None and due_s < now_s else None
+
+
+def no_actor_crashes(path: str, error: Exception) -> str | None:
+    """An actor ends by an error of its surroundings, which is a `PortError`, or not at all."""
+    if all(isinstance(leaf, PortError | ChildStartError | IntensityExceeded) for leaf in leaves(error)):
+        return None
+    return f"{path} crashed: {brief(error)}"
+
+
 ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
     {
         promise.__name__: promise
@@ -206,15 +258,24 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             transitions_are_legal,
             waiting_ends,
             time_moves,
+            addresses_have_one_holder,
+            deadlines_are_kept,
+            no_actor_crashes,
         )
     }
 )
-"""Checked in every run."""
+"""Checked in every run; what cannot happen at a depth cannot break there."""
 
 EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
-    {promise.__name__: promise for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true)}
+    {
+        promise.__name__: promise
+        for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true, membership_is_equal)
+    }
 )
 """Checked by the time that a scenario sets."""
+
+ACTORS_ONLY = (membership_is_equal.__name__,)
+"""Those that only whole nodes can keep."""
 
 
 def hold(promise: Callable[..., str | None], *facts: object) -> None:
@@ -237,6 +298,11 @@ def snapshot(session: Session) -> Snapshot:
         tuple((keys.local_index, keys.top, keys.sent) for keys in ring.by_index.values()),
         None if ring.next is None else ring.next.local_index,
     )
+
+
+def answered_at(session: Session) -> float:
+    """When the session last answered an initiation."""
+    return session._handshakes.answered_at
 
 
 def is_dialling(session: Session) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -16,10 +16,11 @@ from holloway.protocols.errors import LocalError
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import SUITES
 from holloway.protocols.timers import Timers
+from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.milestones import SOMETIMES
-from holloway.simulations.oracles import EVENTUALLY
+from holloway.simulations.oracles import ACTORS_ONLY, EVENTUALLY
 
 SCHEMA = "holloway.plan/1"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
@@ -29,11 +30,15 @@ MIN_INNER_BYTES = 64
 MAX_INNER_BYTES = 1420
 MAX_NODES = 2000
 MAX_BURST = 128
+MIN_LEASE_NS = 2 * 10**9
+MAX_LEASE_NS = 3600 * 10**9
 WORKLOADS: Mapping[str, str] = {
     "ping": "each node asks each of its peers, who answers",
+    "request": "each node asks each of its peers for `burst` packets, and asks again when it has them",
     "bulk": "each node sends bursts to each of its peers, who says nothing",
     "spoof": "each node sends packets with an inner address that is not its own",
     "rekey": "both ends of a session ask for new keys in the same moment",
+    "churn": "`burst` nodes leave, or come back, until all come back for the calm",
 }
 
 
@@ -50,14 +55,25 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """The registry where nodes find each other: how long a record outlives its node, and how long a call takes."""
+
+    lease_ns: int
+    latency_low_ns: int
+    latency_high_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One run. Times are nanoseconds of virtual time; the last `calm_ns` of `duration_ns` have no fault.
 
-    `pairs`: who is a peer of whom, each pair once. `eventually`: by when after the last fault a property must hold.
+    `depth`: how much of a node is real. `pairs`: who is a peer of whom, each pair once: by configuration, or by the
+    `registry` when there is one. `eventually`: by when after the last fault a property must hold.
     """
 
     scenario: str
     seed: int
+    depth: str
     duration_ns: int
     calm_ns: int
     nodes: tuple[str, ...]
@@ -67,6 +83,7 @@ class Plan:
     suite: str
     timers: Mapping[str, float]
     keepalive_s: float
+    registry: Meeting | None
     workloads: tuple[Workload, ...]
     faults: tuple[Fault, ...]
     eventually: Mapping[str, int]
@@ -76,6 +93,15 @@ class Plan:
     def healed_ns(self) -> int:
         """When the last fault is over."""
         return self.duration_ns - self.calm_ns
+
+
+def actor_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: Iterable[str]) -> list[str]:
+    """Of the faults, promises and places, those that only whole nodes have."""
+    return [
+        *(kind for kind in kinds if kind in KINDS and KINDS[kind].needs_actors),
+        *(name for name in eventually if name in ACTORS_ONLY),
+        *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_actors),
+    ]
 
 
 def to_json(plan: Plan) -> str:
@@ -98,6 +124,8 @@ def from_json(text: str, source: str) -> Plan:
             raise ValueError(f"it does not say that it is {SCHEMA}")
         document["faults"] = tuple(_build(Fault, each) for each in document["faults"])
         document["workloads"] = tuple(_build(Workload, each) for each in document["workloads"])
+        if document["registry"] is not None:
+            document["registry"] = _build(Meeting, document["registry"])
         document["pairs"] = tuple((str(first), str(second)) for first, second in document["pairs"])
         plan: Plan = _build(Plan, document)
         _check(plan)
@@ -131,6 +159,18 @@ def _build(kind: type[Any], values: Mapping[str, Any]) -> Any:
 def _check(plan: Plan) -> None:
     """What a scenario cannot get wrong any more. Raises `ValueError` or `LocalError`."""
     Timers(**plan.timers)
+    reason = obstacle(
+        Depth(plan.depth),
+        nodes=len(plan.nodes),
+        has_registry=plan.registry is not None,
+        has_drift=any(fault.values.get("drift") for fault in plan.faults),
+        actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
+    )
+    _require(reason is None, str(reason))
+    if plan.registry is not None:
+        _require(MIN_LEASE_NS <= plan.registry.lease_ns <= MAX_LEASE_NS, "a wrong lease")
+        _require(plan.registry.latency_low_ns <= plan.registry.latency_high_ns, "a wrong latency of the registry")
+        _require(len(plan.pairs) == len(plan.nodes) * (len(plan.nodes) - 1) // 2, "a registry makes everybody peers")
     _require(plan.suite in SUITES, f"unknown suite {plan.suite!r}")
     _require(plan.keepalive_s == 0 or MIN_KEEPALIVE_S <= plan.keepalive_s <= MAX_KEEPALIVE_S, "a wrong keepalive_s")
     _require(plan.latency_low_ns <= plan.latency_high_ns, "a wrong latency")
@@ -160,7 +200,7 @@ def _check(plan: Plan) -> None:
         _require(fault.at_ns <= fault.until_ns <= plan.healed_ns, f"{fault.name} outside its time")
         _require(all(node in known for node in fault.nodes + fault.between), f"{fault.name} befalls nobody")
         _require(len(fault.between) in (0, 2), f"{fault.name} between {len(fault.between)} nodes")
-        _require(kind.scope is Scope.LINKS or len(fault.nodes) > 0, f"{fault.name} befalls nobody")
+        _require(kind.scope is not Scope.NODES or len(fault.nodes) > 0, f"{fault.name} befalls nobody")
         names = [parameter.name for parameter in kind.parameters]
         _require(sorted(names) == sorted(fault.values), f"{fault.name} has other values than {names}")
         _require(all(type(each) in (int, float) for each in fault.values.values()), f"{fault.name}: no number")

@@ -11,13 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from holloway.simulations.breadth import HeapWorld
+from holloway.simulations.depth import Depth
 from holloway.simulations.errors import PropertyViolated
 from holloway.simulations.milestones import Reached
-from holloway.simulations.oracles import EVENTUALLY
+from holloway.simulations.oracles import EVENTUALLY, no_actor_crashes
 from holloway.simulations.plan import Plan
 from holloway.simulations.trace import Trace
-from holloway.simulations.world import World
+
+if TYPE_CHECKING:
+    from holloway.simulations.capture import Capture
+    from holloway.simulations.world import World
 
 CRASH = "no_crash"
 """The property that is broken when the system under test raises what it should not."""
@@ -57,17 +63,24 @@ class Outcome:
     trace_sha256: str
 
 
-def run_plan(plan: Plan, *, trace: Trace | None = None, progress: Callable[[int], None] | None = None) -> Outcome:
-    """Run `plan`. Never raises for what the system under test does."""
+def run_plan(
+    plan: Plan,
+    *,
+    trace: Trace | None = None,
+    capture: Capture | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Run `plan`. `progress` is told the virtual time now and then. Never raises for what the system under test does."""
     began = time.perf_counter()
     failure = None
     world = None
     try:
-        world = World(plan, trace)
+        world = _world(plan, trace, capture)
         world.run(progress)
     except PropertyViolated as broken:
-        verdict = Verdict.LIVENESS_BROKEN if broken.name in EVENTUALLY else Verdict.SAFETY_BROKEN
-        failure = Failure(verdict, broken.name, broken.message, 0 if world is None else world.timeline.now_ns)
+        failure = Failure(
+            _verdict(broken.name), broken.name, broken.message, 0 if world is None else world.timeline.now_ns
+        )
     except Exception as error:  # noqa: BLE001 - whatever the system under test raises is what we are here to find
         failure = Failure(Verdict.CRASHED, CRASH, _place(error), 0 if world is None else world.timeline.now_ns)
     if trace is not None and failure is not None:
@@ -81,6 +94,21 @@ def run_plan(plan: Plan, *, trace: Trace | None = None, progress: Callable[[int]
         reached=Reached() if world is None else world.reached,
         trace_sha256="" if trace is None else trace.digest(),
     )
+
+
+def _world(plan: Plan, trace: Trace | None, capture: Capture | None) -> World:
+    if plan.depth == Depth.HEAP:
+        return HeapWorld(plan, trace, capture)
+    # Here and not above: the heap needs none of the actors.
+    from holloway.simulations.actor_world import ActorWorld
+
+    return ActorWorld(plan, trace, capture)
+
+
+def _verdict(name: str) -> Verdict:
+    if name == no_actor_crashes.__name__:
+        return Verdict.CRASHED
+    return Verdict.LIVENESS_BROKEN if name in EVENTUALLY else Verdict.SAFETY_BROKEN
 
 
 def _place(error: Exception) -> str:

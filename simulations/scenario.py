@@ -16,11 +16,24 @@ from holloway.protocols.errors import LocalError
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import SUITES
 from holloway.protocols.timers import Timers
+from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import KINDS, Scope
 from holloway.simulations.milestones import SOMETIMES
 from holloway.simulations.oracles import EVENTUALLY
-from holloway.simulations.plan import MAX_BURST, MAX_INNER_BYTES, MAX_NODES, MIN_INNER_BYTES, NAME, WORKLOADS, Workload
+from holloway.simulations.plan import (
+    MAX_BURST,
+    MAX_INNER_BYTES,
+    MAX_LEASE_NS,
+    MAX_NODES,
+    MIN_INNER_BYTES,
+    MIN_LEASE_NS,
+    NAME,
+    WORKLOADS,
+    Meeting,
+    Workload,
+    actor_words,
+)
 from holloway.simulations.quantities import Quantity, Range, WrongValueError
 from holloway.simulations.tables import Table, read_table
 
@@ -72,11 +85,39 @@ class Scenario:
     suite: str
     timers: Mapping[str, float]
     keepalive_s: float
+    registry: Meeting | None
     workloads: tuple[Workload, ...]
     faults: tuple[FaultTable, ...]
     swarm: tuple[str, ...]
     eventually: Mapping[str, int]
     sometimes: tuple[str, ...]
+
+    def obstacle(self, depth: Depth) -> str | None:
+        """Why this scenario cannot run at `depth`, or `None`."""
+        drifts = [table.values["drift"] for table in self.faults if "drift" in table.values]
+        return obstacle(
+            depth,
+            nodes=len(self.nodes),
+            has_registry=self.registry is not None,
+            has_drift=any(drift.low or drift.high for drift in drifts),
+            actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),
+        )
+
+    @property
+    def depths(self) -> tuple[Depth, ...]:
+        """The depths it can run at, the preferred one first."""
+        return tuple(depth for depth in Depth if self.obstacle(depth) is None)
+
+    def check_depth(self, depth: Depth | None) -> Depth:
+        """The depth that is asked for, or the preferred one. Raises `ScenarioError` when it cannot be."""
+        wanted = depth or next(iter(self.depths), Depth.HEAP)
+        reason = self.obstacle(wanted)
+        if reason is None:
+            return wanted
+        can = " or ".join(f"--depth {each.value}" for each in self.depths)
+        raise ScenarioError(
+            f"{self.source} cannot run at --depth {wanted.value}", reason, f"use {can}" if can else "split the scenario"
+        )
 
 
 def shipped() -> list[str]:
@@ -127,6 +168,15 @@ def read_scenario(text: str, source: str) -> Scenario:
         top.refuse("calm", "the calm is the last part of the duration", "make it shorter than the duration")
     nodes, pairs, latency = _topology(top.table("topology"))
     suite, timers, keepalive_s = _session(top.table("session"))
+    registry = None
+    if "registry" in top.keys:
+        registry = _registry(top.table("registry"))
+        if len(pairs) != len(nodes) * (len(nodes) - 1) // 2 or suite != "aes-gcm":
+            top.refuse(
+                "topology", "a registry makes everybody a peer of everybody, with the suite aes-gcm", "use a mesh"
+            )
+    else:
+        top.table("registry")
     faults = tuple(_fault(table, number, nodes) for number, table in enumerate(top.tables("fault"), 1))
     swarm = top.table("swarm")
     expect = top.table("expect")
@@ -143,6 +193,7 @@ def read_scenario(text: str, source: str) -> Scenario:
         suite=suite,
         timers=timers,
         keepalive_s=keepalive_s,
+        registry=registry,
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
         faults=faults,
         swarm=swarm.texts("kinds", {fault.kind: None for fault in faults}, ()),
@@ -192,12 +243,21 @@ def _session(table: Table) -> tuple[str, dict[str, float], float]:
     return suite, timers, keepalive_s
 
 
+def _registry(table: Table) -> Meeting:
+    lease_ns = int(table.value("lease", Quantity.DURATION, "30s"))
+    latency = table.range("latency", Quantity.DURATION, "1ms..20ms")
+    table.finish()
+    if not MIN_LEASE_NS <= lease_ns <= MAX_LEASE_NS:
+        table.refuse("lease", "a lease lasts from 2s to 1h", "change lease")
+    return Meeting(lease_ns=lease_ns, latency_low_ns=int(latency.low), latency_high_ns=int(latency.high))
+
+
 def _workload(table: Table, nodes: tuple[str, ...]) -> Workload:
     kind = table.choice("kind", WORKLOADS)
     every_ns = int(table.value("every", Quantity.DURATION))
     size = table.range("size", Quantity.COUNT, str(MIN_INNER_BYTES))
     burst = int(table.value("burst", Quantity.COUNT, "1"))
-    ends = _between(table, nodes)
+    ends = _between(table, nodes) if kind != "churn" else ()
     table.finish()
     if not every_ns:
         table.refuse("every", "a workload needs a pause", "make it longer than 0s")

@@ -1,107 +1,162 @@
 """One run: nodes, links, programs and faults of a plan on one timeline, with every promise asked about on the way.
 
-The world is an ordinary object without tasks, threads or I/O: `run` calls what is due until the time is over, and raises
-`PropertyViolated` at the first promise that is broken. Not responsible for what the faults of nodes do (`mishaps`), for
-what the programs send (`programs`), nor for what becomes of a datagram on a link (`links`).
+What is the same at both depths: what becomes of a datagram on its way, what came out of the tunnels, and the judgement
+after the last fault. What a node is, and how time passes, is the business of `breadth` (the pure protocols, on a heap) and
+of `actor_world` (whole nodes, on Trio). Not responsible for what the faults of nodes do (`mishaps`), for what the programs
+send (`programs`), nor for what becomes of a datagram on a link (`links`).
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.session import Session
-from holloway.protocols.suites import SUITES, Aead, Suite
-from holloway.protocols.timers import Timers
-from holloway.simulations.heap import Timeline
+from holloway.simulations.clocks import Clocks
+from holloway.simulations.faults import Fault
+from holloway.simulations.heap import Agenda
+from holloway.simulations.identities import Identity, identity
 from holloway.simulations.ledger import Delivered, Ledger
 from holloway.simulations.links import ActiveFaults, Link, Listener, Overheard
-from holloway.simulations.machine import Identity, Machine, Seat, identity
 from holloway.simulations.milestones import Reached
 from holloway.simulations.mishaps import Mishaps
-from holloway.simulations.oracles import (
-    EVENTUALLY,
-    MARKER,
-    Calm,
-    hold,
-    no_nonce_used_twice,
-    no_plaintext_on_the_wire,
-)
+from holloway.simulations.oracles import EVENTUALLY, MARKER, Calm, hold, no_plaintext_on_the_wire
 from holloway.simulations.plan import Plan
 from holloway.simulations.programs import Programs
 from holloway.simulations.trace import Trace
+
+if TYPE_CHECKING:
+    from holloway.simulations.capture import Capture
 
 SECOND_NS = 10**9
 EVENTS_PER_SECOND = 2_000_000
 """Of virtual time, beyond which something keeps itself busy."""
 
 
-class World:
-    """The world of one plan. `trace` takes what happens; without it nothing is recorded, and a run is quicker."""
+class Host(Protocol):
+    """A node, at either depth. `public`: where it is seen on the wire; `down` and `paused` count the faults that keep it
+    so; `key` is its public key, `inner` its address inside.
+    """
 
-    def __init__(self, plan: Plan, trace: Trace | None = None) -> None:
+    name: str
+    inner: bytes
+    key: bytes
+    public: Address
+    clocks: Clocks
+    down: int
+    paused: int
+
+    def boot(self, now_ns: int) -> None:
+        """Begin a life with nothing but the configuration."""
+
+    def die(self) -> None:
+        """All state is gone, and nothing is said to anybody."""
+
+    def leave(self) -> None:
+        """Stop in order."""
+
+    def pause(self) -> None:
+        """Stand still: datagrams wait in the socket."""
+
+    def resume(self, now_ns: int) -> None:
+        """Go on after standing still."""
+
+    def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
+        """A datagram arrives. `is_forged`: it is not as a peer made it."""
+
+    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+        """Programs on this node hand in packets for `peer`. `is_rogue`: past everything that a node does to them first."""
+
+    def rekey(self, peer: str, now_ns: int) -> None:
+        """Ask for new keys."""
+
+    def break_port(self, bits: int) -> None:
+        """Something of the kernel's fails under the node; `bits`, a draw, say what."""
+
+    def sessions(self) -> Mapping[str, Session]:
+        """The sessions of this life, by peer."""
+
+    def known(self) -> tuple[str, ...]:
+        """Whom the node takes for its peers."""
+
+    def clock_changed(self, now_ns: int) -> None:
+        """The monotonic clock runs at another rate from now on."""
+
+    def settle_accounts(self) -> None:
+        """Tell what this life has gone through."""
+
+
+class World(ABC):
+    """The world of one plan. `trace` takes what happens, `capture` the packets; without them a run is quicker."""
+
+    def __init__(
+        self, plan: Plan, timeline: Agenda, trace: Trace | None = None, capture: Capture | None = None
+    ) -> None:
         self.plan = plan
+        self.timeline = timeline
         self.trace = trace
-        self.timeline = Timeline()
+        self.capture = capture
         self.ledger = Ledger()
         self.reached = Reached()
         self.faults = ActiveFaults(plan.faults)
         self.listeners = [Listener(fault, plan.seed) for fault in plan.faults if fault.kind == "replay"]
-        self.machines: dict[str, Machine] = {}
-        self.addresses: dict[Address, Machine] = {}
-        self.deliveries: list[Callable[[Machine, str, Delivered], None]] = []
+        self.deliveries: list[Callable[[Host, str, Delivered], None]] = []
         """Programs that hear of every packet that comes out: (receiver, sender, packet)."""
         self._links: dict[tuple[str, str], Link] = {}
         self._unheard: dict[tuple[str, str], None] | None = None
         self._first_after_healing = 0
-        self._populate()
-        self.mishaps = Mishaps(self)
-        self.programs = Programs(self)
-        self.timeline.at(plan.healed_ns, self._healed)
-
-    def run(self, progress: Callable[[int], None] | None = None) -> None:
-        """Let the whole time of the plan pass. `progress` is told the virtual time now and then.
-
-        Raises `PropertyViolated`, and whatever the system under test raises by mistake.
-        """
-        try:
-            while self.timeline.now_ns < self.plan.duration_ns:
-                until_ns = min(self.timeline.now_ns + SECOND_NS, self.plan.duration_ns)
-                self.timeline.run(until_ns, EVENTS_PER_SECOND)
-                if progress is not None:
-                    progress(until_ns)
-        finally:
-            for machine in self.machines.values():
-                machine.settle_accounts()
-
-    def _populate(self) -> None:
-        plan = self.plan
-        suite = _watched(SUITES[plan.suite])
-        timers = Timers(**plan.timers)
         identities = {name: identity(plan.seed, number, name) for number, name in enumerate(plan.nodes)}
         peers: dict[str, list[Identity]] = {name: [] for name in plan.nodes}
         for first, second in plan.pairs:
             peers[first].append(identities[second])
             peers[second].append(identities[first])
-        for name, own in identities.items():
-            machine = Machine(
-                self, plan.seed, own, peers[name], suite=suite, timers=timers, keepalive_s=plan.keepalive_s
-            )
-            self.machines[name] = self.addresses[machine.public] = machine
-        for machine in self.machines.values():
-            machine.boot(0)
+        self.hosts: dict[str, Host] = {name: self.make_host(own, peers[name]) for name, own in identities.items()}
+        self.addresses: dict[Address, Host] = {host.public: host for host in self.hosts.values()}
 
-    # What machines ask.
+    def populate(self) -> None:
+        """Let every node boot, and plan everything that will befall them."""
+        for host in self.hosts.values():
+            host.boot(0)
+        self.mishaps = Mishaps(self)
+        self.programs = Programs(self)
+        self.timeline.at(self.plan.healed_ns, self._healed)
 
-    def transmit(self, sender: Machine, datagram: bytes, destination: Address, cause: int) -> None:
+    # What each depth does its own way.
+
+    @abstractmethod
+    def make_host(self, own: Identity, peers: list[Identity]) -> Host:
+        """A node that has not booted yet."""
+
+    @abstractmethod
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """Let the whole time of the plan pass. `progress` is told the virtual time now and then.
+
+        Raises `PropertyViolated`, and whatever the system under test raises by mistake.
+        """
+
+    def store_fails(self, fault: Fault) -> None:
+        """A fault of the registry begins. Only whole nodes have one: elsewhere no plan has such faults."""
+        raise NotImplementedError
+
+    def store_recovers(self, fault: Fault) -> None:
+        """It ends."""
+        raise NotImplementedError
+
+    # What nodes ask.
+
+    def transmit(self, sender: Host, datagram: bytes, destination: Address, cause: int) -> None:
         """Put a datagram on the wire, where the faults of the moment befall it."""
         if MARKER in datagram:
             hold(no_plaintext_on_the_wire, datagram)
         receiver = self.addresses.get(destination)
         name = receiver.name if receiver is not None else "nobody"
+        now_ns = self.timeline.now_ns
         line = self._note("send", sender.name, name, datagram, cause)
+        if self.capture is not None:
+            self.capture.wire(now_ns, sender.public, destination, datagram)
         if receiver is None:
             self._note("lost", sender.name, name, datagram, line, "unreachable")
             return
@@ -112,7 +167,6 @@ class World:
         if link is None:
             plan = self.plan
             link = self._links[ends] = Link(plan.seed, *ends, plan.latency_low_ns, plan.latency_high_ns)
-        now_ns = self.timeline.now_ns
         fate = link.carry(datagram, now_ns, self.faults)
         if fate.lost:
             self._note("lost", sender.name, name, datagram, line, fate.lost)
@@ -133,37 +187,30 @@ class World:
         line = self._note("arrive", receiver.name, sender.name if sender else "stranger", datagram, cause)
         receiver.receive(datagram, source, self.timeline.now_ns, is_forged=is_forged, cause=line)
 
-    def deliver(self, machine: Machine, peer: str, packet: bytes, cause: int) -> None:
-        """An inner packet came out of the tunnel."""
+    def deliver(self, host: Host, packet: bytes, cause: int, session: str | None = None) -> None:
+        """An inner packet came out of the tunnel; through the session with the peer `session`, where that is known."""
         delivered = self.ledger.deliver(
             packet,
-            sender=peer,
-            sender_address=self.machines[peer].inner,
-            receiver=machine.name,
-            receiver_address=machine.inner,
+            receiver=host.name,
+            receiver_address=host.inner,
+            addresses=lambda name: self.hosts[name].inner,
+            session=session,
         )
+        now_ns, maker = self.timeline.now_ns, delivered.maker
+        if self.capture is not None:
+            self.capture.inside(now_ns, host.name, packet)
         if self.trace is not None:
-            self.trace.add(
-                self.timeline.now_ns, machine.name, "deliver", peer, len(packet), cause, f"packet {delivered.serial}"
-            )
+            self.trace.add(now_ns, host.name, "deliver", maker, len(packet), cause, f"packet {delivered.serial}")
         if self._unheard and delivered.serial >= self._first_after_healing:
-            self._unheard.pop((peer, machine.name), None)
+            self._unheard.pop((maker, host.name), None)
         for tell in self.deliveries:
-            tell(machine, peer, delivered)
+            tell(host, maker, delivered)
 
-    def wake(self, machine: Machine, seat: Seat, at_ns: int) -> None:
-        """Plan a look at the deadlines of a session."""
-        self.timeline.at(at_ns, self._wake, machine, seat, at_ns)
-
-    def _wake(self, machine: Machine, seat: Seat, at_ns: int) -> None:
-        if seat.due_ns == at_ns:  # else it was planned again for another time
-            machine.wake(seat, seat.life, at_ns)
-
-    def record(self, machine: Machine, kind: str, peer: str, what: str, cause: int) -> int:
+    def record(self, host: Host, kind: str, peer: str, what: str, cause: int) -> int:
         """A line of the trace that is about a node."""
         if self.trace is None:
             return 0
-        return self.trace.add(self.timeline.now_ns, machine.name, kind, peer, 0, cause, what)
+        return self.trace.add(self.timeline.now_ns, host.name, kind, peer, 0, cause, what)
 
     def _note(self, kind: str, node: str, peer: str, datagram: bytes, cause: int, why: str = "") -> int:
         if self.trace is None:
@@ -177,6 +224,7 @@ class World:
 
     def _healed(self) -> None:
         plan = self.plan
+        self.programs.calm_down()
         self._first_after_healing = self.ledger.count
         pairs = list(plan.pairs) + [(second, first) for first, second in plan.pairs]
         self._unheard = dict.fromkeys(pairs)
@@ -192,20 +240,18 @@ class World:
             self.timeline.at(self.timeline.now_ns + SECOND_NS // 2, self._probe)
 
     def _judge(self, name: str) -> None:
+        hold(EVENTUALLY[name], self.calm())
+
+    def calm(self) -> Calm:
+        """How things stand."""
         sessions = {
-            (machine.name, peer): seat.session
-            for machine in self.machines.values()
-            for peer, seat in machine.seats.items()
+            (host.name, peer): session for host in self.hosts.values() for peer, session in host.sessions().items()
         }
-        calm = Calm(
+        return Calm(
             unheard=tuple(self._unheard or ()),
             waiting={pair: session.staged for pair, session in sessions.items()},
-            endpoints={pair: self._endpoint(pair[1], session) for pair, session in sessions.items()},
+            endpoints={pair: (session.endpoint, self.hosts[pair[1]].public) for pair, session in sessions.items()},
         )
-        hold(EVENTUALLY[name], calm)
-
-    def _endpoint(self, peer: str, session: Session) -> tuple[Address | None, Address]:
-        return session.endpoint, self.machines[peer].public
 
 
 _NAMES = {
@@ -217,27 +263,3 @@ _NAMES = {
     0x23: "cookie",
     0x24: "reset",
 }
-
-
-def _watched(suite: Suite) -> Suite:
-    """`suite` with a cipher that remembers, for the whole world, which nonces each key has sealed with."""
-    used: dict[bytes, dict[bytes, None]] = {}
-
-    def make(key: bytes) -> Aead:
-        return _Watched(suite.aead(key), used.setdefault(key, {}))
-
-    return replace(suite, aead=make)
-
-
-class _Watched:
-    """A cipher that keeps the promise about its nonces under watch."""
-
-    __slots__ = ("_cipher", "_used", "decrypt")
-
-    def __init__(self, cipher: Aead, used: dict[bytes, None]) -> None:
-        self._cipher, self._used = cipher, used
-        self.decrypt = cipher.decrypt
-
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
-        hold(no_nonce_used_twice, self._used, nonce)
-        return self._cipher.encrypt(nonce, data, associated_data)

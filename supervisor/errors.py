@@ -85,9 +85,19 @@ def _first(error: Exception) -> Exception:
     return error.causes if isinstance(error, IntensityExceeded) else error
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """What a group holds, through any number of levels, in order; `error` itself when it is none."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]
+
+
 def brief(error: BaseException) -> str:
-    """`error` as one line of at most `ERROR_TEXT_LIMIT` characters, for status pages and logs."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """`error` as one line of at most `ERROR_TEXT_LIMIT` characters, for status pages and logs. Of a group, which an actor
+    with a nursery raises, the first it holds: that a nursery was left says nothing.
+    """
+    first, *others = leaves(error)
+    text = " ".join(f"{type(first).__name__}: {first}{f' (and {len(others)} more)' if others else ''}".split())
     return text if len(text) <= ERROR_TEXT_LIMIT else text[: ERROR_TEXT_LIMIT - 1] + "…"
 
 

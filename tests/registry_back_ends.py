@@ -23,6 +23,7 @@ from holloway.actors.registry import (
 )
 from holloway.actors.registry.sqlite import open_sqlite
 from holloway.protocols.errors import RegistryError
+from holloway.simulations.store import Store
 
 
 class BackEnd(Protocol):
@@ -92,7 +93,48 @@ class InSqlite:
         await trio.testing.wait_all_tasks_blocked()
 
 
-BACK_ENDS: dict[str, Callable[[Path], BackEnd]] = {"memory": InMemory, "sqlite": InSqlite}
+class InSimulation:
+    """The simulator's store, each handle at a node of its own, at no distance."""
+
+    late_s = 0.0
+    latency_ns = (0, 0)
+
+    def __init__(self, folder: Path) -> None:
+        self.clock: trio.abc.Clock = trio.testing.MockClock(autojump_threshold=0)
+        self.store = Store(1, *self.latency_ns)
+        self.nodes = 0
+
+    @asynccontextmanager
+    async def handle(self) -> AsyncIterator[RegistryPort]:
+        self.nodes += 1
+        handle = self.store.door(f"node{self.nodes}").handle()
+        yield handle
+        await handle.close()
+
+    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]:
+        self.store = Store(1, *self.latency_ns, limits=limits)
+        return self.handle()
+
+    async def compact(self) -> None:
+        self.store.memory.compact(2**63)
+
+    async def pass_time(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+class InSimulationFarAway(InSimulation):
+    """The same, some milliseconds away: short against the leases of the contract."""
+
+    late_s = 0.004
+    latency_ns = (1_000_000, 8_000_000)
+
+
+BACK_ENDS: dict[str, Callable[[Path], BackEnd]] = {
+    "memory": InMemory,
+    "sqlite": InSqlite,
+    "simulated": InSimulation,
+    "simulated far away": InSimulationFarAway,
+}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from holloway.actors.registry.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, Limits
 from holloway.actors.registry.memory import MemoryRegistry
-from holloway.actors.registry.open import open_registry
+from holloway.actors.registry.open import HandleSource, open_registry
 from holloway.actors.registry.port import (
     Absent,
     Change,
@@ -37,6 +37,7 @@ __all__ = [
     "Compare",
     "Delete",
     "Entry",
+    "HandleSource",
     "Lease",
     "LeaseId",
     "LeaseLostError",

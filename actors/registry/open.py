@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import trio
@@ -17,8 +18,15 @@ from holloway.actors.registry.port import RegistryPort
 from holloway.protocols.errors import ConfigError
 
 
+class HandleSource(Protocol):
+    """A store inside this program: `MemoryRegistry`, or something that stands before one."""
+
+    def handle(self) -> RegistryPort:
+        """A new handle, which its user closes."""
+
+
 def open_registry(
-    url: str, *, wall_ns: Callable[[], int], memory: MemoryRegistry | None = None
+    url: str, *, wall_ns: Callable[[], int], memory: HandleSource | None = None
 ) -> AbstractAsyncContextManager[RegistryPort]:
     """Return a context that opens the registry at `url` and closes it.
 
@@ -45,7 +53,7 @@ def open_registry(
 
 
 @asynccontextmanager
-async def _memory(store: MemoryRegistry) -> AsyncIterator[RegistryPort]:
+async def _memory(store: HandleSource) -> AsyncIterator[RegistryPort]:
     handle = store.handle()
     try:
         yield handle

@@ -565,6 +565,41 @@ def test_a_peer_restarted_with_its_clock_in_the_past_is_called_by_us() -> None:
     assert world.seconds_to_talk(10.0) <= 1.0
 
 
+@both_suites
+def test_a_peer_restarted_with_its_clock_in_the_past_behind_a_new_address_is_called_back_there(suite: Suite) -> None:
+    world = World(suite, b_knows_a=True)
+    world.do(world.b, lambda session: session.connect(world.now))  # so that `a` has seen a timestamp of `b`
+    world.run(200.0)
+    assert not world.a.session.is_ready
+    world.crash(world.b)
+    world.roam(world.b, ("198.51.100.77", 7777))
+    world.b.clock_offset_ns = -(10**18)
+    world.restart(world.b)
+    serials = world.send(world.b)
+    world.run(1.0)
+    assert world.a.session.drops[DropReason.REPLAYED_INITIATION] == 1
+    assert not world.lost(serials, world.a)
+    assert world.a.session.endpoint == world.b.address
+
+
+@both_suites
+def test_a_replayed_initiation_is_called_back_once_in_five_seconds_and_moves_nothing(suite: Suite) -> None:
+    world = World(suite)
+    world.do(world.b, lambda session: session.connect(world.now))
+    world.run(0.06)
+    initiation = world.captured[0][0]
+    world.run(200.0)
+    world.crash(world.b)
+    endpoint, before = world.a.session.endpoint, len(world.captured)
+    for _ in range(100):
+        world.arrive(initiation, ("203.0.113.66", 6), world.a.address)
+        world.run(0.06)
+    sent = [datagram for datagram, _, target in world.captured[before:] if target == ("203.0.113.66", 6)]
+    assert len(sent) == 2
+    assert all(len(datagram) <= len(initiation) for datagram in sent)
+    assert world.a.session.endpoint == endpoint
+
+
 def test_a_clock_set_back_while_running_hinders_nothing() -> None:
     world = World()
     world.establish()

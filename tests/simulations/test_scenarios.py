@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from holloway.simulations.batch import run_seeds
+from holloway.simulations.breadth import HeapWorld
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.faults import KINDS, Fault, Scope
@@ -22,7 +23,6 @@ from holloway.simulations.plan import WORKLOADS
 from holloway.simulations.quantities import Quantity, Value, read_range
 from holloway.simulations.run import Verdict, run_plan
 from holloway.simulations.scenario import load_scenario, read_scenario, shipped
-from holloway.simulations.world import World
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text()
 MS = 10**6
@@ -209,7 +209,13 @@ def test_a_deadline_on_a_drifting_clock_is_never_early_and_hardly_late(drift: in
         assert clocks.monotonic_s(at_ns - 1000) < at_s
 
 
-def _with(kind: str, node: str, at_s: float, until_s: float, **values: Value) -> World:
+def machine(world: HeapWorld, name: str) -> Machine:
+    found = world.hosts[name]
+    assert isinstance(found, Machine)
+    return found
+
+
+def _with(kind: str, node: str, at_s: float, until_s: float, **values: Value) -> HeapWorld:
     text = """version = 1
 name = "x"
 purpose = "x"
@@ -229,35 +235,35 @@ every = "100ms"
         nodes=(node,) if KINDS[kind].scope is Scope.NODES else (),
         values=values,
     )
-    return World(replace(draw_plan(read_scenario(text, "x"), 0), faults=(fault,)))
+    return HeapWorld(replace(draw_plan(read_scenario(text, "x"), 0), faults=(fault,)))
 
 
 def test_a_crashed_node_is_away_and_comes_back_with_a_new_life() -> None:
     world = _with("crash", "a", 2, 4)
     world.timeline.run(3 * 10**9, 10**6)
-    assert (world.machines["a"].down, world.machines["a"].seats) == (1, {})
+    assert (machine(world, "a").down, machine(world, "a").seats) == (1, {})
     world.timeline.run(5 * 10**9, 10**6)
-    assert (world.machines["a"].down, world.machines["a"].life) == (0, 2)
+    assert (machine(world, "a").down, machine(world, "a").life) == (0, 2)
 
 
 def test_a_paused_node_answers_nothing_until_it_goes_on() -> None:
     world = _with("pause", "a", 2, 4)
     world.timeline.run(2 * 10**9 + 200 * MS, 10**6)
-    heard = world.machines["a"].seats["b"].session.received.packets
+    heard = machine(world, "a").seats["b"].session.received.packets
     world.timeline.run(4 * 10**9 - 1, 10**6)
-    assert world.machines["a"].seats["b"].session.received.packets == heard
+    assert machine(world, "a").seats["b"].session.received.packets == heard
     world.timeline.run(5 * 10**9, 10**6)
-    assert world.machines["a"].seats["b"].session.received.packets > heard + 15
+    assert machine(world, "a").seats["b"].session.received.packets > heard + 15
 
 
 def test_a_rebound_node_is_found_at_its_new_port() -> None:
     world = _with("nat_rebind", "a", 2, 2)
-    before = world.machines["a"].public
+    before = machine(world, "a").public
     world.timeline.run(5 * 10**9, 10**6)
-    after = world.machines["a"].public
+    after = machine(world, "a").public
     assert before != after
     assert before not in world.addresses
-    assert world.machines["b"].seats["a"].session.endpoint == after
+    assert machine(world, "b").seats["a"].session.endpoint == after
     assert world.reached.places["roamed"] == 1
 
 

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from holloway.cli.main import run
-from holloway.simulations import world
+from holloway.simulations import breadth
 from holloway.simulations.machine import Machine
 from holloway.simulations.scenario import shipped
 
@@ -63,7 +63,7 @@ def document(out: str) -> dict[str, Any]:
 def test_0_when_every_property_held(simulate: Call) -> None:
     code, out, err = simulate("x.toml")
     assert (code, err) == (0, "")
-    assert out.startswith("quiet: 3 seeds, every property held\n")
+    assert out.startswith("quiet: 3 seeds at depth heap, every property held\n")
     told = document(simulate("x.toml", "--json")[1])
     assert told["seeds"] == {"run": 3, "failed": 0, "first_failed": None}
     assert told["virtual_s"] == 12.0
@@ -93,10 +93,10 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_1_when_a_safety_property_broke(simulate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "SUITES", {"aes-gcm": _unsealed()})
+    monkeypatch.setattr(breadth, "SUITES", {"aes-gcm": _unsealed()})
     code, out, _ = simulate("x.toml", "--seeds", "3..4")
     assert code == 1
-    assert "quiet: 2 seeds, 2 failed, the first is 3" in out
+    assert "quiet: 2 seeds at depth heap, 2 failed, the first is 3" in out
     assert "seed 3 broke no_plaintext_on_the_wire at" in out
     assert out.splitlines()[-1] == "  replay: holloway simulate x.toml --seed 3"
 

@@ -10,13 +10,15 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
+from fault_plans import drawn_faults
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holloway.simulations.depth import Depth
 from holloway.simulations.drawing import draw_plan
-from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.faults import Fault
 from holloway.simulations.plan import Plan, from_json, to_json
-from holloway.simulations.quantities import Quantity, Range, Value, read_range
 from holloway.simulations.run import run_plan
 from holloway.simulations.scenario import read_scenario
 from holloway.simulations.trace import Trace
@@ -74,12 +76,36 @@ at = "5s"
 eventually = { all_pairs_reachable = "9s", nothing_waits = "10s" }
 """
 SCENARIO = read_scenario(BUSY, "busy.toml")
+WHOLE = (
+    BUSY.replace("drift", "offset")
+    .replace("-1000..1000", "-30s..30s")
+    .replace('"10s" }', '"10s", membership_is_equal = "9s" }')
+    .replace(
+        "[expect]",
+        """[[workload]]
+kind = "churn"
+every = "4s"
+[[fault]]
+kind = "store_down"
+at = "1s..5s"
+for = "2s..4s"
+[[fault]]
+kind = "port_failure"
+times = 3
+at = "1s..9s"
+[registry]
+lease = "3s"
+[expect]""",
+    )
+)
+"""The same for whole nodes, with what only they can have."""
 IN_A_PROCESS = f"""
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.run import run_plan
 from holloway.simulations.scenario import read_scenario
 from holloway.simulations.trace import Trace
-print(run_plan(draw_plan(read_scenario({BUSY!r}, "busy.toml"), 7), trace=Trace()).trace_sha256)
+for text in {BUSY!r}, {WHOLE!r}:
+    print(run_plan(draw_plan(read_scenario(text, "busy.toml"), 7), trace=Trace()).trace_sha256)
 """
 
 
@@ -91,7 +117,7 @@ def trace_of(plan: Plan) -> str:
     return file.getvalue()
 
 
-def test_twenty_processes_with_other_hash_seeds_give_one_trace() -> None:
+def test_twenty_processes_with_other_hash_seeds_give_one_trace_at_each_depth() -> None:
     def start() -> subprocess.Popen[str]:
         environ = os.environ | {"PYTHONHASHSEED": str(random.randrange(1, 2**32))}
         return subprocess.Popen([sys.executable, "-c", IN_A_PROCESS], stdout=subprocess.PIPE, text=True, env=environ)
@@ -100,14 +126,17 @@ def test_twenty_processes_with_other_hash_seeds_give_one_trace() -> None:
     for _ in range(10):
         pair = start(), start()
         for process in pair:
-            hashes.add(process.communicate(timeout=60)[0].strip())
+            hashes.add(tuple(process.communicate(timeout=60)[0].split()))
             assert process.returncode == 0
-    here = hashlib.sha256(trace_of(draw_plan(SCENARIO, 7)).encode()).hexdigest()
-    assert hashes == {here}
+    plans = [draw_plan(read_scenario(text, "busy.toml"), 7) for text in (BUSY, WHOLE)]
+    assert [plan.depth for plan in plans] == ["heap", "actors"]
+    assert hashes == {tuple(hashlib.sha256(trace_of(plan).encode()).hexdigest() for plan in plans)}
 
 
-def test_another_seed_gives_another_trace() -> None:
-    assert trace_of(draw_plan(SCENARIO, 7)) != trace_of(draw_plan(SCENARIO, 8))
+@pytest.mark.parametrize("text", [BUSY, WHOLE])
+def test_another_seed_gives_another_trace(text: str) -> None:
+    scenario = read_scenario(text, "busy.toml")
+    assert trace_of(draw_plan(scenario, 7)) != trace_of(draw_plan(scenario, 8))
 
 
 def test_a_run_without_a_trace_goes_the_same_way() -> None:
@@ -145,46 +174,8 @@ def test_taking_a_fault_out_of_a_plan_does_not_move_the_dice_of_the_others() -> 
     assert events(harmless) - events(without) == 2  # its beginning and its end
 
 
-def _values(kind: str, share: float) -> dict[str, Value]:
-    ranges = {"probability": Range(0.0, 0.3), "limit": Range(200, 1500), "drift": Range(-20_000, 20_000)}
-    durations = Range(10_000_000, 400_000_000)
-    found: dict[str, Value] = {}
-    for parameter in KINDS[kind].parameters:
-        if parameter.default is not None:
-            span = read_range(parameter.default, parameter.quantity)
-        elif parameter.quantity is Quantity.RATE:
-            span = Range(64_000, 1_000_000)
-        else:
-            span = ranges.get(parameter.name, durations)
-        value = span.low + (span.high - span.low) * share
-        found[parameter.name] = value if parameter.quantity is Quantity.PROBABILITY else int(value)
-    return found
-
-
-NODES = ("a", "b", "c")
-
-
-@st.composite
-def faults(draw: st.DrawFn) -> Fault:
-    kind = draw(st.sampled_from(sorted(KINDS)))
-    begin, lasts = draw(st.integers(0, 99)), draw(st.integers(0, 99))
-    at_ns = begin * SECOND // 10
-    # Two nodes that both move while they cannot hear each other stay apart: nobody could tell them where to call.
-    node = "a" if kind == "nat_rebind" else draw(st.sampled_from(NODES))
-    is_on_nodes = KINDS[kind].scope is Scope.NODES or kind == "partition"
-    return Fault(
-        name=f"{kind}-{draw(st.integers(0, 99))}",
-        kind=kind,
-        at_ns=at_ns,
-        until_ns=min(at_ns + lasts * SECOND // 10, 10 * SECOND) if KINDS[kind].has_end else at_ns,
-        nodes=(node,) if is_on_nodes else (),
-        one_way=draw(st.booleans()) if kind == "partition" else False,
-        values=_values(kind, draw(st.integers(0, 10)) / 10),
-    )
-
-
 @settings(deadline=None, max_examples=40, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(faults(), max_size=6, unique_by=lambda fault: fault.name), st.integers(0, 3))
+@given(st.lists(drawn_faults(Depth.HEAP), max_size=6, unique_by=lambda fault: fault.name), st.integers(0, 3))
 def test_no_plan_of_faults_breaks_a_promise(drawn: list[Fault], seed: int) -> None:
     plan = replace(draw_plan(SCENARIO, seed), faults=tuple(drawn), duration_ns=22 * SECOND, calm_ns=12 * SECOND)
     plan = replace(plan, eventually={"all_pairs_reachable": 11 * SECOND})

@@ -49,6 +49,7 @@ class MutatingFinder:
 def main() -> None:
     mutant = tomllib.loads(Path(sys.argv[1]).read_text("utf-8"))
     sys.meta_path.insert(0, MutatingFinder(mutant["module"], mutant["before"], mutant["after"]))  # type: ignore[arg-type]
+    from holloway.simulations.depth import Depth
     from holloway.simulations.drawing import draw_plan
     from holloway.simulations.run import run_plan
     from holloway.simulations.scenario import load_scenario
@@ -56,7 +57,7 @@ def main() -> None:
 
     scenario = load_scenario(mutant["scenario"])
     for seed in range(SEEDS):
-        plan = draw_plan(scenario, seed)
+        plan = draw_plan(scenario, seed, Depth(mutant["depth"]) if "depth" in mutant else None)
         failure = run_plan(plan).failure
         if failure is not None:
             found = {"seed": seed, "property": failure.property, "message": failure.message, "faults": len(plan.faults)}

@@ -1,0 +1,343 @@
+"""A whole node in the simulation: the real actor tree of `open_node`, unmodified, on the ports of `actor_ports`.
+
+A host has one `Life` after another. Killing one cuts it off from the world at once, and only then lets its tasks unwind, so
+that nothing of its clean-up is ever seen: what is left behind is what `kill -9` leaves behind. A life that ends by itself is
+started again after a while, as a service manager does. Not responsible for time, for the network, or for the registry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ipaddress import IPv4Interface, IPv4Network, ip_interface
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.actors import (
+    Config,
+    Endpoint,
+    InterfaceConfig,
+    ListenConfig,
+    Node,
+    NodeConfig,
+    PeerConfig,
+    RegistryConfig,
+    SessionConfig,
+    TimersConfig,
+    open_node,
+)
+from holloway.protocols.addresses import Address
+from holloway.protocols.events import DropReason
+from holloway.protocols.session import Session
+from holloway.simulations.actor_ports import LifePorts
+from holloway.simulations.clocks import Clocks
+from holloway.simulations.determinism import PROCESS
+from holloway.simulations.identities import PORT, Identity, preshared
+from holloway.simulations.oracles import no_actor_crashes
+from holloway.simulations.streams import stream
+from holloway.simulations.world import Host
+from holloway.supervisor import (
+    ActorDown,
+    ChildExited,
+    ChildRestarting,
+    ChildStarted,
+    ChildStartError,
+    ChildStartFailed,
+    Event,
+    IntensityExceeded,
+)
+from holloway.supervisor.errors import brief
+
+if TYPE_CHECKING:
+    from holloway.actors.peer_session import PeerSession
+    from holloway.actors.udp_endpoint import UdpEndpoint
+    from holloway.protocols.demux import Demux
+    from holloway.simulations.actor_world import ActorWorld
+    from holloway.simulations.store_door import Door
+
+NETWORK = "simulated"
+INTERFACE = "hw0"
+PREFIX_BITS = 16
+STARTED_AGAIN_NS = 10**9
+"""How long the service manager waits before it starts a node again that ended by itself."""
+_REASONS = {reason.value: reason for reason in DropReason}
+
+
+class Life:
+    """One process of a node, from its start to its end."""
+
+    def __init__(self, host: ActorHost, number: int) -> None:
+        self.name = host.name
+        self.configured = host.own.configured
+        self.host = host
+        self.node: Node | None = None
+        self.is_over = False
+        self.is_counted = False
+        self.scope = trio.CancelScope()
+        self.entropy = stream(host.world.plan.seed, host.name, "entropy", str(number)).randbytes
+        self.ports = LifePorts(self)
+        self.door: Door | None = None if host.world.store is None else host.world.store.door(host.name)
+        self._cause = 0
+        self._cause_ns = -1
+
+    # What its ports ask.
+
+    def wall_ns(self) -> int:
+        """The wall clock of the host."""
+        return self.host.clocks.wall_ns(self.host.world.timeline.now_ns)
+
+    def transmit(self, datagram: bytes, destination: Address) -> None:
+        """Put a datagram on the wire."""
+        if not self.is_over:
+            self.host.world.transmit(self.host, datagram, destination, self.cause)
+
+    def deliver(self, packet: bytes) -> None:
+        """Give a packet to the programs of the host."""
+        if not self.is_over:
+            self.host.world.deliver(self.host, packet, self.cause)
+
+    def now_handles(self, line: int) -> None:
+        """What happens in this instant is caused by that line of the trace, as far as we can tell."""
+        self._cause, self._cause_ns = line, self.host.world.timeline.now_ns
+
+    @property
+    def cause(self) -> int:
+        """The line of the trace that led to what happens now: that of the last datagram read in this instant, or 0."""
+        return self._cause if self._cause_ns == self.host.world.timeline.now_ns else 0
+
+    # Its end.
+
+    def cut_off(self) -> None:
+        """From now on the world sees and hears nothing of it."""
+        self.is_over = True
+        if self.door is not None:
+            self.door.kill()
+
+    def count(self) -> None:
+        """Tell what it has gone through; once, before anything of it is gone."""
+        if not self.is_counted and self.node is not None:
+            self.is_counted = True
+            for peer in self.node.roster.running.values():
+                self.host.world.note_transitions(peer.session)
+            drops: Mapping[str, int] = self.node.drops()
+            self.host.world.reached.note_drops(
+                {_REASONS[name]: count for name, count in drops.items() if name in _REASONS}
+            )
+
+
+class ActorHost(Host):
+    """See `Host`."""
+
+    def __init__(self, world: ActorWorld, own: Identity, peers: list[Identity]) -> None:
+        self.world, self.own = world, own
+        self.name = own.name
+        self.inner = own.inner
+        self.key = own.static.public
+        self.public = own.configured
+        self.clocks = Clocks()
+        self.down = 0
+        self.paused = 0
+        self._config = _config(world, own, peers)
+        self._by_key = {peer.static.public: peer.name for peer in peers}
+        self._lives = 0
+        self._woke_ns = -1
+        self._life: Life | None = None
+
+    # Lives.
+
+    def boot(self, now_ns: int) -> None:
+        """See `Host`."""
+        self._lives += 1
+        life = self._life = Life(self, self._lives)
+        if self.paused:
+            self.world.freezer.freeze(life)
+        self.world.nursery.start_soon(self._live, life)
+
+    async def _live(self, life: Life) -> None:
+        """A process, and who looks after it."""
+        PROCESS.set(life)
+        error: Exception | None = None
+        with life.scope:
+            try:
+                async with open_node(
+                    self._config, ports=life.ports, memory=life.door, on_event=self._note_event
+                ) as node:
+                    life.node = node
+                    self._tell("node", "", "up")
+                    await trio.sleep_forever()
+            except (ChildStartError, IntensityExceeded) as ended:
+                error = ended
+        if error is not None and not life.is_over:
+            life.count()
+            life.cut_off()
+            self._tell("node", "", f"failed: {brief(error)}")
+            self.world.reached.reach("node_gave_up")
+            at_ns = self.world.timeline.now_ns + STARTED_AGAIN_NS
+            self.world.timeline.at(at_ns, self._start_again, life)
+
+    def _start_again(self, life: Life) -> None:
+        if self._life is life and not self.down:
+            self.boot(self.world.timeline.now_ns)
+
+    def die(self) -> None:
+        """See `Host`."""
+        if (life := self._life) is not None:
+            self._end(life)
+            self._tell("node", "", "killed")
+            life.cut_off()
+            life.scope.cancel()
+
+    def leave(self) -> None:
+        """See `Host`."""
+        if (life := self._life) is not None:
+            self._end(life)
+            self._tell("node", "", "left")
+            life.scope.cancel()
+
+    def _end(self, life: Life) -> None:
+        self._life = None
+        life.count()
+        self.world.freezer.thaw(life)
+
+    def settle_accounts(self) -> None:
+        """See `Host`."""
+        if self._life is not None:
+            self._life.count()
+            self._life.cut_off()
+            self._life = None
+
+    def pause(self) -> None:
+        """See `Host`. No task of the node takes a step, as after SIGSTOP."""
+        if self._life is not None:
+            self.world.freezer.freeze(self._life)
+
+    def resume(self, now_ns: int) -> None:
+        """See `Host`."""
+        self._woke_ns = now_ns
+        if self._life is not None:
+            self.world.freezer.thaw(self._life)
+
+    # Inputs.
+
+    def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
+        """See `Host`."""
+        if self._life is not None and (socket := self._life.ports.socket) is not None and socket.is_open:
+            if is_forged:
+                self.world.forged[datagram] = None
+            socket.take(datagram, source, cause)
+
+    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+        """See `Host`."""
+        if self._life is None:
+            return
+        if is_rogue:
+            if self._life.node is not None and (running := self._life.node.roster.running.get(peer)) is not None:
+                running.offer_packets(list(packets))
+        elif (tun := self._life.ports.tun) is not None and tun.is_open:
+            tun.inject(packets)
+
+    def rekey(self, peer: str, now_ns: int) -> None:
+        """See `Host`."""
+        if self._life is not None and self._life.node is not None and not self.paused:
+            running = self._life.node.roster.running.get(peer)
+            if running is not None:
+                running.rekey()
+
+    def break_port(self, bits: int) -> None:
+        """See `Host`."""
+        if self._life is not None:
+            self._tell("node", "", f"{self._life.ports.break_one(bits)} breaks")
+
+    # What it is.
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether it has stood still until this instant, and still has to catch up."""
+        return self._woke_ns == self.world.timeline.now_ns
+
+    def demux(self) -> Demux[PeerSession] | None:
+        """The table that finds sessions, while there is one."""
+        node = None if self._life is None else self._life.node
+        if node is None:
+            return None
+        try:
+            udp: UdpEndpoint = node.tree.ref("dataplane.udp").get()
+        except ActorDown:
+            return None
+        return udp.demux
+
+    def sessions(self) -> dict[str, Session]:
+        """See `Host`."""
+        node = None if self._life is None else self._life.node
+        if node is None:
+            return {}
+        return {self._by_key[peer.peer.public_key]: peer.session for peer in node.roster.running.values()}
+
+    def known(self) -> tuple[str, ...]:
+        """See `Host`."""
+        node = None if self._life is None else self._life.node
+        return () if node is None else tuple(sorted(node.roster.running))
+
+    def clock_changed(self, now_ns: int) -> None:
+        """See `Host`. Only the wall clock can be wrong here, and it is read anew each time."""
+
+    def state_of(self, session: Session, peer_key: bytes) -> None:
+        """A session of this host has another state or key."""
+        self._tell("state", self._by_key.get(peer_key, "stranger"), f"{session.state.name} epoch {session.epoch}")
+
+    # What its supervisors say.
+
+    def _note_event(self, event: Event) -> None:
+        match event:
+            case ChildStarted(path, _, incarnation):
+                self._tell("actor", path, f"started {incarnation}")
+            case ChildExited(path, _, ended):
+                self._tell("actor", path, f"{ended.reason}{f': {brief(ended.error)}' if ended.error else ''}")
+                if ended.error is not None:
+                    self.world.check(no_actor_crashes, path, ended.error)
+            case ChildStartFailed(path, _, _, error):
+                self._tell("actor", path, f"did not start: {brief(error.__cause__ or error)}")
+                if isinstance(error.__cause__, Exception):
+                    self.world.check(no_actor_crashes, path, error.__cause__)
+            case ChildRestarting(path, _, delay_s, _):
+                self._tell("actor", path, f"restarts in {delay_s:.3f} s")
+                self.world.reached.reach("actor_restarted")
+            case _:
+                pass
+
+    def _tell(self, kind: str, peer: str, what: str) -> None:
+        self.world.record(self, kind, peer, json.dumps(what)[1:-1], 0 if self._life is None else self._life.cause)
+
+
+def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
+    plan = world.plan
+    return Config(
+        node=NodeConfig(name=own.name, network=NETWORK),
+        interface=InterfaceConfig(name=INTERFACE, addresses=(_interface(own),)),
+        session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
+        listen=ListenConfig(port=PORT, advertise=(Endpoint(str(own.configured[0]), PORT),)),
+        peers=()
+        if plan.registry is not None
+        else tuple(
+            PeerConfig(
+                name=peer.name,
+                public_key=peer.static.public,
+                allowed=(IPv4Network((peer.inner, 32)),),
+                endpoint=Endpoint(str(peer.configured[0]), PORT),
+                suite=plan.suite,
+                preshared_key=preshared(own.static.public, peer.static.public),
+                keepalive_s=int(plan.keepalive_s),
+            )
+            for peer in peers
+        ),
+        registry=None
+        if plan.registry is None
+        else RegistryConfig(url="memory:", trust="store", lease_s=plan.registry.lease_ns / 1e9),
+    )
+
+
+def _interface(own: Identity) -> IPv4Interface:
+    interface = ip_interface(f"{'.'.join(map(str, own.inner))}/{PREFIX_BITS}")
+    assert isinstance(interface, IPv4Interface)
+    return interface

@@ -1,0 +1,206 @@
+"""The kernel under one life of a simulated node: a TUN device, a socket, netlink, a wall clock and randomness.
+
+Everything it is handed goes to the node's `Life`, and nothing goes anywhere once that life is over. Ports can be broken
+(`break_one`), and then fail as the kernel's do. Not responsible for what becomes of packets and datagrams: that is the
+world's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.actors.ports import Arrival, DatagramPort, Netlink, Ports, TunPort
+from holloway.protocols.addresses import Address
+from holloway.protocols.errors import PortError, TunError
+from holloway.protocols.packets import Packet
+from holloway.simulations.ports import RecordingNetlink, SimulatedTun
+from holloway.simulations.streams import below
+
+if TYPE_CHECKING:
+    from holloway.simulations.actor_host import Life
+
+SOCKET_DATAGRAMS = 4096
+"""Datagrams that wait for a reader that lags, or stands still; later ones are lost."""
+RECEIVE_BUDGET = 128
+
+
+class LifePorts(Ports):
+    """See `Ports`."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self.tun: LifeTun | None = None
+        self.socket: LifeDatagrams | None = None
+        self._netlink = LifeNetlink()
+
+    def open_tun(self, name: str, mtu: int) -> TunPort:
+        """See `Ports`. Raises `TunError` while one is open."""
+        if self.tun is not None and self.tun.is_open:
+            raise TunError(f"cannot open the TUN device {name!r}", "EBUSY: the node has one open", "close it first")
+        self.tun = LifeTun(name, mtu, self._life)
+        return self.tun
+
+    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+        """See `Ports`. One socket. Raises `PortError` while one is open."""
+        if self.socket is not None and self.socket.is_open:
+            raise PortError(f"cannot listen on port {port}", "EADDRINUSE: the node has a socket open", "close it first")
+        self.socket = LifeDatagrams((str(self._life.configured[0]), port), self._life)
+        return [self.socket]
+
+    def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
+        """See `Ports`."""
+        return self._open_netlink()
+
+    @asynccontextmanager
+    async def _open_netlink(self) -> AsyncIterator[Netlink]:
+        netlink = self._netlink = LifeNetlink()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(netlink.fail_when_broken)
+            yield netlink
+            nursery.cancel_scope.cancel()
+
+    def wall_ns(self) -> int:
+        """See `Ports`."""
+        return self._life.wall_ns()
+
+    def entropy(self, n: int) -> bytes:
+        """See `Ports`."""
+        return self._life.entropy(n)
+
+    def break_one(self, bits: int) -> str:
+        """Break the device, the socket or netlink, as `bits` say; the name of what was broken, nothing if it is not open."""
+        choices = [port for port in (self.tun, self.socket) if port is not None and port.is_open]
+        number = below(bits, len(choices) + 1)
+        if number == len(choices):
+            self._netlink.break_down()
+            return "netlink"
+        choices[number].break_down()
+        return choices[number].word
+
+
+class LifeTun(SimulatedTun):
+    """A TUN device whose packets go to the programs of the world at once."""
+
+    word = "tun"
+
+    def __init__(self, name: str, mtu: int, life: Life) -> None:
+        super().__init__(name, mtu)
+        self._life = life
+        self._broken: TunError | None = None
+
+    async def receive(self) -> list[Packet]:
+        """See `TunPort`."""
+        try:
+            return await super().receive()
+        except trio.ClosedResourceError:
+            if self._broken is None:
+                raise
+        raise self._broken
+
+    def break_down(self) -> None:
+        """Somebody deletes the device."""
+        self._broken = TunError(f"lost the TUN device {self.name}", "ENODEV: somebody deleted it")
+        self.close()
+
+    def _deliver(self, packet: bytes) -> None:
+        if self.is_open:
+            self._life.deliver(packet)
+        else:
+            self.drops["tun_ebadf"] += 1
+
+
+class LifeDatagrams(DatagramPort):
+    """A socket on the simulated wire."""
+
+    word = "udp"
+
+    def __init__(self, local: Address, life: Life) -> None:
+        self.local = local
+        self.drops: Counter[str] = Counter()
+        self.is_open = True
+        self._life = life
+        self._broken: PortError | None = None
+        self._waiting: deque[tuple[Arrival, int]] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
+
+    async def receive(self) -> list[Arrival]:
+        """See `DatagramPort`. Takes up to `RECEIVE_BUDGET` datagrams, one `Arrival` each."""
+        if self._waiting:
+            await trio.lowlevel.checkpoint()
+        while self.is_open and not self._waiting:
+            await self._readers.park()
+        if self._broken is not None:
+            raise self._broken
+        if not self.is_open:
+            raise trio.ClosedResourceError(f"the socket of {self._life.name} is closed")
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), RECEIVE_BUDGET))]
+        self._life.now_handles(taken[-1][1])
+        return [arrival for arrival, _ in taken]
+
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+        """See `DatagramPort`."""
+        if not self.is_open:
+            self.drops["udp_ebadf"] += len(datagrams)
+            return
+        for datagram in datagrams:
+            self._life.transmit(bytes(datagram), destination)
+
+    def take(self, datagram: bytes, source: Address, cause: int) -> None:
+        """A datagram arrives from the wire; `cause` is its line in the trace."""
+        if len(self._waiting) >= SOCKET_DATAGRAMS:
+            self.drops["receive_buffer_full"] += 1
+            return
+        self._waiting.append((Arrival(source, datagram, len(datagram)), cause))
+        self._readers.unpark_all()
+
+    def break_down(self) -> None:
+        """The socket fails."""
+        self._broken = PortError("the socket broke", "EIO")
+        self.close()
+
+    def close(self) -> None:
+        """See `DatagramPort`."""
+        self.is_open = False
+        self._readers.unpark_all()
+
+
+class LifeNetlink(RecordingNetlink):
+    """Addresses and routes of a host, until it breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_broken = trio.Event()
+
+    def break_down(self) -> None:
+        """The netlink socket fails, and so does every call."""
+        self._is_broken.set()
+
+    async def fail_when_broken(self) -> None:
+        """Raises `PortError` when it breaks."""
+        await self._is_broken.wait()
+        raise PortError("netlink broke", "EIO")
+
+    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().configure(interface, addresses, mtu)
+
+    async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().add_route(interface, prefix)
+
+    async def remove_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().remove_route(interface, prefix)
+
+    def _check(self) -> None:
+        if self._is_broken.is_set():
+            raise PortError("netlink is broken", "EIO")

@@ -1,0 +1,245 @@
+"""The world at actor speed: whole nodes, each with its tree of actors, under Trio's mock clock in an order that the seed
+decides.
+
+The world has one task of its own, the pump, which does what is due; all other tasks are the nodes'. A promise that is broken
+inside a node must not be raised there, because the node's supervisors would take it for a crash of their own: it is kept,
+and ends the run. Not responsible for what makes a run repeatable (`determinism`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.session import Session
+from holloway.protocols.suites import Suite
+from holloway.simulations import determinism
+from holloway.simulations.actor_host import NETWORK, ActorHost, Life
+from holloway.simulations.determinism import PROCESS, STEPS_PER_INSTANT, Freezer, NoNames, Steps
+from holloway.simulations.errors import PropertyViolated
+from holloway.simulations.faults import Fault
+from holloway.simulations.identities import Identity
+from holloway.simulations.oracles import (
+    Calm,
+    addresses_have_one_holder,
+    deadlines_are_kept,
+    hold,
+    tables_are_bounded,
+    time_moves,
+)
+from holloway.simulations.plan import Plan
+from holloway.simulations.pump import Pump
+from holloway.simulations.store import Store
+from holloway.simulations.trace import Trace
+from holloway.simulations.watched import watched_suite
+from holloway.simulations.watched_session import watched_sessions
+from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World
+
+if TYPE_CHECKING:
+    from holloway.simulations.capture import Capture
+
+
+class ActorWorld(World):
+    """See `World`."""
+
+    hosts: dict[str, ActorHost]  # type: ignore[assignment]
+    freezer: Freezer
+    nursery: trio.Nursery
+
+    def __init__(self, plan: Plan, trace: Trace | None = None, capture: Capture | None = None) -> None:
+        self._pump = Pump()
+        self._broken: PropertyViolated | None = None
+        self._suites: dict[str, Suite] = {}
+        self.forged: dict[bytes, None] = {}
+        """Datagrams that are not as a peer made them."""
+        self.store: Store | None = None
+        super().__init__(plan, self._pump, trace, capture)
+        if plan.registry is not None:
+            meeting = plan.registry
+            self.store = Store(
+                plan.seed,
+                meeting.latency_low_ns,
+                meeting.latency_high_ns,
+                tell=self._tell_store,
+                reach=self.reached.reach,
+            )
+
+    def make_host(self, own: Identity, peers: list[Identity]) -> ActorHost:
+        """See `World`."""
+        return ActorHost(self, own, peers)
+
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """See `World`."""
+        steps = Steps(is_hashing=self.trace is not None, stuck=self._stuck)
+        try:
+            determinism.run(self.plan.seed, self._main, progress, steps=steps)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        if self.trace is not None:
+            self.trace.add(self.timeline.now_ns, "world", "steps", "", steps.count, 0, steps.digest())
+        if self._broken is not None:
+            raise self._broken
+
+    async def _main(self, progress: Callable[[int], None] | None) -> None:
+        trio.socket.set_custom_hostname_resolver(NoNames())
+        self.freezer = Freezer()
+        self._pump.start()
+        async with trio.open_nursery() as self.nursery:
+            with watched_sessions(), self._logged():
+                try:
+                    self.populate()
+                    await self._pass_time(progress)
+                except PropertyViolated as broken:
+                    self.violated(broken)
+                finally:
+                    self._end()
+
+    async def _pass_time(self, progress: Callable[[int], None] | None) -> None:
+        pump, end_ns = self._pump, self.plan.duration_ns
+        while pump.now_ns < end_ns:
+            until_ns = min(pump.now_ns + SECOND_NS, end_ns)
+            before = pump.events
+            await pump.run(until_ns)
+            hold(time_moves, pump.events - before, EVENTS_PER_SECOND)
+            self._look_around()
+            if progress is not None:
+                progress(until_ns)
+
+    def _look_around(self) -> None:
+        """Hold the promises that are not about one event."""
+        now_s = trio.current_time()
+        for host in self.hosts.values():
+            if not host.paused and not host.is_waking:
+                for session in host.sessions().values():
+                    hold(deadlines_are_kept, session.next_timeout(), now_s, host.name)
+                if (demux := host.demux()) is not None:
+                    hold(tables_are_bounded, demux, len(self.plan.nodes) - 1)
+        if self.store is not None:
+            hold(addresses_have_one_holder, self.store.members(NETWORK), self.store.addresses(NETWORK))
+
+    def _end(self) -> None:
+        """The run is over: whatever the nodes still do is seen by nobody."""
+        for host in self.hosts.values():
+            host.settle_accounts()
+        self._pump.stop()
+        self.freezer.thaw_all()
+        self.nursery.cancel_scope.cancel()
+
+    # Promises.
+
+    def violated(self, broken: PropertyViolated) -> None:
+        """A promise is broken: that is the end."""
+        if self._broken is None:
+            self._broken = broken
+            self._end()
+
+    def check(self, promise: Callable[..., str | None], *facts: object) -> None:
+        """Hold a promise from inside a node."""
+        try:
+            hold(promise, *facts)
+        except PropertyViolated as broken:
+            self.violated(broken)
+
+    def _stuck(self) -> None:
+        self.check(time_moves, STEPS_PER_INSTANT, STEPS_PER_INSTANT)
+
+    def watch(self, suite: Suite) -> Suite:
+        """`suite` with its nonces under watch."""
+        if suite.name not in self._suites:
+            self._suites[suite.name] = watched_suite(suite, self.check)
+        return self._suites[suite.name]
+
+    def note_transitions(self, session: Session) -> None:
+        """What the machine of a session went through, at its end."""
+        for (before, after), count in session.transitions.items():
+            self.reached.transitions[f"{before.name}>{after.name}"] += count
+
+    def transmit(self, sender: Host, datagram: bytes, destination: Address, cause: int) -> None:
+        """See `World`."""
+        try:
+            super().transmit(sender, datagram, destination, cause)
+        except PropertyViolated as broken:
+            self.violated(broken)
+
+    def deliver(self, host: Host, packet: bytes, cause: int, session: str | None = None) -> None:
+        """See `World`."""
+        try:
+            super().deliver(host, packet, cause, session)
+        except PropertyViolated as broken:
+            self.violated(broken)
+
+    def calm(self) -> Calm:
+        """See `World`."""
+        calm = super().calm()
+        if self.store is None:
+            return calm
+        return Calm(
+            unheard=calm.unheard,
+            waiting=calm.waiting,
+            endpoints=calm.endpoints,
+            published=tuple(self.store.members(NETWORK)),
+            known={name: host.known() for name, host in self.hosts.items()},
+        )
+
+    # The registry.
+
+    def _tell_store(self, node: str, what: str) -> None:
+        self.record(self.hosts[node], "store", "", what, 0)
+
+    def store_fails(self, fault: Fault) -> None:
+        """See `World`."""
+        assert self.store is not None, "a plan without a registry has no such fault"
+        self.store.begin(fault)
+
+    def store_recovers(self, fault: Fault) -> None:
+        """See `World`."""
+        assert self.store is not None, "a plan without a registry has no such fault"
+        self.store.end(fault)
+
+    # What the nodes log.
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What nodes log goes into the trace, and nowhere else."""
+        log = logging.getLogger("holloway")
+        handler = _Log(self)
+        before = log.handlers[:], log.propagate, log.level
+        log.handlers[:], log.propagate = [handler], False
+        log.setLevel(logging.INFO if self.trace is not None else logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.handlers[:], log.propagate = before[0], before[1]
+            log.setLevel(before[2])
+
+
+class _Log(logging.Handler):
+    """Writes log records of nodes into the trace."""
+
+    def __init__(self, world: ActorWorld) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        life = PROCESS.get(None)
+        if isinstance(life, Life) and not life.is_over:
+            text = f"{record.levelname.lower()}: {record.getMessage()}"
+            self._world.record(life.host, "log", "", json.dumps(text)[1:-1], life.cause)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of what was raised, an interruption before all else."""
+    interruptions = group.subgroup(KeyboardInterrupt)
+    if interruptions is not None:
+        return KeyboardInterrupt()
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

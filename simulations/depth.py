@@ -1,0 +1,41 @@
+"""The two speeds of the simulator, and what each cannot do.
+
+`heap` drives the pure protocols of `protocols/`: sixty thousand datagrams a second. `actors` drives the whole actor tree
+of each node, with its registry, under Trio's mock clock: about a tenth of that. A plan says which of them it is for. Not
+responsible for either (`breadth`, `actor_world`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+MAX_ACTOR_NODES = 64
+"""Nodes of one run at `actors`: each is a whole daemon."""
+
+
+class Depth(StrEnum):
+    """How much of a node is real. The value is the word of `--depth`."""
+
+    HEAP = "heap"
+    ACTORS = "actors"
+
+
+def obstacle(
+    depth: Depth, *, nodes: int, has_registry: bool, has_drift: bool, actor_words: Iterable[str]
+) -> str | None:
+    """Why something cannot run at `depth`, or `None`.
+
+    `actor_words`: kinds of faults, promises and places in it that only the actor tree has.
+    """
+    match depth:
+        case Depth.HEAP:
+            words = list(dict.fromkeys(actor_words))
+            if has_registry or words:
+                return f"only whole nodes have {', '.join((['a registry'] if has_registry else []) + words)}"
+        case Depth.ACTORS:
+            if nodes > MAX_ACTOR_NODES:
+                return f"{nodes} nodes are too many for whole nodes, {MAX_ACTOR_NODES} are not"
+            if has_drift:
+                return "the actors of all nodes share one monotonic clock, so none of them can have a drift"
+    return None

@@ -1,0 +1,37 @@
+"""Who the simulated nodes are: their names, keys and addresses, all of them from the seed. Not responsible for nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.demux import index_secret
+from holloway.protocols.keys import StaticKey
+from holloway.simulations.streams import stream
+
+PORT = 1099
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What others know of a node, and what it is configured with."""
+
+    name: str
+    private: bytes = field(repr=False)
+    static: StaticKey = field(repr=False)
+    secret: bytes = field(repr=False)
+    inner: bytes
+    configured: Address
+
+
+def identity(seed: int, number: int, name: str) -> Identity:
+    """The node `name`, the `number`th of its world."""
+    private = stream(seed, name, "key").randbytes(32)
+    high, low = divmod(number + 1, 256)
+    address = (f"198.18.{high}.{low}", PORT)  # RFC 2544's network for benchmarks
+    return Identity(name, private, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), address)
+
+
+def preshared(first: bytes, second: bytes) -> bytes:
+    """The pre-shared key of two nodes, 32 bytes, from their public keys."""
+    return b"".join(sorted((first, second)))[16:48]

@@ -1,0 +1,136 @@
+"""Sessions of whole nodes under watch: they do what the real ones do, and tell the world what happens to them.
+
+Each promise about them is asked about on the way, at the places where `machine` asks at heap speed. Not responsible for what
+the promises are: that is `oracles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import holloway.actors.peers as making
+from holloway.protocols.addresses import Address
+from holloway.protocols.events import Event
+from holloway.protocols.keyring import Links
+from holloway.protocols.noise import OpenedInitiation
+from holloway.protocols.packets import Packet
+from holloway.protocols.session import Session, SessionConfig, State
+from holloway.simulations.determinism import PROCESS
+from holloway.simulations.oracles import (
+    answered_at,
+    expired_keys_are_forgotten,
+    forgery_changes_nothing,
+    initiation_answered_once,
+    is_dialling,
+    keys_are_few,
+    queues_are_bounded,
+    snapshot,
+    transitions_are_legal,
+    unconfirmed_key_is_not_used,
+    waiting_ends,
+)
+
+if TYPE_CHECKING:
+    from holloway.simulations.actor_host import Life
+
+
+@contextmanager
+def watched_sessions() -> Iterator[None]:
+    """Sessions that nodes make meanwhile are watched."""
+    before = vars(making)["Session"]
+    vars(making)["Session"] = WatchedSession
+    try:
+        yield
+    finally:
+        vars(making)["Session"] = before
+
+
+class WatchedSession(Session):
+    """A session of a simulated node."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        links: Links,
+        entropy: Callable[[int], bytes],
+        wall_ns: Callable[[], int],
+        now: float,
+        endpoint: Address | None = None,
+    ) -> None:
+        """See `Session`. Made by a task of the node that it belongs to."""
+        self._life: Life = PROCESS.get()  # type: ignore[assignment]
+        self._world = self._life.host.world
+        self._key = config.peer_public
+        self._seen = State.IDLE, 0
+        self._answered: dict[bytes, None] = {}
+        config = replace(config, suite=self._world.watch(config.suite))
+        super().__init__(config, links=links, entropy=entropy, wall_ns=wall_ns, now=now, endpoint=endpoint)
+
+    def receive(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> None:
+        """See `Session`. A forged datagram is handed in alone, and must change nothing."""
+        check, forged = self._world.check, self._world.forged
+        genuine = []
+        for each in datagrams:
+            if each[0] not in forged:
+                genuine.append(each)
+                continue
+            super().receive(genuine, now)
+            genuine = []
+            before = snapshot(self)
+            super().receive([each], now)
+            check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
+        super().receive(genuine, now)
+
+    def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
+        """See `Session`."""
+        before, was_dialling = answered_at(self), is_dialling(self)
+        super().receive_initiation(opened, source, now)
+        if answered_at(self) != before:
+            told = opened.remote_ephemeral + bytes(16)
+            self._world.check(initiation_answered_once, self._answered, told, self._life.name)
+            if was_dialling:
+                self._world.reached.reach("both_dialled_at_once")
+
+    def send(self, packets: Sequence[Packet], now: float) -> None:
+        """See `Session`."""
+        was_waiting = not self.is_ready
+        super().send(packets, now)
+        if was_waiting and self.staged:
+            self._world.reached.reach("packet_waited")
+            self._world.check(queues_are_bounded, self)
+
+    def handle_timeout(self, now: float) -> None:
+        """See `Session`."""
+        super().handle_timeout(now)
+        self._world.check(expired_keys_are_forgotten, self, now)
+
+    def next_event(self) -> Event | None:
+        """See `Session`. Its owner asks until there is none, at the end of every turn."""
+        event = super().next_event()
+        if event is not None:
+            self._world.reached.note_event(event)
+        else:
+            self._look()
+        return event
+
+    def close(self) -> None:
+        """See `Session`."""
+        if self.state is not State.CLOSED and not self._life.is_counted:
+            self._world.note_transitions(self)
+        super().close()
+
+    def _look(self) -> None:
+        """A turn is over."""
+        check, now = self._world.check, (self.state, self.epoch)
+        if now != self._seen:
+            self._seen = now
+            check(transitions_are_legal, self)
+            check(unconfirmed_key_is_not_used, self)
+            check(keys_are_few, self)
+            self._life.host.state_of(self, self._key)
+        if self.next_timeout() is None:
+            check(waiting_ends, self)
