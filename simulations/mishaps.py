@@ -133,7 +133,7 @@ class Mishaps:
         message = macs.append(head + dice.randbytes(initiation_bytes(suite) - len(head) - _MACS_BYTES), 0.0)
         number = below(dice.getrandbits(64), int(fault.values["sources"]))
         source = (f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 1099)
-        world.arrive(message, source, host.public, True, 0)
+        world.inject(message, source, host.public, is_forged=True)
         world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, host, dice, macs)
 
     def _replay(self, listener: Listener) -> None:
@@ -144,5 +144,6 @@ class Mishaps:
         choice = listener.choose()
         if choice is not None:
             old, is_elsewhere = choice
-            world.arrive(old.data, STRANGER if is_elsewhere else old.source, old.destination, False, 0)
+            source = STRANGER if is_elsewhere else old.source
+            world.inject(old.data, source, old.destination, is_forged=False)
         world.timeline.at(now_ns + int(fault.values["every"]), self._replay, listener)

@@ -178,7 +178,7 @@ class Programs:
         now_ns, capture = self._world.timeline.now_ns, self._world.capture
         if capture is not None:
             for packet in packets:
-                capture.inside(now_ns, host.name, packet)
+                capture.inside(now_ns, host.name, packet, is_entering=True)
         host.send(destination, packets, now_ns, is_rogue=is_rogue)
 
 

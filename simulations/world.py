@@ -177,6 +177,12 @@ class World(ABC):
         for later_ns in fate.copies:
             self.timeline.at(at_ns + later_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
 
+    def inject(self, datagram: bytes, source: Address, destination: Address, *, is_forged: bool) -> None:
+        """Somebody who is no node, or is not where he says, sends a datagram, which arrives at once."""
+        if self.capture is not None:
+            self.capture.wire(self.timeline.now_ns, source, destination, datagram)
+        self.arrive(datagram, source, destination, is_forged, 0)
+
     def arrive(self, datagram: bytes, source: Address, destination: Address, is_forged: bool, cause: int) -> None:
         """A datagram reaches whoever has the address now."""
         receiver = self.addresses.get(destination)

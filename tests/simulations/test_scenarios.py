@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from holloway.protocols.session import Session
 from holloway.simulations.batch import run_seeds
 from holloway.simulations.breadth import HeapWorld
 from holloway.simulations.clocks import Clocks
@@ -280,6 +281,16 @@ def test_peers_whom_an_attacker_drew_to_his_address_find_each_other_again(monkey
     plan = draw_plan(load_scenario("nat-rebind"), 71)
     assert run_plan(plan).failure is None
     monkeypatch.setattr(Machine, "_follow", lambda *_: None)
+    failure = run_plan(plan).failure
+    assert failure is not None
+    assert failure.property == "all_pairs_reachable"
+
+
+def test_a_peer_whose_clock_was_set_back_behind_a_nat_is_called_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whole nodes showed it first: nothing that the peer says is fresh, and nobody else knows where it is.
+    plan = draw_plan(load_scenario("stale-clock"), 1)
+    assert run_plan(plan).failure is None
+    monkeypatch.setattr(Session, "_call_back", lambda *_: None)
     failure = run_plan(plan).failure
     assert failure is not None
     assert failure.property == "all_pairs_reachable"

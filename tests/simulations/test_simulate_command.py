@@ -287,3 +287,97 @@ def test_no_progress_is_told_of_what_is_quick(simulate: Call) -> None:
     began = time.perf_counter()
     err = simulate("x.toml", "--seed", "0")[2]
     assert err == "" or time.perf_counter() - began > 2
+
+
+# Whole nodes.
+
+REGISTRY = (
+    QUIET
+    + """[registry]
+lease = "3s"
+[expect]
+eventually = { membership_is_equal = "1s" }
+"""
+)
+
+
+def test_whole_nodes_are_simulated_when_asked_for_or_when_only_they_can(simulate: Call) -> None:
+    for words, text in ((("--depth", "actors"), QUIET), ((), REGISTRY)):
+        told = document(simulate("x.toml", *words, "--json", text=text)[1])
+        assert (told["depth"], told["seeds"]["failed"], told["coverage"]["never_reached"]) == ("actors", 0, [])
+    assert document(simulate("x.toml", "--json")[1])["depth"] == "heap"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "why"),
+    [
+        (("thousand-nodes", "--depth", "actors"), QUIET, "1000 nodes are too many"),
+        (("clock-skew", "--depth", "actors"), QUIET, "share one monotonic clock"),
+        (("x.toml", "--depth", "heap"), REGISTRY, "only whole nodes have a registry, membership_is_equal"),
+        (("x.toml",), QUIET.replace("nodes = 2", 'nodes = 3\nshape = "star"') + "[registry]\n", "peer of everybody"),
+        (("x.toml",), REGISTRY.replace('"3s"', '"1s"'), "from 2s to 1h"),
+        (("x.toml",), REGISTRY.replace("lease", "leaze"), "did you mean lease?"),
+    ],
+)
+def test_2_for_a_depth_or_a_registry_that_cannot_be(
+    simulate: Call, words: tuple[str, ...], text: str, why: str
+) -> None:
+    code, out, err = simulate(*words, text=text)
+    assert (code, out) == (2, "")
+    assert why in err
+    assert len(err.splitlines()) == 3
+
+
+def test_1_3_and_70_of_whole_nodes(simulate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holloway.actors.peer_session import PeerSession
+    from holloway.actors.udp_endpoint import UdpEndpoint
+
+    words = ("x.toml", "--depth", "actors", "--seed", "0")
+    with monkeypatch.context() as broken:
+        broken.setattr(UdpEndpoint, "_offer", lambda *_: 1 / 0)
+        code, out, _ = simulate(*words)
+        assert code == 70
+        assert "no_actor_crashes" in out
+        assert "ZeroDivisionError" in out
+        assert out.splitlines()[-1] == "  replay: holloway simulate x.toml --depth actors --seed 0"
+    with monkeypatch.context() as broken:
+        broken.setattr(UdpEndpoint, "_offer", lambda *_: None)
+        code, out, _ = simulate(*words, text=QUIET + '[expect]\neventually = { all_pairs_reachable = "1s" }\n')
+        assert code == 3
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            PeerSession, "offer_packets", lambda peer, packets: peer._udp.send(packets, peer.callbook.addresses[0])
+        )
+        code, out, _ = simulate(*words)
+        assert code == 1
+        assert "no_plaintext_on_the_wire" in out
+
+
+def test_the_shrunk_plan_of_whole_nodes_is_replayed_by_them(simulate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holloway.actors.udp_endpoint import UdpEndpoint
+
+    monkeypatch.setattr(UdpEndpoint, "_offer", lambda *_: 1 / 0)
+    fault = '[[fault]]\nkind = "loss"\nprobability = 0.01\n'
+    code, out, _ = simulate("x.toml", "--depth", "actors", "--seed", "0", "--shrink", text=QUIET + fault)
+    assert code == 70
+    assert out.splitlines()[-1] == "  replay: holloway simulate replay quiet-0.plan.json"
+    code, out, _ = simulate("replay", "quiet-0.plan.json")
+    assert code == 70
+    assert "quiet: 1 seed at depth actors" in out
+    assert "0 faults" in out
+
+
+def test_page_packets_and_trace_of_one_run_are_written(simulate: Call, tmp_path: Path) -> None:
+    code, _, _ = simulate("x.toml", "--seed", "1", "--html", "run.html", "--pcap", "run.pcapng", "--trace", "run.jsonl")
+    assert code == 0
+    assert "holloway simulate x.toml --seed 1" in (tmp_path / "run.html").read_text()
+    assert (tmp_path / "run.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
+    assert (tmp_path / "run.jsonl").read_text().startswith('{"t":0,')
+
+
+@pytest.mark.parametrize("option", ["--html", "--pcap", "--trace"])
+def test_2_for_a_file_that_cannot_be_written_before_anything_is_run(simulate: Call, option: str) -> None:
+    code, out, err = simulate("x.toml", "--seed", "1", option, "no/such/folder/x")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: cannot write no/such/folder/x\n")
+    assert simulate("x.toml", option, "x")[0] == 2
