@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -196,15 +195,13 @@ def test_text_that_the_locale_cannot_print_is_escaped_not_fatal(tmp_path: Path) 
     assert b"Traceback" not in done.stderr
 
 
-def test_help_and_status_answer_quickly(daemon: Callable[..., Any]) -> None:
-    """The goal is 150 ms for each on a quiet machine; the bound here leaves room for a busy one, but not for trio."""
+def test_help_and_status_load_nothing_that_is_slow(daemon: Callable[..., Any]) -> None:
+    """They answer at once because of what they leave alone; times themselves say little on a busy machine."""
     fake = str(daemon(lines({"result": status(peer())})).path)
     for words in (["--help"], ["status", "--json", "--socket", fake]):
-        best = min(_seconds(words) for _ in range(4))
-        assert best < 0.4, words
-
-
-def _seconds(words: list[str]) -> float:
-    begin = time.perf_counter()
-    subprocess.run([*HOLLOWAY, *words], capture_output=True, check=True, timeout=30)
-    return time.perf_counter() - begin
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", *HOLLOWAY[1:], *words], capture_output=True, check=True, timeout=30
+        )
+        loaded = {line.rpartition(b"|")[2].strip().partition(b".")[0] for line in done.stderr.splitlines()}
+        assert b"click" in loaded
+        assert not loaded & {b"trio", b"cryptography", b"pyroute2", b"asyncio"}, words
