@@ -27,14 +27,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.dialling import Dialling
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import (
     DropReason,
     EndpointMoved,
     Event,
     HandshakeCompleted,
-    HandshakeGaveUp,
-    HandshakeStarted,
     KeyExpired,
     PeerForgotUs,
 )
@@ -92,11 +91,7 @@ class Session:
         self.last_received_at: float | None = None
         self.round_trip_s: float | None = None
 
-        self._attempt = 0
-        self._dialling_since = 0.0
-        self._dial_wanted_at: float | None = None
-        self._reset_at = float("-inf")
-        self._called_back_at = float("-inf")
+        self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
 
         self._staged = Staging()
         self._outbox: list[bytes] = []
@@ -122,7 +117,7 @@ class Session:
     @property
     def is_silent(self) -> bool:
         """Whether the peer owes us an answer: to our data, or to an initiation that we had to repeat."""
-        return self._timers.is_unanswered or (self._handshakes.is_under_way and self._attempt > 1)
+        return self._timers.is_unanswered or self._dialling.is_repeated
 
     @property
     def staged(self) -> int:
@@ -167,21 +162,18 @@ class Session:
         A handshake that waited for an endpoint is due at once: look at `next_timeout` afterwards.
         """
         self.endpoint = endpoint
-        if self._dial_wanted_at is not None:
-            self._timers.handshake_wanted(self._dial_wanted_at)
-            self._dial_wanted_at = None
+        self._dialling.endpoint_found()
 
     def close(self) -> None:
         """Forget every key. Idempotent; staged packets count as dropped."""
         if self.state is State.CLOSED:
             return
         self._discard_staged(DropReason.CLOSED)
-        self._handshakes.abandon()
+        self._dialling.close()
         self._ring.clear()
         self._outbox.clear()
         self._answers.clear()
         self._timers.disarm_all()
-        self._dial_wanted_at = None
         self._move(State.CLOSED)
 
     # Inputs from the network.
@@ -268,19 +260,12 @@ class Session:
         there, too; where nobody answers, as much was sent as came. Not while the session works, or is about to.
         """
         is_working = self._ring.current is not None and not self.is_silent
-        if is_working or self._ring.next is not None or now < self._called_back_at + self._durations.rekey_timeout_s:
+        if is_working or self._ring.next is not None or not self._dialling.is_call_back_due(now):
             return
-        if not self._handshakes.is_under_way:
-            if now < self._earliest_dial():
-                return
-            if self.endpoint is None:
-                self._move_endpoint(source)
-            self._dial(now)
-        if source == self.endpoint:
-            return
-        message = self._handshakes.repeat(now)
-        if message is not None:
-            self._called_back_at = now
+        if self.endpoint is None:
+            self._move_endpoint(source)
+        self._dial(now)
+        if source != self.endpoint and (message := self._dialling.call_back(now)) is not None:
             self._answers.append((message, source))
             self.transmitted.bytes += len(message)
 
@@ -297,10 +282,9 @@ class Session:
         if keys is None or not token or keys.remote_token != token:
             self._journal.drop(DropReason.UNKNOWN_RESET, source)
             return
-        if now < self._reset_at + self._durations.rekey_timeout_s:
+        if not self._dialling.is_reset(now):
             self._journal.drop(DropReason.RESET_FLOOD, source)
             return
-        self._reset_at = now
         self._journal.tell(PeerForgotUs())
         self._dial(now, at_once=True)
 
@@ -405,45 +389,20 @@ class Session:
 
     def _dial(self, now: float, *, at_once: bool = False) -> None:
         """Begin a handshake unless one is under way. One that is wanted too early, or without an endpoint, is kept."""
-        if self._handshakes.is_under_way:
-            return
-        if self.endpoint is None:
-            self._dial_wanted_at = now
-            return
-        earliest = now if at_once else self._earliest_dial()
-        if now < earliest:
-            self._timers.handshake_wanted(earliest)
-            return
-        self._dialling_since = now
-        self._attempt = 0
-        self._initiate(now)
-
-    def _earliest_dial(self) -> float:
-        """Initiations keep `rekey_timeout_s` apart from one another and from our responses (wireguard-go, send.go)."""
-        return max(self._handshakes.initiated_at, self._handshakes.answered_at) + self._durations.rekey_timeout_s
-
-    def _initiate(self, now: float) -> None:
-        message = self._handshakes.initiate(now)
-        self._timers.initiation_sent(now)
-        self._attempt += 1
-        if message is None:
-            self._journal.drop(DropReason.NO_INDEX, None)
-        else:
-            self._queue(message, now)
-            self._journal.tell(HandshakeStarted(self._attempt))
-        self._settle()
+        self._initiate(self._dialling.begin(now, has_endpoint=self.endpoint is not None, at_once=at_once), now)
 
     def _retransmit(self, now: float) -> None:
-        if now - self._dialling_since >= self._durations.rekey_attempt_s:
-            self._handshakes.abandon()
+        if self._dialling.is_exhausted(now):
             self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
-            self._timers.handshake_given_up()
-            self._journal.tell(HandshakeGaveUp(self._attempt))
+            self._dialling.give_up()
             self._settle()
-        elif now < self._earliest_dial():  # we have just answered the peer: its confirmation may be on the way
-            self._timers.retransmit_at(self._earliest_dial())
         else:
-            self._initiate(now)
+            self._initiate(self._dialling.repeat(now), now)
+
+    def _initiate(self, message: bytes | None, now: float) -> None:
+        if message is not None:
+            self._queue(message, now)
+        self._settle()
 
     def _receive_handshake(self, word: int, data: bytes, source: Address, now: float) -> None:
         if word == self._suite.response:
@@ -481,8 +440,7 @@ class Session:
         assert keys is not None
         self.handshakes_total += 1
         self.last_handshake_at = now
-        self._attempt = 0
-        self._dial_wanted_at = None
+        self._dialling.completed()
         self._timers.handshake_completed()
         self._journal.tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
         self._settle()
