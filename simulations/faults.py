@@ -72,7 +72,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "replay": Kind(
             _LINK,
             "somebody who listens sends old datagrams again, now and then from an address of his own",
-            (Parameter("every", Quantity.DURATION), Parameter("elsewhere", Quantity.PROBABILITY, "0.25")),
+            (Parameter("every", Quantity.PAUSE), Parameter("elsewhere", Quantity.PROBABILITY, "0.25")),
         ),
         "bandwidth": Kind(
             _LINK,
@@ -100,7 +100,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "handshake_flood": Kind(
             _NODE,
             "strangers who know the node's public key send it initiations, at most `sources` addresses",
-            (Parameter("every", Quantity.DURATION), Parameter("sources", Quantity.COUNT, "1000")),
+            (Parameter("every", Quantity.PAUSE), Parameter("sources", Quantity.COUNT, "1000")),
         ),
         "port_failure": Kind(
             _NODE,

@@ -21,6 +21,7 @@ from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.milestones import SOMETIMES
 from holloway.simulations.oracles import ACTORS_ONLY, EVENTUALLY
+from holloway.simulations.quantities import MAX_DURATION_NS, Quantity, is_within
 
 SCHEMA = "holloway.plan/1"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
@@ -169,12 +170,15 @@ def _check(plan: Plan) -> None:
     _require(reason is None, str(reason))
     if plan.registry is not None:
         _require(MIN_LEASE_NS <= plan.registry.lease_ns <= MAX_LEASE_NS, "a wrong lease")
-        _require(plan.registry.latency_low_ns <= plan.registry.latency_high_ns, "a wrong latency of the registry")
+        _require(
+            plan.registry.latency_low_ns <= plan.registry.latency_high_ns <= MAX_DURATION_NS,
+            "a wrong latency of the registry",
+        )
         _require(len(plan.pairs) == len(plan.nodes) * (len(plan.nodes) - 1) // 2, "a registry makes everybody peers")
     _require(plan.suite in SUITES, f"unknown suite {plan.suite!r}")
     _require(plan.keepalive_s == 0 or MIN_KEEPALIVE_S <= plan.keepalive_s <= MAX_KEEPALIVE_S, "a wrong keepalive_s")
-    _require(plan.latency_low_ns <= plan.latency_high_ns, "a wrong latency")
-    _require(0 < plan.calm_ns <= plan.duration_ns, "a wrong duration")
+    _require(plan.latency_low_ns <= plan.latency_high_ns <= MAX_DURATION_NS, "a wrong latency")
+    _require(0 < plan.calm_ns <= plan.duration_ns <= MAX_DURATION_NS, "a wrong duration")
     _require(2 <= len(plan.nodes) <= MAX_NODES, f"{len(plan.nodes)} nodes")
     _require(
         all(NAME.match(name) for name in (plan.scenario, *plan.nodes)), "a name with other characters than names have"
@@ -189,7 +193,7 @@ def _check(plan: Plan) -> None:
         seen[first, second] = None
     for workload in plan.workloads:
         _require(workload.kind in WORKLOADS, f"unknown workload {workload.kind!r}")
-        _require(workload.every_ns > 0 and 1 <= workload.burst <= MAX_BURST, "a wrong workload")
+        _require(is_within(workload.every_ns, Quantity.PAUSE) and 1 <= workload.burst <= MAX_BURST, "a wrong workload")
         _require(MIN_INNER_BYTES <= workload.size_low <= workload.size_high <= MAX_INNER_BYTES, "a wrong size")
         _require(not workload.ends or len(workload.ends) == 2, "ends that are no pair")
     for fault in plan.faults:
@@ -203,8 +207,9 @@ def _check(plan: Plan) -> None:
         _require(kind.scope is not Scope.NODES or len(fault.nodes) > 0, f"{fault.name} befalls nobody")
         names = [parameter.name for parameter in kind.parameters]
         _require(sorted(names) == sorted(fault.values), f"{fault.name} has other values than {names}")
-        _require(all(type(each) in (int, float) for each in fault.values.values()), f"{fault.name}: no number")
-        _require(all(fault.values.get(key, 1) > 0 for key in ("every", "rate", "sources")), f"{fault.name}: a zero")
+        for parameter in kind.parameters:
+            value = fault.values[parameter.name]
+            _require(is_within(value, parameter.quantity), f"{fault.name}: {parameter.name} is {value!r}"[:200])
     for name, within in plan.eventually.items():
         _require(name in EVENTUALLY and type(within) is int and 0 < within <= plan.calm_ns, f"a wrong bound for {name}")
     for name in plan.sometimes:

@@ -18,6 +18,8 @@ from holloway.simulations.streams import WORD, below
 Value: TypeAlias = int | float
 
 MAX_DURATION_NS = 366 * 86_400 * 10**9
+MIN_PAUSE_NS = 100_000
+"""Between things that happen again and again: a run has an end."""
 MAX_COUNT = 1_000_000
 MAX_RATE = 10**12
 
@@ -34,11 +36,23 @@ class Quantity(Enum):
     """What a value measures; the text says how it is written."""
 
     DURATION = 'a duration such as "250ms", "5s" or "2min"'
+    PAUSE = 'a duration of 100us or more, such as "250ms"'
     OFFSET = 'a duration that may be negative, such as "-1.5s"'
     PROBABILITY = "a probability from 0 to 1"
     COUNT = f"a whole number from 1 to {MAX_COUNT}"
     DRIFT = "parts per million, from -100000 to 100000"
     RATE = 'a rate such as "64kbit" or "1Mbit"'
+
+
+_BOUNDS: dict[Quantity, tuple[int, int]] = {
+    Quantity.DURATION: (0, MAX_DURATION_NS),
+    Quantity.PAUSE: (MIN_PAUSE_NS, MAX_DURATION_NS),
+    Quantity.OFFSET: (-MAX_DURATION_NS, MAX_DURATION_NS),
+    Quantity.PROBABILITY: (0, 1),
+    Quantity.COUNT: (1, MAX_COUNT),
+    Quantity.DRIFT: (-100_000, 100_000),
+    Quantity.RATE: (1, MAX_RATE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,14 @@ class Range:
         if isinstance(self.low, int) and isinstance(self.high, int):
             return self.low + below(bits, self.high - self.low + 1)
         return self.low + (self.high - self.low) * (bits / WORD)
+
+
+def is_within(value: object, quantity: Quantity) -> bool:
+    """Whether `value` is what `quantity` reads texts to: of its type, and within its bounds."""
+    low, high = _BOUNDS[quantity]
+    if quantity is Quantity.PROBABILITY:
+        return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
+    return type(value) is int and low <= value <= high
 
 
 def read_range(value: object, quantity: Quantity) -> Range:
@@ -87,19 +109,15 @@ def _read(part: str | float, quantity: Quantity) -> Value:
         raise WrongValueError(f"expected {quantity.value}, found {part!r}")
     number, unit = match.groups()
     match quantity:
-        case Quantity.DURATION | Quantity.OFFSET:
-            scale = _unit(_DURATIONS, unit, quantity, part)
-            result: Value = round(float(number) * scale)
-            low, high = (0 if quantity is Quantity.DURATION else -MAX_DURATION_NS), MAX_DURATION_NS
+        case Quantity.DURATION | Quantity.OFFSET | Quantity.PAUSE:
+            result: Value = round(float(number) * _unit(_DURATIONS, unit, quantity, part))
         case Quantity.RATE:
-            result, low, high = round(float(number) * _unit(_RATES, unit, quantity, part)), 1, MAX_RATE
+            result = round(float(number) * _unit(_RATES, unit, quantity, part))
         case Quantity.PROBABILITY:
-            result, low, high = _plain(float, number, unit, quantity, part), 0, 1
-        case Quantity.COUNT:
-            result, low, high = _plain(int, number, unit, quantity, part), 1, MAX_COUNT
-        case Quantity.DRIFT:
-            result, low, high = _plain(int, number, unit, quantity, part), -100_000, 100_000
-    if not low <= result <= high:
+            result = _plain(float, number, unit, quantity, part)
+        case Quantity.COUNT | Quantity.DRIFT:
+            result = _plain(int, number, unit, quantity, part)
+    if not is_within(result, quantity):
         raise WrongValueError(f"expected {quantity.value}, found {part!r}")
     return result
 

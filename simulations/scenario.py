@@ -254,13 +254,11 @@ def _registry(table: Table) -> Meeting:
 
 def _workload(table: Table, nodes: tuple[str, ...]) -> Workload:
     kind = table.choice("kind", WORKLOADS)
-    every_ns = int(table.value("every", Quantity.DURATION))
+    every_ns = int(table.value("every", Quantity.PAUSE))
     size = table.range("size", Quantity.COUNT, str(MIN_INNER_BYTES))
     burst = int(table.value("burst", Quantity.COUNT, "1"))
     ends = _between(table, nodes) if kind != "churn" else ()
     table.finish()
-    if not every_ns:
-        table.refuse("every", "a workload needs a pause", "make it longer than 0s")
     if not MIN_INNER_BYTES <= size.low <= size.high <= MAX_INNER_BYTES:
         table.refuse("size", f"inner packets have {MIN_INNER_BYTES} to {MAX_INNER_BYTES} bytes", "change size")
     if burst > MAX_BURST:
@@ -294,8 +292,6 @@ def _fault(table: Table, number: int, nodes: tuple[str, ...]) -> FaultTable:
     side = fault.values.get("side")
     if side is not None and side.high >= len(nodes):
         table.refuse("side", f"of {len(nodes)} nodes", "leave a node on the other side")
-    if (every := fault.values.get("every")) is not None and every.low == 0:
-        table.refuse("every", "it needs a pause", "make it longer than 0s")
     return fault
 
 

@@ -220,6 +220,13 @@ def test_a_single_seed_need_not_reach_every_place(simulate: Call) -> None:
     assert simulate("x.toml", "--seeds", "0..0", text=text)[0] == 0
 
 
+def _flood(**values: float) -> dict[str, object]:
+    whole = {"every": 10**6, "sources": 10} | values
+    return {"name": "handshake_flood-1", "kind": "handshake_flood", "at_ns": 0, "until_ns": 1, "nodes": ["n1"]} | {
+        "values": whole
+    }
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -237,7 +244,19 @@ def test_a_single_seed_need_not_reach_every_place(simulate: Call) -> None:
         {"faults": [{"name": "loss-1"}]},
         {"faults": "none"},
         {"workloads": [{"kind": "dance", "every_ns": 1}]},
+        {"workloads": [{"kind": "ping", "every_ns": 1}]},
+        {"workloads": [{"kind": "ping", "every_ns": 10**400}]},
         {"sometimes": ["never"]},
+        {"duration_ns": 10**400, "calm_ns": 1},
+        {"latency_high_ns": 10**400},
+        {"depth": "deep"},
+        {"depth": "actors", "registry": {"lease_ns": 1, "latency_low_ns": 0, "latency_high_ns": 0}},
+        {"depth": "actors", "registry": {"lease_ns": 5 * 10**9, "latency_low_ns": 0, "latency_high_ns": 10**400}},
+        {"registry": {"lease_ns": 5 * 10**9, "latency_low_ns": 0, "latency_high_ns": 0}},
+        {"faults": [_flood(every=1)]},
+        {"faults": [_flood(every=0.5)]},
+        {"faults": [_flood(every=float("nan"))]},
+        {"faults": [_flood(sources=10**400)]},
         {"more": 1},
     ],
 )
