@@ -6,6 +6,7 @@ interrupted; they are told in docs/simulation.md.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -81,7 +82,7 @@ def command(
 
     Exits with 0 when every property held, 1 when a safety property broke, 2 for wrong usage or a wrong scenario, 3 when a
     liveness property broke, 4 when an interesting place was never reached, 5 when a run could not be repeated, 70 when the
-    system under test crashed, 130 when interrupted.
+    system under test crashed, 74 when results could not be written, 130 when interrupted.
     """
     from holloway.simulations.depth import Depth
     from holloway.simulations.errors import ScenarioError
@@ -119,8 +120,16 @@ def command(
         else:
             between = _range(seed, seeds, context)
             verdict = _run_many(scenario, between, wanted, jobs, as_json, shrink, check_determinism)
+        sys.stdout.flush()
     except ScenarioError as error:
         raise CommandFailedError(error.what, error.why, error.fix, ExitCode.USAGE) from error
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(ExitCode.OUTPUT) from None
+    except OSError as error:
+        raise CommandFailedError(
+            "the results could not be written", str(error), "make room, or write elsewhere", ExitCode.OUTPUT
+        ) from error
     if verdict:
         raise click.exceptions.Exit(verdict)
 
@@ -199,7 +208,7 @@ def _run_plan(plan: Plan, replay: str, files: Files, as_json: bool, shrink: bool
     summary.wall_s = outcome.wall_s
     shown = [] if outcome.failure is None else [(plan, outcome.failure, replay)]
     if shrink and shown:
-        shown = [_shrink(*shown[0][:2])]
+        shown = [_shrink(*shown[0])]
     if as_json:
         document = summary_document(plan.scenario, plan.depth, summary, [failure_document(*each) for each in shown])
         print_json(document | {"trace_sha256": outcome.trace_sha256})
@@ -240,7 +249,7 @@ def _run_many(
     plans = [(draw_plan(scenario, seed, depth), failure) for seed, failure in summary.failures]
     shown = [(plan, failure, _replay_command(scenario, plan)) for plan, failure in plans]
     if shrink and shown:
-        shown[0] = _shrink(*shown[0][:2])
+        shown[0] = _shrink(*shown[0])
     if as_json:
         failures = [failure_document(*each) for each in shown]
         print_json(summary_document(scenario.name, depth.value, summary, failures))
@@ -255,8 +264,8 @@ def _replay_command(scenario: Scenario, plan: Plan) -> str:
     return f"holloway simulate {shlex.quote(scenario.source)}{depth} --seed {plan.seed}"
 
 
-def _shrink(plan: Plan, failure: Failure) -> tuple[Plan, Failure, str]:
-    """Makes a plan small and writes it to a new file in the working directory."""
+def _shrink(plan: Plan, failure: Failure, replay: str) -> tuple[Plan, Failure, str]:
+    """Makes a plan small and writes it to a file in the working directory."""
     from holloway.simulations.plan import to_json
     from holloway.simulations.shrink import shrink
 
@@ -266,7 +275,11 @@ def _shrink(plan: Plan, failure: Failure) -> tuple[Plan, Failure, str]:
     )
     progress.end()
     path = f"{plan.scenario}-{plan.seed}.plan.json"
-    Path(path).write_text(to_json(small) + "\n", "utf-8")
+    try:
+        Path(path).write_text(to_json(small) + "\n", "utf-8")
+    except OSError as error:  # that must not cost what was found
+        print(f"the small plan could not be written to {path}: {error.strerror}", file=sys.stderr)
+        return plan, failure, replay
     return small, reason, f"holloway simulate replay {shlex.quote(path)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,12 +35,17 @@ class Files(NamedTuple):
         """
         from holloway.simulations.trace import Trace
 
+        names = [os.path.realpath(name) for name in self if name is not None]
+        if len(dict.fromkeys(names)) < len(names):
+            raise CommandFailedError(
+                "cannot write two things to one file", names[0], "name a file for each", ExitCode.USAGE
+            )
         with ExitStack() as stack:
             lines: IO[str] | None = None
             capture: Capture | None = None
             page: IO[str] | None = None
             if self.trace is not None:
-                lines = stack.enter_context(_open_text(self.trace, "w+"))
+                lines = stack.enter_context(_open_text(self.trace, "w" if self.html is None else "w+"))
             if self.html is not None:
                 page = stack.enter_context(_open_text(self.html, "w"))
                 if lines is None:

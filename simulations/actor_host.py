@@ -74,6 +74,8 @@ class Life:
         self.node: Node | None = None
         self.is_over = False
         self.is_counted = False
+        self.has_cause = False
+        """Whether a port of it was broken."""
         self.scope = trio.CancelScope()
         self.entropy = stream(host.world.plan.seed, host.name, "entropy", str(number)).randbytes
         self.ports = LifePorts(self)
@@ -142,6 +144,9 @@ class ActorHost(Host):
         self._by_key = {peer.static.public: peer.name for peer in peers}
         self._lives = 0
         self._woke_ns = -1
+        self.left_ns: int | None = None
+        """When it left in order; `None` while it runs, or when it died."""
+        self._stopping: dict[Life, int] = {}
         self._life: Life | None = None
 
     # Lives.
@@ -149,6 +154,7 @@ class ActorHost(Host):
     def boot(self, now_ns: int) -> None:
         """See `Host`."""
         self._lives += 1
+        self.left_ns = None
         life = self._life = Life(self, self._lives)
         if self.paused:
             self.world.freezer.freeze(life)
@@ -168,6 +174,7 @@ class ActorHost(Host):
                     await trio.sleep_forever()
             except (ChildStartError, IntensityExceeded) as ended:
                 error = ended
+        self._stopping.pop(life, None)
         if error is not None and not life.is_over:
             life.count()
             life.cut_off()
@@ -193,10 +200,13 @@ class ActorHost(Host):
         if (life := self._life) is not None:
             self._end(life)
             self._tell("node", "", "left")
+            if life.node is not None:  # one that was still starting may have to wait for its lease
+                self.left_ns = self.world.timeline.now_ns
             life.scope.cancel()
 
     def _end(self, life: Life) -> None:
         self._life = None
+        self._stopping[life] = self.world.timeline.now_ns
         life.count()
         self.world.freezer.thaw(life)
 
@@ -247,9 +257,15 @@ class ActorHost(Host):
     def break_port(self, bits: int) -> None:
         """See `Host`."""
         if self._life is not None:
+            self._life.has_cause = True
             self._tell("node", "", f"{self._life.ports.break_one(bits)} breaks")
 
     # What it is.
+
+    @property
+    def stopping_since_ns(self) -> int | None:
+        """Since when the slowest life that was told to stop is at it."""
+        return min(self._stopping.values(), default=None)
 
     @property
     def is_waking(self) -> bool:
@@ -295,16 +311,23 @@ class ActorHost(Host):
             case ChildExited(path, _, ended):
                 self._tell("actor", path, f"{ended.reason}{f': {brief(ended.error)}' if ended.error else ''}")
                 if ended.error is not None:
-                    self.world.check(no_actor_crashes, path, ended.error)
+                    self.world.check(no_actor_crashes, path, ended.error, self._has_cause(path))
             case ChildStartFailed(path, _, _, error):
                 self._tell("actor", path, f"did not start: {brief(error.__cause__ or error)}")
                 if isinstance(error.__cause__, Exception):
-                    self.world.check(no_actor_crashes, path, error.__cause__)
+                    self.world.check(no_actor_crashes, path, error.__cause__, self._has_cause(path))
             case ChildRestarting(path, _, delay_s, _):
                 self._tell("actor", path, f"restarts in {delay_s:.3f} s")
                 self.world.reached.reach("actor_restarted")
             case _:
                 pass
+
+    def _has_cause(self, path: str) -> bool:
+        """Whether something has befallen the node that actors at `path` may end of, or it is over anyway."""
+        life = PROCESS.get(None)
+        if not isinstance(life, Life) or life.is_over or life.is_counted or life.has_cause:
+            return True
+        return path.startswith("node.registry") and self.world.has_store_faults
 
     def _tell(self, kind: str, peer: str, what: str) -> None:
         self.world.record(self, kind, peer, json.dumps(what)[1:-1], 0 if self._life is None else self._life.cause)

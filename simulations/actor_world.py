@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,13 +24,15 @@ from holloway.simulations import determinism
 from holloway.simulations.actor_host import NETWORK, ActorHost, Life
 from holloway.simulations.determinism import PROCESS, STEPS_PER_INSTANT, Freezer, NoNames, Steps
 from holloway.simulations.errors import PropertyViolated
-from holloway.simulations.faults import Fault
+from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.identities import Identity
 from holloway.simulations.oracles import (
     Calm,
     addresses_have_one_holder,
     deadlines_are_kept,
     hold,
+    leaving_frees_the_name,
+    stopping_ends,
     tables_are_bounded,
     time_moves,
 )
@@ -59,6 +62,7 @@ class ActorWorld(World):
         self.forged: dict[bytes, None] = {}
         """Datagrams that are not as a peer made them."""
         self.store: Store | None = None
+        self.has_store_faults = any(KINDS[fault.kind].scope is Scope.STORE for fault in plan.faults)
         super().__init__(plan, self._pump, trace, capture)
         if plan.registry is not None:
             meeting = plan.registry
@@ -78,9 +82,10 @@ class ActorWorld(World):
         """See `World`."""
         steps = Steps(is_hashing=self.trace is not None, stuck=self._stuck)
         try:
-            determinism.run(self.plan.seed, self._main, progress, steps=steps)
+            with self._logged():
+                determinism.run(self.plan.seed, self._main, progress, steps=steps)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise self._broken or _first(group) from None
         if self.trace is not None:
             self.trace.add(self.timeline.now_ns, "world", "steps", "", steps.count, 0, steps.digest())
         if self._broken is not None:
@@ -91,7 +96,7 @@ class ActorWorld(World):
         self.freezer = Freezer()
         self._pump.start()
         async with trio.open_nursery() as self.nursery:
-            with watched_sessions(), self._logged():
+            with watched_sessions():
                 try:
                     self.populate()
                     await self._pass_time(progress)
@@ -120,7 +125,11 @@ class ActorWorld(World):
                     hold(deadlines_are_kept, session.next_timeout(), now_s, host.name)
                 if (demux := host.demux()) is not None:
                     hold(tables_are_bounded, demux, len(self.plan.nodes) - 1)
+            hold(stopping_ends, host.stopping_since_ns, self.timeline.now_ns, host.name)
         if self.store is not None:
+            members = self.store.members(NETWORK)
+            for host in self.hosts.values():
+                hold(leaving_frees_the_name, host.left_ns, self.timeline.now_ns, host.name, members)
             hold(addresses_have_one_holder, self.store.members(NETWORK), self.store.addresses(NETWORK))
 
     def _end(self) -> None:
@@ -176,13 +185,10 @@ class ActorWorld(World):
 
     def calm(self) -> Calm:
         """See `World`."""
-        calm = super().calm()
         if self.store is None:
-            return calm
-        return Calm(
-            unheard=calm.unheard,
-            waiting=calm.waiting,
-            endpoints=calm.endpoints,
+            return super().calm()
+        return replace(
+            super().calm(),
             published=tuple(self.store.members(NETWORK)),
             known={name: host.known() for name, host in self.hosts.items()},
         )
@@ -196,6 +202,8 @@ class ActorWorld(World):
         """See `World`."""
         assert self.store is not None, "a plan without a registry has no such fault"
         self.store.begin(fault)
+        for host in self.hosts.values():
+            host.left_ns = None  # what it said on leaving may have been lost
 
     def store_recovers(self, fault: Fault) -> None:
         """See `World`."""

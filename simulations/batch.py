@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from holloway.simulations.trace import Trace
 MAX_FAILURES_KEPT = 20
 """Failures beyond these are counted only."""
 MAX_JOBS = 64
+ORPHANED_WITHIN_S = 0.5
 _SEEDS_PER_TASK = 4
 _TASKS_AHEAD = 4  # for each process: enough to keep it busy, few enough to stop soon
 
@@ -146,11 +148,12 @@ def _in_processes(work: _Work, seeds: range, jobs: int) -> Iterator[tuple[int, O
     step = max(1, min(_SEEDS_PER_TASK, -(-len(seeds) // jobs)))
     tasks = iter([seeds[at : at + step] for at in range(0, len(seeds), step)])
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow_the_parent, initargs=(os.getpid(),))
     waiting: deque[Future[list[tuple[int, Outcome]]]] = deque()
     try:
         for task in tasks:
-            waiting.append(pool.submit(_run_task, work, task))
+            with _interrupts_blocked():
+                waiting.append(pool.submit(_run_task, work, task))
             if len(waiting) >= jobs * _TASKS_AHEAD:
                 yield from waiting.popleft().result()
         while waiting:
@@ -168,8 +171,26 @@ def _run_task(work: _Work, seeds: range) -> list[tuple[int, Outcome]]:
     return [(seed, work.run(seed)) for seed in seeds]
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent(parent: int) -> None:
+    """Leave interruptions to the parent, and do not outlive it, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHANED_WITHIN_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A process that starts in here is not interrupted before it can say what it does then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

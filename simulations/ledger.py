@@ -7,7 +7,7 @@ when packets are made.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -53,18 +53,35 @@ class Ledger:
         self.count = 0
         self.delivered_total = 0
         self._on_their_way: dict[int, tuple[bytes, str, str]] = {}
+        self._stolen: dict[int, None] = {}
         self._delivered: dict[int, None] = {}
 
     def make(
-        self, purpose: Purpose, size: int, source: bytes, destination: bytes, *, maker: str, addressee: str
+        self,
+        purpose: Purpose,
+        size: int,
+        source: bytes,
+        destination: bytes,
+        *,
+        maker: str,
+        addressee: str,
+        is_stolen: bool = False,
     ) -> bytes:
-        """A new IPv4 packet of `size` bytes, made on the node `maker`, that is to be sealed for the node `addressee`."""
+        """A new IPv4 packet of `size` bytes, made on the node `maker`, that is to be sealed for the node `addressee`.
+        `is_stolen`: with an address that is not its own, so that it should not arrive.
+        """
         serial = self.count
         self.count += 1
+        if is_stolen:
+            self._stolen[serial] = None
         header = _HEADER.pack(0x45, 0, size, 0, 0, 64, _EXPERIMENTAL_PROTOCOL, 0, source, destination)
         packet = (header + _TAIL.pack(purpose, serial) + MARKER).ljust(size, bytes((_FILLER,)))
         self._on_their_way[serial] = (packet, maker, addressee)
         return packet
+
+    def missing(self, serials: Iterable[int]) -> list[int]:
+        """Those of these packets that have not come out, and should have."""
+        return [serial for serial in serials if serial in self._on_their_way and serial not in self._stolen]
 
     def deliver(
         self,

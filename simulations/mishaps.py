@@ -133,7 +133,7 @@ class Mishaps:
         message = macs.append(head + dice.randbytes(initiation_bytes(suite) - len(head) - _MACS_BYTES), 0.0)
         number = below(dice.getrandbits(64), int(fault.values["sources"]))
         source = (f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 1099)
-        world.inject(message, source, host.public, is_forged=True)
+        world.flood(message, source, host.public)
         world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, host, dice, macs)
 
     def _replay(self, listener: Listener) -> None:

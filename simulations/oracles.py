@@ -28,6 +28,9 @@ from holloway.supervisor.errors import brief, leaves
 MARKER = b"never in the clear"
 """Stands in every inner packet, and so never in a datagram."""
 
+STOPS_WITHIN_NS = 15 * 10**9
+LEAVES_WITHIN_NS = 2 * 10**9
+
 Snapshot: TypeAlias = tuple[object, ...]
 
 
@@ -161,6 +164,8 @@ class Calm:
     waiting: Mapping[tuple[str, str], int]
     endpoints: Mapping[tuple[str, str], tuple[Address | None, Address]]
     """For each pair (of, to): where `of` would send now, and where `to` is."""
+    lost: tuple[int, ...] = ()
+    """Packets that should have come out by now, and have not."""
     published: tuple[str, ...] = ()
     """Nodes whose records the registry has."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -190,6 +195,11 @@ def endpoints_are_true(calm: Calm) -> str | None:
         if believed != true:
             return f"{first} sends to {believed}, but {second} is at {true}"
     return None
+
+
+def nothing_is_lost(calm: Calm) -> str | None:
+    """From then on, and until shortly before the end, every packet comes out: new keys cost none."""
+    return f"{len(calm.lost)} packets never came out, the first is packet {calm.lost[0]}" if calm.lost else None
 
 
 def membership_is_equal(calm: Calm) -> str | None:
@@ -224,13 +234,34 @@ def addresses_have_one_holder(members: Mapping[str, bytes], addresses: Mapping[s
     return None
 
 
+def strangers_gain_nothing(balance: int, node: str) -> str | None:
+    """A stranger is sent no more bytes than he sent, so nobody is flooded through us."""
+    return f"{node} sent a stranger {-balance} bytes more than came from him" if balance < 0 else None
+
+
+def stopping_ends(since_ns: int | None, now_ns: int, node: str) -> str | None:
+    """A node that is told to stop has stopped within `STOPS_WITHIN_NS`."""
+    if since_ns is None or now_ns - since_ns <= STOPS_WITHIN_NS:
+        return None
+    return f"{node} is still stopping after {(now_ns - since_ns) / 1e9:.0f} s"
+
+
+def leaving_frees_the_name(left_ns: int | None, now_ns: int, node: str, members: Mapping[str, bytes]) -> str | None:
+    """The record of a node that left in order is gone within `LEAVES_WITHIN_NS`, and does not wait for its lease."""
+    if left_ns is None or now_ns - left_ns <= LEAVES_WITHIN_NS or node not in members:
+        return None
+    return f"the record of {node} is still there {(now_ns - left_ns) / 1e9:.0f} s after it left"
+
+
 def deadlines_are_kept(due_s: float | None, now_s: float, node: str) -> str | None:
     """Whoever owns a session looks at its deadline when it has come, and no later."""
     return f"{node} let a deadline pass, {now_s - due_s:.3f} s ago" if due_s is not None and due_s < now_s else None
 
 
-def no_actor_crashes(path: str, error: Exception) -> str | None:
-    """An actor ends by an error of its surroundings, which is a `PortError`, or not at all."""
+def no_actor_crashes(path: str, error: Exception, has_cause: bool) -> str | None:
+    """An actor ends by an error of its surroundings, which is a `PortError`, and only after a fault that is the cause."""
+    if not has_cause:
+        return f"{path} ended and nothing had befallen it: {brief(error)}"
     if all(isinstance(leaf, PortError | ChildStartError | IntensityExceeded) for leaf in leaves(error)):
         return None
     return f"{path} crashed: {brief(error)}"
@@ -260,6 +291,9 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             time_moves,
             addresses_have_one_holder,
             deadlines_are_kept,
+            strangers_gain_nothing,
+            stopping_ends,
+            leaving_frees_the_name,
             no_actor_crashes,
         )
     }
@@ -269,7 +303,7 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
 EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
     {
         promise.__name__: promise
-        for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true, membership_is_equal)
+        for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true, nothing_is_lost, membership_is_equal)
     }
 )
 """Checked by the time that a scenario sets."""

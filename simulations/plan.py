@@ -31,6 +31,7 @@ MIN_INNER_BYTES = 64
 MAX_INNER_BYTES = 1420
 MAX_NODES = 2000
 MAX_BURST = 128
+MAX_PACKETS_A_SECOND = 100_000
 MIN_LEASE_NS = 2 * 10**9
 MAX_LEASE_NS = 3600 * 10**9
 WORKLOADS: Mapping[str, str] = {
@@ -105,6 +106,20 @@ def actor_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: Iter
     ]
 
 
+def registry_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: Iterable[str]) -> list[str]:
+    """Of the faults, promises and places, those that there are only with a registry."""
+    return [
+        *(kind for kind in kinds if kind in KINDS and KINDS[kind].scope is Scope.STORE),
+        *(name for name in eventually if name in ACTORS_ONLY),
+        *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_registry),
+    ]
+
+
+def packets_a_second(workloads: Iterable[Workload], pairs: int) -> float:
+    """How many packets programs would send in each second of virtual time, answers left out."""
+    return sum(each.burst * 2 * (1 if each.ends else pairs) * 1e9 / each.every_ns for each in workloads)
+
+
 def to_json(plan: Plan) -> str:
     """The plan as JSON, one line."""
     return json.dumps({"schema": SCHEMA} | asdict(plan))
@@ -168,7 +183,10 @@ def _check(plan: Plan) -> None:
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
     )
     _require(reason is None, str(reason))
+    words = registry_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes)
+    _require(plan.registry is not None or not words, f"{', '.join(words)} without a registry")
     if plan.registry is not None:
+        _require(plan.keepalive_s == 0, "a keepalive for peers that are found in a registry")
         _require(MIN_LEASE_NS <= plan.registry.lease_ns <= MAX_LEASE_NS, "a wrong lease")
         _require(
             plan.registry.latency_low_ns <= plan.registry.latency_high_ns <= MAX_DURATION_NS,
@@ -196,6 +214,8 @@ def _check(plan: Plan) -> None:
         _require(is_within(workload.every_ns, Quantity.PAUSE) and 1 <= workload.burst <= MAX_BURST, "a wrong workload")
         _require(MIN_INNER_BYTES <= workload.size_low <= workload.size_high <= MAX_INNER_BYTES, "a wrong size")
         _require(not workload.ends or len(workload.ends) == 2, "ends that are no pair")
+    rate = packets_a_second(plan.workloads, len(plan.pairs))
+    _require(rate <= MAX_PACKETS_A_SECOND, f"{rate:.0f} packets a second, {MAX_PACKETS_A_SECOND} are allowed")
     for fault in plan.faults:
         kind = KINDS.get(fault.kind)
         _require(kind is not None, f"unknown fault {fault.kind!r}")

@@ -171,7 +171,9 @@ class Programs:
         others = [each.inner for name, each in world.hosts.items() if name not in (source, destination)]
         stolen = others[0] if others else FOREIGN
         ends = (stolen, peer.inner) if is_source else (host.inner, stolen)
-        packet = world.ledger.make(Purpose.ONE_WAY, MIN_INNER_BYTES, *ends, maker=source, addressee=destination)
+        packet = world.ledger.make(
+            Purpose.ONE_WAY, MIN_INNER_BYTES, *ends, maker=source, addressee=destination, is_stolen=True
+        )
         self._hand_in(host, destination, [packet], is_rogue=True)
 
     def _hand_in(self, host: Host, destination: str, packets: list[bytes], *, is_rogue: bool = False) -> None:

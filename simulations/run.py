@@ -70,7 +70,9 @@ def run_plan(
     capture: Capture | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Run `plan`. `progress` is told the virtual time now and then. Never raises for what the system under test does."""
+    """Run `plan`. `progress` is told the virtual time now and then. Never raises for what the system under test does,
+    and `OSError` for a file of the trace or the capture that cannot be written.
+    """
     began = time.perf_counter()
     failure = None
     world = None
@@ -81,6 +83,8 @@ def run_plan(
         failure = Failure(
             _verdict(broken.name), broken.name, broken.message, 0 if world is None else world.timeline.now_ns
         )
+    except OSError:
+        raise  # of a file that is written: nothing that is simulated touches one
     except Exception as error:  # noqa: BLE001 - whatever the system under test raises is what we are here to find
         failure = Failure(Verdict.CRASHED, CRASH, _place(error), 0 if world is None else world.timeline.now_ns)
     if trace is not None and failure is not None:

@@ -26,6 +26,7 @@ from holloway.simulations.plan import (
     MAX_INNER_BYTES,
     MAX_LEASE_NS,
     MAX_NODES,
+    MAX_PACKETS_A_SECOND,
     MIN_INNER_BYTES,
     MIN_LEASE_NS,
     NAME,
@@ -33,6 +34,8 @@ from holloway.simulations.plan import (
     Meeting,
     Workload,
     actor_words,
+    packets_a_second,
+    registry_words,
 )
 from holloway.simulations.quantities import Quantity, Range, WrongValueError
 from holloway.simulations.tables import Table, read_table
@@ -171,13 +174,16 @@ def read_scenario(text: str, source: str) -> Scenario:
     registry = None
     if "registry" in top.keys:
         registry = _registry(top.table("registry"))
-        if len(pairs) != len(nodes) * (len(nodes) - 1) // 2 or suite != "aes-gcm":
+        if len(pairs) != len(nodes) * (len(nodes) - 1) // 2:
+            top.refuse("topology", "a registry makes everybody a peer of everybody", "use a mesh")
+        if suite != "aes-gcm" or keepalive_s:
             top.refuse(
-                "topology", "a registry makes everybody a peer of everybody, with the suite aes-gcm", "use a mesh"
+                "session", "peers that are found in a registry have suite aes-gcm and no keepalive", "remove them"
             )
     else:
         top.table("registry")
-    faults = tuple(_fault(table, number, nodes) for number, table in enumerate(top.tables("fault"), 1))
+    healed_ns = duration_ns - calm_ns
+    faults = tuple(_fault(table, number, nodes, healed_ns) for number, table in enumerate(top.tables("fault"), 1))
     swarm = top.table("swarm")
     expect = top.table("expect")
     scenario = Scenario(
@@ -202,12 +208,25 @@ def read_scenario(text: str, source: str) -> Scenario:
     )
     for table in (swarm, expect, top):
         table.finish()
+    for ends in [fault.between for fault in faults] + [each.ends for each in scenario.workloads]:
+        if ends and ends not in pairs and ends[::-1] not in pairs:
+            top.refuse("topology", f"{ends[0]} and {ends[1]}, named by between, are no peers", "name two that are")
+    words = registry_words((fault.kind for fault in faults), scenario.eventually, scenario.sometimes)
+    if registry is None and words:
+        top.refuse(None, f"{', '.join(dict.fromkeys(words))}: only with a registry", "add a table [registry]")
+    rate = packets_a_second(scenario.workloads, len(pairs))
+    if rate > MAX_PACKETS_A_SECOND:
+        top.refuse(
+            "workload", f"{rate:.0f} packets a second of virtual time, {MAX_PACKETS_A_SECOND} are allowed", "send fewer"
+        )
     return scenario
 
 
 def _topology(table: Table) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], Range]:
     nodes = table.take("nodes", _nodes)
     shape = table.choice("shape", _SHAPES, "mesh")
+    if shape != "ring" and "degree" in table.keys:
+        table.refuse("degree", "only a ring has a degree", "remove it, or use a ring")
     degree = int(table.value("degree", Quantity.COUNT, "1"))
     latency = table.range("latency", Quantity.DURATION, "5ms..50ms")
     table.finish()
@@ -268,10 +287,11 @@ def _workload(table: Table, nodes: tuple[str, ...]) -> Workload:
     )
 
 
-def _fault(table: Table, number: int, nodes: tuple[str, ...]) -> FaultTable:
+def _fault(table: Table, number: int, nodes: tuple[str, ...], healed_ns: int) -> FaultTable:
     name = table.choice("kind", KINDS)
     kind = KINDS[name]
     is_links = kind.scope is Scope.LINKS
+    is_sided = "side" in table.keys
     times = table.range("times", Quantity.COUNT, "1")
     if times.high > MAX_FAULT_TIMES:
         table.refuse("times", f"a fault comes {MAX_FAULT_TIMES} times at most", "change times")
@@ -289,9 +309,17 @@ def _fault(table: Table, number: int, nodes: tuple[str, ...]) -> FaultTable:
     table.finish()
     if fault.nodes and fault.between:
         table.refuse("between", "nodes and between exclude each other", "remove one of them")
+    if fault.at.high >= healed_ns:
+        table.refuse(
+            "at", "it would begin in the calm, where there is no fault", "let it begin sooner, or shorten the calm"
+        )
     side = fault.values.get("side")
-    if side is not None and side.high >= len(nodes):
-        table.refuse("side", f"of {len(nodes)} nodes", "leave a node on the other side")
+    if side is not None and (is_sided and fault.nodes):
+        table.refuse("side", "side and nodes exclude each other", "remove one of them")
+    if side is not None and (side.high >= len(nodes) or len(fault.nodes) == len(nodes)):
+        table.refuse(
+            "side", f"nobody of {len(nodes)} nodes is left on the other side", "leave a node on the other side"
+        )
     return fault
 
 
@@ -330,8 +358,11 @@ def _nodes(value: object) -> tuple[str, ...]:
 def _some(value: object, nodes: tuple[str, ...]) -> tuple[str, ...]:
     if value == "all":
         return nodes
-    if not isinstance(value, list) or not value or not all(each in nodes for each in value):
+    if not isinstance(value, list) or not value:
         raise WrongValueError('expected a list of nodes, or "all"')
+    for each in value:
+        if each not in nodes:
+            raise WrongValueError(f"there is no node {each!r}; the nodes are {', '.join(nodes[:20])}")
     return tuple(str(each) for each in dict.fromkeys(value))
 
 

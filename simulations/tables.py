@@ -17,6 +17,9 @@ from holloway.simulations.quantities import Quantity, Range, Value, WrongValueEr
 
 T = TypeVar("T")
 
+_MISSPELT = 0.8
+"""How near a key that nobody knows must be to one that is missing, to be taken for it."""
+
 
 class Table:
     """One table of a scenario. Take what it has, then `finish`."""
@@ -31,6 +34,9 @@ class Table:
         """The value of `key` as `read` understands it, which raises `ValueError` for a wrong one."""
         self._known.append(key)
         if key not in self._values:
+            near = difflib.get_close_matches(key, self._values, n=1, cutoff=_MISSPELT) if default is None else []
+            if near:
+                self.refuse(near[0], f"unknown key {near[0]!r}", f"did you mean {key}?")
             if default is None:
                 self.refuse(None, f"{key} is missing", f"add {key} = … to {self._label()}")
             return default
@@ -77,6 +83,9 @@ class Table:
     def table(self, key: str) -> Table:
         """A table inside; empty when it is not there."""
         nothing: dict[str, Any] = {}
+        near = difflib.get_close_matches(key, self._values, n=1, cutoff=_MISSPELT)
+        if key not in self._values and near:
+            self.refuse(near[0], f"unknown key {near[0]!r}", f"did you mean {key}?")
         values = self.take(key, _table, nothing)
         return Table(values, self._source, self._lines, (*self._path, key))
 
@@ -104,7 +113,7 @@ class Table:
         """Raises `ScenarioError` at the line of `key`, or of the table."""
         path = self._path if key is None else (*self._path, key)
         line = self._lines.get(path, 1)
-        place = ".".join(str(part) for part in path) or "the scenario"
+        place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in path) or "the scenario"
         raise ScenarioError(f"{self._source}:{line}: {place}", why, fix)
 
     def _label(self) -> str:

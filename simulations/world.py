@@ -23,7 +23,15 @@ from holloway.simulations.ledger import Delivered, Ledger
 from holloway.simulations.links import ActiveFaults, Link, Listener, Overheard
 from holloway.simulations.milestones import Reached
 from holloway.simulations.mishaps import Mishaps
-from holloway.simulations.oracles import EVENTUALLY, MARKER, Calm, hold, no_plaintext_on_the_wire
+from holloway.simulations.oracles import (
+    EVENTUALLY,
+    MARKER,
+    Calm,
+    hold,
+    no_plaintext_on_the_wire,
+    nothing_is_lost,
+    strangers_gain_nothing,
+)
 from holloway.simulations.plan import Plan
 from holloway.simulations.programs import Programs
 from holloway.simulations.trace import Trace
@@ -32,6 +40,8 @@ if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
 
 SECOND_NS = 10**9
+ON_THE_WAY_NS = 2 * SECOND_NS
+"""How long a packet may be on its way in the calm."""
 EVENTS_PER_SECOND = 2_000_000
 """Of virtual time, beyond which something keeps itself busy."""
 
@@ -106,8 +116,12 @@ class World(ABC):
         self.deliveries: list[Callable[[Host, str, Delivered], None]] = []
         """Programs that hear of every packet that comes out: (receiver, sender, packet)."""
         self._links: dict[tuple[str, str], Link] = {}
+        self._strangers: dict[Address, int] = {}
+        """By address, how many bytes more a stranger has sent than he was sent."""
         self._unheard: dict[tuple[str, str], None] | None = None
         self._first_after_healing = 0
+        self._first_expected = 0
+        self._expected = range(0)
         identities = {name: identity(plan.seed, number, name) for number, name in enumerate(plan.nodes)}
         peers: dict[str, list[Identity]] = {name: [] for name in plan.nodes}
         for first, second in plan.pairs:
@@ -159,6 +173,9 @@ class World(ABC):
             self.capture.wire(now_ns, sender.public, destination, datagram)
         if receiver is None:
             self._note("lost", sender.name, name, datagram, line, "unreachable")
+            if destination in self._strangers:
+                self._strangers[destination] -= len(datagram)
+                hold(strangers_gain_nothing, self._strangers[destination], sender.name)
             return
         ends = (sender.name, name)
         for listener in self.listeners:
@@ -176,6 +193,11 @@ class World(ABC):
         self.timeline.at(at_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
         for later_ns in fate.copies:
             self.timeline.at(at_ns + later_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
+
+    def flood(self, datagram: bytes, source: Address, destination: Address) -> None:
+        """A stranger sends a datagram of his own making."""
+        self._strangers[source] = self._strangers.get(source, 0) + len(datagram)
+        self.inject(datagram, source, destination, is_forged=True)
 
     def inject(self, datagram: bytes, source: Address, destination: Address, *, is_forged: bool) -> None:
         """Somebody who is no node, or is not where he says, sends a datagram, which arrives at once."""
@@ -232,11 +254,26 @@ class World(ABC):
         plan = self.plan
         self.programs.calm_down()
         self._first_after_healing = self.ledger.count
-        pairs = list(plan.pairs) + [(second, first) for first, second in plan.pairs]
-        self._unheard = dict.fromkeys(pairs)
+        self._unheard = dict.fromkeys(self._both_ways())
         self._probe()
         for name, within_ns in plan.eventually.items():
-            self.timeline.at(plan.healed_ns + within_ns, self._judge, name)
+            at_ns = plan.healed_ns + within_ns
+            if name == nothing_is_lost.__name__:
+                self.timeline.at(at_ns, self._expect_everything)
+                self.timeline.at(max(at_ns, plan.duration_ns - ON_THE_WAY_NS), self._expect_no_more)
+                at_ns = plan.duration_ns
+            self.timeline.at(at_ns, self._judge, name)
+
+    def _both_ways(self) -> list[tuple[str, str]]:
+        return list(self.plan.pairs) + [(second, first) for first, second in self.plan.pairs]
+
+    def _expect_everything(self) -> None:
+        """From now on every packet must come out."""
+        self._first_expected = self.ledger.count
+
+    def _expect_no_more(self) -> None:
+        """Those that are made now need not come out before the end."""
+        self._expected = range(self._first_expected, self.ledger.count)
 
     def _probe(self) -> None:
         """Programs on both sides try until they have heard each other."""
@@ -256,7 +293,11 @@ class World(ABC):
         return Calm(
             unheard=tuple(self._unheard or ()),
             waiting={pair: session.staged for pair, session in sessions.items()},
-            endpoints={pair: (session.endpoint, self.hosts[pair[1]].public) for pair, session in sessions.items()},
+            endpoints={
+                pair: (sessions[pair].endpoint if pair in sessions else None, self.hosts[pair[1]].public)
+                for pair in self._both_ways()
+            },
+            lost=tuple(self.ledger.missing(self._expected)),
         )
 
 

@@ -242,6 +242,39 @@ def test_a_node_that_never_comes_to_rest_is_noticed(monkeypatch: pytest.MonkeyPa
     assert outcome.failure.property == "time_moves"
 
 
+def test_an_actor_that_ends_for_no_reason_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from holloway.protocols.errors import PortError
+
+    def offer(endpoint: UdpEndpoint, arrivals: object) -> None:
+        raise PortError("the socket broke", "for no reason")
+
+    monkeypatch.setattr(UdpEndpoint, "_offer", offer)
+    outcome = run_plan(plan(TOLD))
+    assert outcome.failure is not None
+    assert outcome.failure.property == "no_actor_crashes"
+    assert "nothing had befallen it" in outcome.failure.message
+
+
+def test_a_node_that_does_not_stop_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = PeerSession.close
+
+    async def run(peer: PeerSession, task_status: Any) -> None:
+        import trio
+
+        task_status.started(peer)
+        try:
+            await trio.sleep_forever()
+        finally:
+            close(peer)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1000)
+
+    monkeypatch.setattr(PeerSession, "run", run)
+    outcome = run_plan(plan(TOLD, fault("crash", 2, 4, "a")))
+    assert outcome.failure is not None
+    assert outcome.failure.property == "stopping_ends"
+
+
 def test_a_bug_of_the_simulator_itself_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fall(*_: object) -> None:
         raise RuntimeError("the simulator fell over")

@@ -127,9 +127,9 @@ NODES = "[topology]\nnodes = 2\n"
     [
         ("version = one\n", ["x.toml is not TOML"]),
         (HEAD + NODES + 'latancy = "1ms"\n', ["x.toml:8: topology.latancy", "did you mean latency?"]),
-        (HEAD + NODES + '[[fault]]\nkind = "los"\n', ["x.toml:9: fault.0.kind", "did you mean 'loss'?"]),
-        (HEAD + NODES + '[[fault]]\nkind = "loss"\n', ["x.toml:8: fault.0", "probability is missing"]),
-        (HEAD + NODES + '[[workload]]\nkind = "ping"\nevery = "5"\n', ["x.toml:10: workload.0.every", "the units are"]),
+        (HEAD + NODES + '[[fault]]\nkind = "los"\n', ["x.toml:9: fault.1.kind", "did you mean 'loss'?"]),
+        (HEAD + NODES + '[[fault]]\nkind = "loss"\n', ["x.toml:8: fault.1", "probability is missing"]),
+        (HEAD + NODES + '[[workload]]\nkind = "ping"\nevery = "5"\n', ["x.toml:10: workload.1.every", "the units are"]),
         (HEAD + NODES + '[expect]\nsometimes = ["gave_upp"]\n', ["x.toml:9: expect.sometimes", "'gave_up'"]),
         (HEAD + NODES + '[expect.eventually]\nnothing_waits = "3s"\n', ["x.toml:9", "within the calm"]),
         (HEAD.replace("1", "2") + NODES, ["x.toml:1: version", "version = 1"]),
@@ -336,6 +336,24 @@ def test_whole_nodes_are_simulated_when_asked_for_or_when_only_they_can(simulate
         (("x.toml",), QUIET.replace("nodes = 2", 'nodes = 3\nshape = "star"') + "[registry]\n", "peer of everybody"),
         (("x.toml",), REGISTRY.replace('"3s"', '"1s"'), "from 2s to 1h"),
         (("x.toml",), REGISTRY.replace("lease", "leaze"), "did you mean lease?"),
+        (("x.toml",), REGISTRY + '[session]\nkeepalive = "5s"\n', "no keepalive"),
+        (("x.toml",), REGISTRY + '[session]\nsuite = "wireguard"\n', "suite aes-gcm"),
+        (("x.toml",), QUIET + '[expect]\nsometimes = ["lease_retaken"]\n', "lease_retaken: only with a registry"),
+        (("x.toml",), QUIET + '[[fault]]\nkind = "disk_full"\n', "disk_full: only with a registry"),
+        (("x.toml",), QUIET + '[[fault]]\nkind = "loss"\nprobability = 0.1\nat = "1s..2s"\n', "begin in the calm"),
+        (("x.toml",), QUIET + '[[fault]]\nkind = "partition"\nnodes = "all"\n', "nobody of 2 nodes is left"),
+        (("x.toml",), QUIET + '[[fault]]\nkind = "partition"\nnodes = ["n1"]\nside = 1\n', "exclude each other"),
+        (("x.toml",), QUIET + '[[fault]]\nkind = "restart"\nnodes = ["n3"]\n', "there is no node 'n3'"),
+        (("x.toml",), QUIET.replace("nodes = 2", "nodes = 2\ndegree = 1"), "only a ring has a degree"),
+        (("x.toml",), QUIET.replace("500ms", "10us"), "a duration of 100us or more"),
+        (("x.toml",), QUIET.replace("500ms", '100us"\nburst = "100'), "packets a second"),
+        (("x.toml",), QUIET.replace("duration", "duratoin"), "did you mean duration?"),
+        (("x.toml",), QUIET.replace("[topology]", "[toplogy]"), "did you mean topology?"),
+        (
+            ("x.toml",),
+            QUIET.replace("nodes = 2", 'nodes = 3\nshape = "star"').replace("500ms", '500ms"\nbetween = ["n2", "n3"]#'),
+            "are no peers",
+        ),
     ],
 )
 def test_2_for_a_depth_or_a_registry_that_cannot_be(
@@ -392,6 +410,57 @@ def test_page_packets_and_trace_of_one_run_are_written(simulate: Call, tmp_path:
     assert "holloway simulate x.toml --seed 1" in (tmp_path / "run.html").read_text()
     assert (tmp_path / "run.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
     assert (tmp_path / "run.jsonl").read_text().startswith('{"t":0,')
+
+
+def test_74_when_what_was_found_cannot_be_written(simulate: Call, tmp_path: Path) -> None:
+    simulate("x.toml")
+    for words in (["x.toml", "--seed", "1", "--trace", "/dev/full"], ["x.toml", "--seed", "1", "--pcap", "/dev/full"]):
+        done = subprocess.run(
+            [*HOLLOWAY, "simulate", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 74
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*HOLLOWAY, "simulate", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 74
+
+
+def test_2_for_two_things_in_one_file(simulate: Call) -> None:
+    code, _, err = simulate("x.toml", "--seed", "1", "--trace", "run.x", "--pcap", "./run.x")
+    assert code == 2
+    assert "two things to one file" in err
+
+
+def test_a_small_plan_that_cannot_be_written_does_not_cost_what_was_found(simulate: Call, tmp_path: Path) -> None:
+    (tmp_path / "quiet-0.plan.json").mkdir()
+    text = QUIET + '[expect]\neventually = { all_pairs_reachable = "1ms" }\n'
+    code, out, err = simulate("x.toml", "--seed", "0", "--shrink", text=text)
+    assert code == 3
+    assert "all_pairs_reachable" in out
+    assert out.splitlines()[-1] == "  replay: holloway simulate x.toml --seed 0"
+    assert "could not be written to quiet-0.plan.json" in err
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(simulate: Call, tmp_path: Path) -> None:
+    simulate("x.toml", text=QUIET.replace('"4s"', '"400s"'))
+    words = [*HOLLOWAY, "simulate", "x.toml", "--seeds", "0..9999", "--jobs", "2"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        children: list[int] = []
+        for _ in range(300):
+            children = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+            if len(children) >= 3:  # two workers, and who keeps count of what they share
+                break
+            time.sleep(0.1)
+        assert len(children) >= 3
+        parent.kill()
+    for _ in range(300):
+        if not any(Path(f"/proc/{pid}").exists() for pid in children):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there: {children}")
 
 
 @pytest.mark.parametrize("option", ["--html", "--pcap", "--trace"])
