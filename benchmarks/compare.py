@@ -1,7 +1,8 @@
 """`./run bench`: Holloway beside the peers that are installed, in interleaved rounds on one machine.
 
-Two namespaces and a veth pair; every system gets the same turn in every round, and ratios are medians of ratios within a
-round, because the speed of a shared machine moves from second to second and absolute numbers mean little.
+Two namespaces and a veth pair; every system gets a turn in every round, and a ratio is taken within a round, because the
+speed of a shared machine moves from second to second and absolute numbers mean little. Responsible for options, turns and
+output; how a system is set up, measured, summed up and shown is for the modules beside this one.
 """
 
 from __future__ import annotations
@@ -9,142 +10,191 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import platform
 import shutil
-import statistics
-import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from namespaces import Namespace, namespaces, run_in, start_in, why_not
-from overlays import OVERLAYS, Overlay, versions
+from chart import draw
+from interrupts import Interrupts
+from measuring import Sample, measure
+from metrics import METRICS
+from namespaces import namespaces, why_not
+from overlays import version_of
+from summary import SCHEMA, summarise
+from systems import SYSTEMS
+from table import render
 
-SCHEMA = "holloway.bench/1"
-METRICS = {
-    "tcp1_gbit": "TCP, one stream, Gbit/s",
-    "tcp4_gbit": "TCP, four streams, Gbit/s",
-    "cpu_s_per_gb": "CPU seconds a GB, both ends",
-    "udp64_kpps": "64-byte UDP, thousand packets/s",
-    "rtt_idle_ms": "round trip, idle, ms",
-    "rtt_loaded_ms": "round trip under one stream, ms",
-    "rss_mb": "memory of one end, MB",
-}
-TICKS = os.sysconf("SC_CLK_TCK")
+DEFAULT_REFERENCE = "wireguard-go"
+RUNS, OVERHEAD_S = 4, 5.0  # of a turn: runs of the chosen length, and everything else
+UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+WRONG_INPUT = 65  # EX_DATAERR
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each TCP run")
-    parser.add_argument(
-        "--only", action="append", choices=sorted(OVERLAYS), help="a system to measure; may be repeated"
+    options = parse()
+    if options.list:
+        for system in SYSTEMS.values():
+            state = f"not installed: {system.missing}" if system.missing else system.tell_version() or ""
+            print(f"{system.name:31} {system.what:58} {state}".rstrip())
+        return 0
+    if options.chart:
+        return chart_of(*options.chart)
+    names = [name for name in options.only or SYSTEMS if not SYSTEMS[name].missing]
+    absent = {name: missing for name in options.only or SYSTEMS if (missing := SYSTEMS[name].missing)}
+    for name, fix in absent.items():
+        print(f"{name} is not installed and left out: {fix}", file=sys.stderr)
+    if reason := why_not():
+        return fail("the benchmark cannot run", reason, "see above")
+    for program, package in (("iperf3", "iperf3"), ("ping", "iputils-ping")):
+        if not shutil.which(program):
+            return fail("the benchmark cannot run", f"{program} is missing", f"sudo apt-get install {package}")
+    if not names:
+        return fail("there is nothing to measure", "none of the systems is installed", "; ".join(absent.values()))
+    about = {"seconds": options.seconds, "versions": versions(names), "machine": machine(), "absent": absent}
+    samples = take_turns(names, rounds=options.rounds, seconds=options.seconds)
+    result = summarise(samples, rounds=options.rounds, references=options.reference, about=about)
+    print(json.dumps(result) if options.json else render(result), flush=True)
+    if options.svg:
+        options.svg.write_text(draw(result), encoding="utf-8")
+    return 0 if any(sample.metrics for sample in samples) else 1
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, checked. Ends the program with 2 where they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="./run bench", description="Measure Holloway beside the overlay networks that are installed."
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object (holloway.bench/1)")
-    options = parser.parse_args()
-    reason = why_not() or ("iperf3 is missing: sudo apt-get install iperf3" if not shutil.which("iperf3") else None)
-    if reason:
-        print(f"error: the benchmark cannot run\nwhy:   {reason}\nfix:   see above", file=sys.stderr)
-        return 1
-    names = options.only or list(OVERLAYS)
-    samples: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in names:
-            print(f"round {number + 1} of {options.rounds}: {name} ...", file=sys.stderr)
-            with namespaces(2) as (left, right), OVERLAYS[name](left, right) as overlay:
-                samples[name].append(measure(overlay, left, right, options.seconds))
-    result = summarise(samples, options.rounds)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print_table(result)
+    parser.add_argument("--rounds", type=positive_int, default=3, help="turns that each system gets (default 3)")
+    parser.add_argument("--seconds", type=positive, default=3.0, help="length of each run of iperf3 (default 3)")
+    parser.add_argument("--only", type=system_names, metavar="NAME,NAME", help="systems to measure (default: all)")
+    parser.add_argument(
+        "--reference",
+        type=reference,
+        action="append",
+        metavar="[METRIC=]NAME",
+        default=[],
+        help=f"system that ratios are taken to, for one metric or all (default {DEFAULT_REFERENCE}); may be repeated. "
+        f"Metrics: {', '.join(METRICS)}",
+    )
+    parser.add_argument("--json", action="store_true", help=f"print one JSON object ({SCHEMA})")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a bar chart too")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--list", action="store_true", help="tell what can be measured, and measure nothing")
+    other.add_argument("--chart", type=Path, nargs=2, metavar=("FROM.json", "FILE.svg"), help="draw an earlier result")
+    options = parser.parse_args(argv)
+    for target in (options.svg, options.chart and options.chart[1]):
+        if target and not target.absolute().parent.is_dir():
+            parser.error(f"{target}: there is no such folder")
+    measured = options.only or list(SYSTEMS)
+    chosen = dict.fromkeys(METRICS, DEFAULT_REFERENCE)
+    for metrics, name in options.reference:
+        if name not in measured:
+            parser.error(f"--reference {name}: it is not among the systems that --only names")
+        chosen.update(dict.fromkeys(metrics, name))
+    options.reference = chosen
+    return options
+
+
+def take_turns(names: Sequence[str], *, rounds: int, seconds: float) -> list[Sample]:
+    """Measure every system in every round. Each round begins with another system, so that none always follows the same."""
+    minutes = rounds * len(names) * (RUNS * seconds + OVERHEAD_S) / 60
+    print(f"{rounds} rounds of {len(names)} systems, about {max(1, round(minutes))} min", file=sys.stderr)
+    interrupts = Interrupts()
+    samples: list[Sample] = []
+    for number in range(1, rounds + 1):
+        first = (number - 1) % len(names)
+        for name in [*names[first:], *names[:first]]:
+            print(f"round {number} of {rounds}: {name} ...", file=sys.stderr, flush=True)
+            with (
+                tempfile.TemporaryDirectory(prefix="holloway-bench-") as folder,
+                namespaces(2) as (left, right),
+                interrupts.allowed(),
+            ):
+                sample = measure(SYSTEMS[name], (left, right), Path(folder), number=number, seconds=seconds)
+            for error in sample.errors:
+                print(f"  failed: {error}", file=sys.stderr)
+            samples.append(sample)
+    return samples
+
+
+def chart_of(source: Path, target: Path) -> int:
+    """Draw the chart of a result that was kept."""
+    try:
+        result = json.loads(source.read_text(encoding="utf-8"))
+        if result.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is {result.get('schema')!r}")
+        drawn = draw(result)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return fail(f"{source} cannot be drawn", f"{error}", "give what ./run bench --json printed", WRONG_INPUT)
+    target.write_text(drawn, encoding="utf-8")
     return 0
 
 
-def measure(overlay: Overlay, left: Namespace, right: Namespace, seconds: float) -> dict[str, float]:
-    """All metrics of one system in one round."""
-    server = start_in(right, ["iperf3", "-s", "--forceflush"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(0.3)
-    run_in(left, ["ping", "-c", "2", "-i", "0.2", "-W", "5", overlay.target])
-    found: dict[str, float] = {"rtt_idle_ms": ping(left, overlay.target, 250, 0.004)}
-    before = cpu(overlay)
-    one = iperf(left, overlay.target, seconds)
-    found["cpu_s_per_gb"] = (cpu(overlay) - before) / (one["end"]["sum_received"]["bytes"] / 1e9)
-    found["tcp1_gbit"] = one["end"]["sum_received"]["bits_per_second"] / 1e9
-    found["tcp4_gbit"] = iperf(left, overlay.target, seconds, "-P", "4")["end"]["sum_received"]["bits_per_second"] / 1e9
-    small = iperf(left, overlay.target, seconds, "-u", "-l", "22", "-b", "0")["end"]["sum"]  # 64 bytes with UDP and IP
-    found["udp64_kpps"] = small["packets"] * (1 - small["lost_percent"] / 100) / small["seconds"] / 1000
-    load = start_in(
-        left,
-        ["iperf3", "-c", overlay.target, "-t", str(seconds + 1)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(0.5)
-    found["rtt_loaded_ms"] = ping(left, overlay.target, int(seconds / 0.015), 0.015)
-    load.terminate()
-    load.wait(10)
-    found["rss_mb"] = rss(overlay)
-    server.terminate()
-    server.wait(10)
-    return found
+def versions(names: Sequence[str]) -> dict[str, str | None]:
+    """The versions of everything that takes part: `holloway` for all of its rows, each peer, and the tools."""
+    peers = {name: SYSTEMS[name].tell_version() for name in names if not name.startswith("holloway") and name != "raw"}
+    tools = {"python": platform.python_version(), "iperf3": version_of(["iperf3", "--version"])}
+    return {"holloway": SYSTEMS["holloway-aes-gcm"].tell_version(), **peers, **tools}
 
 
-def iperf(source: Namespace, target: str, seconds: float, *options: str) -> Any:
-    argv = ["iperf3", "-c", target, "-t", str(seconds), "-J", *options]
-    return json.loads(run_in(source, argv, timeout=seconds + 30).stdout)
-
-
-def ping(source: Namespace, target: str, count: int, interval_s: float) -> float:
-    """The median round trip in milliseconds."""
-    said = run_in(source, ["ping", "-c", str(count), "-i", str(interval_s), "-W", "2", target], check=False, timeout=60)
-    times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said.stdout)]
-    return statistics.median(times) if times else float("nan")
-
-
-def cpu(overlay: Overlay) -> float:
-    """CPU seconds that the processes of both ends have used, user and system."""
-    total = 0
-    for pid in overlay.pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
-def rss(overlay: Overlay) -> float:
-    sizes = [re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in overlay.pids]
-    return max((int(size[1]) / 1024 for size in sizes if size), default=0.0)
-
-
-def summarise(samples: dict[str, list[dict[str, float]]], rounds: int) -> dict[str, Any]:
-    """Medians of each system, and of its ratios to wireguard-go of the same round."""
-    systems = {
-        name: {metric: round(statistics.median(sample[metric] for sample in taken), 3) for metric in METRICS}
-        for name, taken in samples.items()
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the programs."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    return {
+        "kernel": platform.release(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu_model": model.partition(":")[2].strip(),
+        "tcp_congestion_control": CONGESTION.read_text().strip() if CONGESTION.exists() else None,
     }
-    ratios: dict[str, dict[str, float]] = {}
-    for name, taken in samples.items():
-        if name in ("raw", "wireguard-go") or "wireguard-go" not in samples:
-            continue
-        pairs = list(zip(taken, samples["wireguard-go"], strict=True))
-        ratios[f"{name}/wireguard-go"] = {
-            metric: round(statistics.median(ours[metric] / theirs[metric] for ours, theirs in pairs), 3)
-            for metric in METRICS
-        }
-    return {"schema": SCHEMA, "rounds": rounds, "versions": versions(), "systems": systems, "ratios": ratios}
 
 
-def print_table(result: dict[str, Any]) -> None:
-    columns = {**result["systems"], **result["ratios"]}
-    print(f"medians of {result['rounds']} interleaved rounds; ratios are medians within a round")
-    for metric, words in METRICS.items():
-        print(f"\n{words}")
-        for name, values in columns.items():
-            print(f"  {name:36} {values[metric]:10.3f}{' x' if '/' in name else ''}")
+def system_names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        known_system(name)
+    if not names:
+        raise argparse.ArgumentTypeError("name at least one system")
+    return list(dict.fromkeys(names))
+
+
+def reference(text: str) -> tuple[list[str], str]:
+    metric, found, name = text.rpartition("=")
+    if found and metric not in METRICS:
+        raise argparse.ArgumentTypeError(f"{metric!r} is none of {', '.join(METRICS)}")
+    return [metric] if found else list(METRICS), known_system(name)
+
+
+def known_system(name: str) -> str:
+    if name not in SYSTEMS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SYSTEMS)}")
+    return name
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than zero")
+    return value
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def fail(what: str, why: str, fix: str, code: int = UNAVAILABLE) -> int:
+    print(f"error: {what}\nwhy:   {why}\nfix:   {fix}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

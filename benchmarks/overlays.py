@@ -1,116 +1,124 @@
-"""The systems that are measured: each joins two hosts with an overlay, 10.98.0.1 to 10.98.0.2, and takes it down again.
+"""What a system under measurement is, and how to tell that it is up.
 
-Peers are configured as their documentation recommends, at the same inner MTU. Not responsible for what is measured.
+A system joins two hosts, 10.98.0.1 on the left and 10.98.0.2 on the right, all at the same inner MTU. Responsible for the
+words that the families of overlays share; not for any family's configuration, nor for what is measured. Processes are
+started through `namespaces.start_in`, so whoever owns the namespaces ends them, and files go into a folder that the
+caller removes: a family has nothing to take down itself.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from daemons import Daemon, KeyPair, Peer
 from namespaces import Namespace, run_in, start_in
 
 INNER = ("10.98.0.1", "10.98.0.2")
-MTU = 1420
+INNER_NETWORK = "10.98.0.0/24"
+MTU = 1420  # wireguard-go's default over Ethernet; every other system takes it too without outer fragments
 READY_TIMEOUT_S = 20.0
+TOLD_LINES = 2  # of a program's log, when it fails
+
+
+class OverlayFailed(Exception):
+    """A system did not come up, or a step of its measurement did not work. The text says why."""
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A system under measurement that is up. `target`: the far host's address. `pids`: its processes at both ends."""
+    """A system that was started. `target`: the far host's address. `processes`: its daemons at both ends. `log`: where
+    they write; None for the bare wire.
+    """
 
     target: str
-    pids: tuple[int, ...]
+    processes: tuple[subprocess.Popen[str], ...] = ()
+    log: Path | None = None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(process.pid for process in self.processes)
 
 
-def raw(left: Namespace, right: Namespace) -> Iterator[Overlay]:
-    """The underlay itself: the ceiling."""
-    yield Overlay(right.ipv4, ())
+Start: TypeAlias = Callable[[Namespace, Namespace, Path], Overlay]
 
 
-def holloway(suite: str) -> Callable[[Namespace, Namespace], Iterator[Overlay]]:
-    """Two nodes with one suite."""
+@dataclass(frozen=True)
+class System:
+    """A row of the benchmark. `start` takes the two hosts and an empty folder. `programs` must be on PATH; `package` has
+    them on Debian. `version`: a command whose output names the version.
+    """
 
-    def run(left: Namespace, right: Namespace) -> Iterator[Overlay]:
-        with tempfile.TemporaryDirectory(prefix="holloway-bench-") as folder:
-            nodes = [
-                Daemon(name=name, namespace=host, folder=Path(folder), addresses=(f"{address}/24",))
-                for name, host, address in (("a", left, INNER[0]), ("b", right, INNER[1]))
-            ]
-            for own, other in (nodes, nodes[::-1]):
-                peer = Peer(
-                    name=other.name,
-                    public=other.keys.public,
-                    allowed=(other.addresses[0].replace("/24", "/32"),),
-                    endpoint=f"{other.namespace.ipv4}:{other.port}",
-                    suite=suite,
-                )
-                own.peers.append(peer)
-            for node in nodes:
-                node.start()
-            nodes[0].wait_for_session("b")
-            yield Overlay(INNER[1], tuple(node.process.pid for node in nodes if node.process))
-            for node in nodes:
-                node.stop()
+    name: str
+    start: Start
+    what: str
+    programs: tuple[str, ...] = ()
+    package: str = ""
+    version: tuple[str, ...] = ()
 
-    return run
+    @property
+    def missing(self) -> str | None:
+        """How to install what is missing, or None."""
+        absent = any(shutil.which(program) is None for program in self.programs)
+        return f"sudo apt-get install {self.package}" if absent else None
+
+    def tell_version(self) -> str | None:
+        """The version number as the program gives it, or None."""
+        return version_of(self.version) if self.version and not self.missing else None
 
 
-def wireguard_go(left: Namespace, right: Namespace) -> Iterator[Overlay]:
-    """The installed wireguard-go at both ends."""
-    with tempfile.TemporaryDirectory(prefix="holloway-bench-") as folder:
-        keys = [KeyPair.fresh(), KeyPair.fresh()]
-        processes = []
-        for number, host in enumerate((left, right)):
-            device = f"wgb{os.getpid() % 100000}x{number}"
-            path = Path(folder, device)
-            path.touch(mode=0o600)
-            path.write_text(keys[number].private)
-            processes.append(
-                start_in(
-                    host,
-                    ["wireguard-go", "-f", device],
-                    env={**os.environ, "LOG_LEVEL": "error"},
-                    stderr=subprocess.DEVNULL,
-                )
-            )
-            control = Path("/var/run/wireguard", f"{device}.sock")
-            until = time.monotonic() + READY_TIMEOUT_S
-            while not control.exists() and time.monotonic() < until:
-                time.sleep(0.02)
-            other = (right, left)[number]
-            setup = f"wg set {device} private-key {path} listen-port 51820 peer {keys[1 - number].public}"
-            run_in(host, [*setup.split(), "allowed-ips", f"{INNER[1 - number]}/32", "endpoint", f"{other.ipv4}:51820"])
-            run_in(host, ["ip", "address", "add", f"{INNER[number]}/24", "dev", device])
-            run_in(host, ["ip", "link", "set", device, "mtu", str(MTU), "up"])
-        yield Overlay(INNER[1], tuple(process.pid for process in processes))
-        for process in processes:
-            process.terminate()
-            process.wait(10)
+def version_of(argv: Sequence[str]) -> str | None:
+    """The first thing that looks like a version in what a program prints."""
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\d+(?:\.\d+)+[\w.+-]*", said.stdout + said.stderr)
+    return found[0] if found else None
 
 
-Join: TypeAlias = Callable[[Namespace, Namespace], AbstractContextManager[Overlay]]
-OVERLAYS: dict[str, Join] = {
-    "raw": contextmanager(raw),
-    "holloway-aes-gcm": contextmanager(holloway("aes-gcm")),
-    "holloway-wireguard": contextmanager(holloway("wireguard")),
-}
-if shutil.which("wireguard-go") and shutil.which("wg"):
-    OVERLAYS["wireguard-go"] = contextmanager(wireguard_go)
+def start_daemon(host: Namespace, argv: Sequence[str], log: Path) -> subprocess.Popen[str]:
+    """Start a program whose output goes to the end of `log`."""
+    with log.open("a") as output:
+        return start_in(host, argv, stdout=output, stderr=output)
 
 
-def versions() -> dict[str, str]:
-    """What was measured against."""
-    if "wireguard-go" not in OVERLAYS:
-        return {}
-    said = subprocess.run(["wireguard-go", "--version"], capture_output=True, text=True, check=False).stdout
-    return {"wireguard-go": said.splitlines()[0] if said else "unknown"}
+def give_address(host: Namespace, device: str, number: int) -> None:
+    """Give a TUN device its inner address and MTU, and take it up."""
+    run_in(host, ["ip", "address", "add", f"{INNER[number]}/24", "dev", device])
+    run_in(host, ["ip", "link", "set", device, "mtu", str(MTU), "up"])
+
+
+def wait_for(holds: Callable[[], bool], what: str, log: Path | None = None) -> None:
+    """Wait for a condition. Raises `OverlayFailed` with the end of `log` after `READY_TIMEOUT_S`."""
+    until = time.monotonic() + READY_TIMEOUT_S
+    while not holds():
+        if time.monotonic() > until:
+            raise OverlayFailed(f"waited {READY_TIMEOUT_S:.0f} s for {what}{last_words(log)}")
+        time.sleep(0.05)
+
+
+def wait_for_ping(overlay: Overlay, source: Namespace) -> None:
+    """Wait until a packet of the full inner MTU has gone there and back. Raises `OverlayFailed` when none does in time or
+    a daemon ends.
+    """
+    size = str(MTU - 28)  # the payload of an echo request without the IPv4 and ICMP headers
+
+    def passes() -> bool:
+        if any(process.poll() is not None for process in overlay.processes):
+            raise OverlayFailed(f"a daemon ended before a ping passed{last_words(overlay.log)}")
+        ping = ["ping", "-c", "1", "-W", "1", "-M", "do", "-s", size, overlay.target]
+        return run_in(source, ping, check=False).returncode == 0
+
+    wait_for(passes, "a ping to pass", overlay.log)
+
+
+def last_words(log: Path | None) -> str:
+    """The end of a log as a clause of an error message."""
+    lines = log.read_text(errors="replace").splitlines()[-TOLD_LINES:] if log and log.exists() else []
+    return "".join(f" | {line.strip()[:160]}" for line in lines)

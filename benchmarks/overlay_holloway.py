@@ -1,0 +1,56 @@
+"""Holloway's own rows: two nodes of this checkout for each suite, with and without the kernel's offloads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from daemons import HOLLOWAY, KeyPair
+from namespaces import Namespace
+from overlays import INNER, MTU, Overlay, Start, System, start_daemon
+
+PORT = 1099
+ROWS = (  # name, suite, offloads
+    ("holloway-aes-gcm", "aes-gcm", True),
+    ("holloway-wireguard", "wireguard", True),
+    ("holloway-aes-gcm-no-offloads", "aes-gcm", False),
+    ("holloway-wireguard-no-offloads", "wireguard", False),
+)
+
+
+def start(suite: str, *, offloads: bool) -> Start:
+    """Two nodes that know each other from their files."""
+
+    def run(left: Namespace, right: Namespace, folder: Path) -> Overlay:
+        hosts, keys, log = (left, right), (KeyPair.fresh(), KeyPair.fresh()), folder / "log"
+        processes: list[subprocess.Popen[str]] = []
+        for own, other in ((0, 1), (1, 0)):
+            key = folder / f"{own}.key"
+            key.touch(mode=0o600)
+            key.write_text(keys[own].private + "\n")
+            path = folder / f"{own}.toml"
+            path.write_text(
+                f'[node]\nname = "node{own}"\n'
+                f'[interface]\nname = "hw0"\naddresses = ["{INNER[own]}/24"]\nmtu = {MTU}\n'
+                f"offloads = {json.dumps(offloads)}\n"
+                f'[listen]\nport = {PORT}\n[session]\nprivate_key_file = "{key.name}"\n'
+                f'[[peer]]\nname = "node{other}"\npublic_key = "{keys[other].public}"\nsuite = "{suite}"\n'
+                f'allowed = ["{INNER[other]}/32"]\nendpoint = "{hosts[other].ipv4}:{PORT}"\n'
+                f'[control]\nsocket = "{folder / f"{own}.sock"}"\n'
+            )
+            processes.append(start_daemon(hosts[own], [*HOLLOWAY, "up", "-c", str(path)], log))
+        return Overlay(INNER[1], tuple(processes), log)
+
+    return run
+
+
+SYSTEMS = tuple(
+    System(
+        name,
+        start(suite, offloads=offloads),
+        f"Holloway, suite {suite}{'' if offloads else ', [interface] offloads = false'}",
+        version=(*HOLLOWAY, "--version"),
+    )
+    for name, suite, offloads in ROWS
+)
