@@ -13,19 +13,24 @@ from contextlib import AbstractAsyncContextManager
 from holloway.actors.netlink import open_netlink
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
 from holloway.actors.tun import open_tun
-from holloway.actors.udp import open_udp
+from holloway.actors.udp_binding import open_udp
 
 
 class KernelPorts(Ports):
-    """TUN, UDP, netlink, clock and randomness of this host. It holds no state: one serves any number of nodes."""
+    """TUN, UDP, netlink, clock and randomness of this host. Nothing in it changes: one serves any number of nodes."""
+
+    def __init__(self, *, offloads: bool = True) -> None:
+        """`offloads`: leave to the kernel, and take from it, what it grants; see `TunPort.offloads`."""
+        self._offloads = offloads
 
     def open_tun(self, name: str, mtu: int) -> TunPort:
         """See `Ports` and `open_tun`."""
-        return open_tun(name, mtu)
+        # Super-packets are taken once sessions carry them whole: cutting them in here costs more than the kernel's cutting.
+        return open_tun(name, mtu, offloads=self._offloads, receive_super=False)
 
     def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""
-        return list(open_udp(address, port))
+        return list(open_udp(address, port, offloads=self._offloads))
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""

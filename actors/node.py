@@ -204,6 +204,7 @@ class Node:
                 "pid": os.getpid(),
                 "version": program_version(),
                 "backend": "session",
+                "offloads": self._offloads(),
                 "registry": self._registry_status(),
             },
             "peers": [
@@ -227,6 +228,11 @@ class Node:
     def _listening(self) -> list[str]:
         udp: UdpEndpoint | None = self._running("dataplane.udp")
         return [format_address(address) for address in udp.listening] if udp else []
+
+    def _offloads(self) -> list[str]:
+        tun: TunPort | None = self._running("dataplane.tun")
+        udp: UdpEndpoint | None = self._running("dataplane.udp")
+        return [*(tun.offloads if tun else ()), *(udp.offloads if udp else ())]
 
     def _registry_status(self) -> dict[str, object] | None:
         if self.config.registry is None:
@@ -400,7 +406,7 @@ async def open_node(
     if ports is None:
         from holloway.actors.kernel import KernelPorts
 
-        ports = KernelPorts()
+        ports = KernelPorts(offloads=config.interface.offloads)
     network_secret = None
     if secrets.passphrase is not None:
         # Slow by design, so not in the event loop, nor something to wait for when nobody wants it any more.

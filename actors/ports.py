@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from typing import Protocol
+from struct import iter_unpack
+from typing import NamedTuple, Protocol
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.packets import Packet
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What one receive call gave: one datagram, or a run of equally long ones from one source (UDP GRO).
 
     `data` holds the datagrams back to back; `stride` is the length of each but the last, which may be shorter, and
@@ -39,9 +38,14 @@ class Arrival:
 
     def datagrams(self) -> list[bytes]:
         """The datagrams as separate `bytes`, in order of arrival. Never empty: an empty datagram is one too."""
-        if self.stride >= len(self.data):
-            return [bytes(self.data)]
-        return [bytes(self.data[at : at + self.stride]) for at in range(0, len(self.data), self.stride)]
+        data, stride = self.data, self.stride
+        if stride >= len(data):
+            return [bytes(data)]
+        whole = len(data) // stride * stride
+        datagrams = [each for (each,) in iter_unpack(f"{stride}s", data[:whole])]
+        if whole < len(data):
+            datagrams.append(bytes(data[whole:]))
+        return datagrams
 
 
 class TunPort(Protocol):
@@ -53,6 +57,14 @@ class TunPort(Protocol):
     name: str
     mtu: int
     drops: Counter[str]
+    offloads: tuple[str, ...] = ()
+    """What the host leaves to us and takes from us: `csum`, `tso4`, `tso6`, `uso4`, `uso6`. With none, `receive` gives
+    no super-packets."""
+
+    def set_local(self, addresses: Iterable[bytes]) -> None:
+        """The inner addresses of this host, 4 or 16 bytes each: packets to them end here, so that their checksums may be
+        left to the host. Until this is called no packet is taken for one.
+        """
 
     async def receive(self) -> list[Packet]:
         """Wait for the first packet, then take what is there up to a budget. Never returns an empty list.
@@ -75,6 +87,8 @@ class DatagramPort(Protocol):
 
     local: Address
     drops: Counter[str]
+    offloads: tuple[str, ...] = ()
+    """What it leaves to the host: `gso`, runs of datagrams in one call; `gro`, the same for what arrives."""
 
     async def receive(self) -> list[Arrival]:
         """Wait for the first datagram, then take what is there up to a budget. Never returns an empty list.

@@ -1,8 +1,8 @@
 """The kernel's TUN device behind `TunPort`.
 
-Responsible for making or attaching to the device, for whole packets in and out of its file descriptor, and for saying in
-three lines why the kernel would not give it. Not responsible for addresses, MTU and routes (`netlink`), for choosing a
-peer, or for looking into packets.
+Responsible for making or attaching to the device, for packets and super-packets in and out of its file descriptor, and for
+saying in three lines why the kernel would not give it. Not responsible for addresses, MTU and routes (`netlink`), for
+choosing a peer, or for looking into packets: what offloads ask of us is `tun_offload`.
 
 Source: Linux `Documentation/networking/tuntap.rst` and `include/uapi/linux/if_tun.h`.
 """
@@ -12,26 +12,36 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
 from holloway.actors.ports import TunPort, refusal
+from holloway.actors.tun_offload import (
+    IFF_VNET_HDR,
+    IFREQ,
+    Joiner,
+    agree,
+    arrived,
+    decline,
+    has_virtio_header,
+    pieces,
+)
 from holloway.protocols.errors import TunError
 from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.virtio import PLAIN, OffloadedPacket, offloaded
 
 CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
-TUNSETOFFLOAD = 0x400454D0
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
-IFREQ = struct.Struct("16sH22x")  # struct ifreq: name, flags, the rest of the union
 NAME_MAX_BYTES = 15  # IFNAMSIZ less its NUL
 
 RECEIVE_BUDGET = 128  # packets one `receive` takes before other tasks have their turn
-PACKET_SPACE = 65_536  # more than any IP packet, so that no MTU somebody sets later can cut one
+RECEIVE_BUDGET_BYTES = 256 * 1024  # so much, and it ends too: a super-packet is many packets to those who seal it
+PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU somebody sets later can cut one
+_TOO_MUCH_AT_ONCE = frozenset({errno.EINVAL, errno.ENOMEM, errno.ENOBUFS})  # of a super-packet: try its segments
 
 _OPEN_REFUSED = {
     errno.ENOENT: (
@@ -73,20 +83,33 @@ _ANY_REFUSED = {
 class KernelTun(TunPort):
     """A TUN device of the kernel by its file descriptor, which it owns from now on and makes non-blocking.
 
-    The descriptor must be attached already (`open_tun` does that; a privileged process may also hand one over), without
-    packet information and without a virtio header.
+    The descriptor must be attached already, without packet information (`open_tun` does that; a privileged process may
+    also hand one over). With a virtio header, every offload that the kernel grants is used.
     """
 
-    def __init__(self, descriptor: int, name: str, mtu: int) -> None:
+    def __init__(self, descriptor: int, name: str, mtu: int, *, receive_super: bool = True) -> None:
+        """`receive_super`: see `open_tun`. Raises `OSError` for a descriptor that is not attached."""
+        self._has_header = has_virtio_header(descriptor)
+        self.offloads: tuple[str, ...] = ()
+        if self._has_header:
+            self.offloads = agree(descriptor, receive_super=receive_super)
+        else:
+            decline(descriptor)
         os.set_blocking(descriptor, False)
         self.name = name
         self.mtu = mtu
         self.drops: Counter[str] = Counter()
         self._descriptor = descriptor
+        self._joiner = Joiner()
         self._more = False  # the last budget was used up: more may be waiting in the device
 
+    def set_local(self, addresses: Iterable[bytes]) -> None:
+        """See `TunPort`. With a virtio header, TCP segments to these addresses are joined from now on."""
+        if self._has_header:
+            self._joiner.set_local(addresses)
+
     async def receive(self) -> list[Packet]:
-        """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets."""
+        """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets, and no more once there are `RECEIVE_BUDGET_BYTES`."""
         if self._descriptor < 0:
             raise trio.ClosedResourceError(f"{self.name} is closed")
         if self._more:
@@ -100,11 +123,19 @@ class KernelTun(TunPort):
     def _drain(self) -> list[Packet]:
         packets: list[Packet] = []
         self._more = False
-        descriptor, read = self._descriptor, os.read
+        descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
         try:
             for _ in range(RECEIVE_BUDGET):
                 # CPython gives back the unused space in place; readv into one kept buffer and a copy cost 0.3 us more.
-                packets.append(read(descriptor, PACKET_SPACE))  # noqa: PERF401 - it raises midway
+                data = read(descriptor, PACKET_SPACE)
+                packet = arrived(data) if has_header else data
+                if packet is None:
+                    self.drops["tun_malformed"] += 1
+                    continue
+                packets.append(packet)
+                left -= len(data)
+                if left <= 0:
+                    break
         except BlockingIOError:
             return packets
         except OSError as error:
@@ -121,17 +152,41 @@ class KernelTun(TunPort):
         return packets
 
     def send(self, packets: Sequence[Packet]) -> None:
-        """See `TunPort`. A super-packet is written as its segments; one that has none is `tun_malformed`."""
-        descriptor, write = self._descriptor, os.write
+        """See `TunPort`. A super-packet that is malformed is `tun_malformed`; one that the device does not take is written
+        as its segments.
+        """
+        if len(packets) > 1 and self._joiner.is_active:
+            packets = self._joiner.join(packets)
+        descriptor, writev, has_header = self._descriptor, os.writev, self._has_header
         for packet in packets:
-            pieces = packet.segments() if isinstance(packet, SuperPacket) else (packet,)
-            if not pieces:
-                self.drops["tun_malformed"] += 1
-            for piece in pieces:
+            if isinstance(packet, SuperPacket):
+                self._send_super(packet)
+                continue
+            try:
+                writev(descriptor, (PLAIN, packet) if has_header else (packet,))
+            except OSError as error:
+                self.drops[refusal("tun", error)] += 1
+
+    def _send_super(self, packet: SuperPacket) -> None:
+        if self._has_header:
+            ready = packet if isinstance(packet, OffloadedPacket) else offloaded(packet)
+            if ready is not None:
                 try:
-                    write(descriptor, piece)
+                    os.writev(self._descriptor, (ready.virtio, ready.data))
                 except OSError as error:
-                    self.drops[refusal("tun", error)] += 1
+                    if error.errno not in _TOO_MUCH_AT_ONCE:
+                        self.drops[refusal("tun", error)] += 1
+                        return
+                else:
+                    return
+        segments = pieces(packet)
+        if not segments:
+            self.drops["tun_malformed"] += 1
+        for segment in segments:
+            try:
+                os.writev(self._descriptor, (PLAIN, segment) if self._has_header else (segment,))
+            except OSError as error:
+                self.drops[refusal("tun", error)] += 1
 
     def close(self) -> None:
         """See `TunPort`. A device that is not persistent disappears with its descriptor."""
@@ -143,10 +198,13 @@ class KernelTun(TunPort):
         self._descriptor = -1
 
 
-def open_tun(name: str, mtu: int) -> KernelTun:
+def open_tun(name: str, mtu: int, *, offloads: bool = True, receive_super: bool = True) -> KernelTun:
     """Make the TUN device `name`, or attach to a persistent one of that name, which needs no privilege for its owner.
 
-    `mtu` is remembered as `KernelTun.mtu`; the device gets it from `Netlink.configure`. Raises `TunError`.
+    `mtu` is remembered as `KernelTun.mtu`; the device gets it from `Netlink.configure`. Without `offloads` every packet is
+    one packet, with its checksums; so it is with a kernel that has none. Without `receive_super` it is so for `receive`
+    alone: the kernel cuts and sums the packets it gives, which for somebody who needs them cut is cheaper than
+    `SuperPacket.segments`. Raises `TunError`.
     """
     what = f"cannot open the TUN device {name!r}"
     if reason := _name_fault(name):
@@ -156,13 +214,25 @@ def open_tun(name: str, mtu: int) -> KernelTun:
     except OSError as error:
         raise _refused(what, name, error, _OPEN_REFUSED) from error
     try:
-        fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(name.encode(), IFF_TUN | IFF_NO_PI))
-        # A persistent device remembers the offloads of its last user, and would give us packets without checksums.
-        fcntl.ioctl(descriptor, TUNSETOFFLOAD, 0)
+        _attach(descriptor, name, offloads=offloads)
+        return KernelTun(descriptor, name, mtu, receive_super=receive_super)
     except OSError as error:
         os.close(descriptor)
         raise _refused(what, name, error, _ATTACH_REFUSED) from error
-    return KernelTun(descriptor, name, mtu)
+
+
+def _attach(descriptor: int, name: str, *, offloads: bool) -> None:
+    """Raises `OSError`."""
+    flags = IFF_TUN | IFF_NO_PI
+    if offloads:
+        try:
+            fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(name.encode(), flags | IFF_VNET_HDR))
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # an interface of another kind, or a kernel without virtio headers
+                raise
+        else:
+            return
+    fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(name.encode(), flags))
 
 
 def _name_fault(name: str) -> str:

@@ -38,6 +38,7 @@ async def tun_reader(
     try:
         netlink: Netlink = ctx.sibling("netlink").get()
         await netlink.configure(port.name, interface.addresses, interface.mtu)
+        port.set_local(address.ip.packed for address in interface.addresses)
         task_status.started(port)
         while True:
             _offer(router.sort(await port.receive()))

@@ -36,6 +36,11 @@ class UdpEndpoint:
         """The addresses that the sockets are bound to."""
         return [socket.local for socket in self._sockets]
 
+    @property
+    def offloads(self) -> tuple[str, ...]:
+        """What the sockets leave to the host, each once."""
+        return tuple(dict.fromkeys(word for socket in self._sockets for word in socket.offloads))
+
     def can_reach(self, address: tuple[object, ...]) -> TypeGuard[Address]:
         """Whether there is a socket of the family of `address`."""
         return len(address) in self._by_family

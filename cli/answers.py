@@ -71,6 +71,7 @@ class NodeStatus:
     pid: int
     version: str
     backend: str
+    offloads: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,7 @@ def read_status(answer: Json) -> Status:
             pid=node.integer("pid"),
             version=node.text("version"),
             backend=node.text("backend"),
+            offloads=node.texts("offloads"),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),

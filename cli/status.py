@@ -52,7 +52,7 @@ def _print(status: Status, *, color: bool) -> None:
     node = status.node
     print(
         f"{node.name}  {' '.join(node.addresses)}  {node.interface} mtu {node.mtu}  up {duration(node.uptime_s)}"
-        f"  network {node.network}  backend {node.backend}"
+        f"  network {node.network}  backend {node.backend}  offloads {' '.join(node.offloads) or 'none'}"
     )
     print(f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}")
     if status.peers:

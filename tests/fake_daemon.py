@@ -82,6 +82,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "pid": 4711,
             "version": "0.1.0",
             "backend": "session",
+            "offloads": ["csum", "tso4", "gso", "gro"],
         },
         "peers": list(peers),
         "drops": {"replay": 0, "no_route": 3},

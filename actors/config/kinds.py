@@ -132,6 +132,9 @@ def interface_name_kind() -> Kind:
     return Kind("interface name", read)
 
 
+_FLAGS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+
+
 def integer_kind(low: int, high: int) -> Kind:
     """An integer from `low` to `high`, both included."""
 
@@ -176,6 +179,20 @@ def _number_from_text(text: str) -> object:
     except ValueError:
         return text
     return number if math.isfinite(number) else text
+
+
+def flag_kind() -> Kind:
+    """True or false; as text `true` or `false`, `on` or `off`, `yes` or `no`."""
+
+    def read(value: object, reading: Reading) -> bool:
+        if not isinstance(value, bool):
+            raise UnfitError(
+                f"expected true or false, found {type_word(value)} {quoted(value)}",
+                "write true or false, without quotes",
+            )
+        return value
+
+    return Kind("true or false", read, lambda text: _FLAGS.get(text.strip().lower(), text))
 
 
 def choice_kind(*options: str) -> Kind:

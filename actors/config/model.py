@@ -44,11 +44,14 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceConfig:
-    """The TUN device: its name, its overlay addresses with their prefix lengths, its MTU in bytes."""
+    """The TUN device: its name, its overlay addresses with their prefix lengths, its MTU in bytes; `offloads`: the kernel may
+    cut, join and check packets for us, on this device and on the sockets.
+    """
 
     name: str
     addresses: tuple[InterfaceAddress, ...]
     mtu: int = DEFAULT_MTU
+    offloads: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Final
 from holloway.actors.config.kinds import (
     Kind,
     choice_kind,
+    flag_kind,
     integer_kind,
     interface_name_kind,
     list_kind,
@@ -146,6 +147,12 @@ SECTIONS: Final = (
                 integer_kind(MIN_MTU, MAX_MTU),
                 f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address.",
                 DEFAULT_MTU,
+            ),
+            Field(
+                "offloads",
+                flag_kind(),
+                "Let the kernel cut, join and check packets and datagrams where it can (TSO, USO, GSO, GRO).",
+                True,
             ),
         ),
     ),

@@ -109,6 +109,7 @@ MISTAKES = [
     ("enormous", "port = 1099", f"port = 0x{'f' * 9000} #<", "listen.port", "an enormous number", "use 0 to 65535"),
     ("mtu too small", "mtu = 1400", "mtu = 575 #<", "interface.mtu", "575 is below 576", "use 576 to 65000"),
     ("mtu too large", "mtu = 1400", "mtu = 65001 #<", "interface.mtu", "above 65000", "use 576 to 65000"),
+    ("no flag", "mtu = 1400", "offloads = 0 #<", "interface.offloads", "expected true or false", "without quotes"),
     ("mtu for IPv6", "mtu = 1400", "mtu = 1279 #<", "interface.mtu", "too small for an IPv6", "use 1280 or more"),
     ("integer for text", 'network = "home"', "network = 5 #<", "node.network", "found an integer 5", "in quotes"),
     (

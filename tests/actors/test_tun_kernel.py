@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from namespaces import drop_capabilities, in_namespace, needs_program
 
-from holloway.actors import tun
+from holloway.actors import tun, tun_offload
 from holloway.actors.ports import TunPort
 from holloway.actors.tun import KernelTun, open_tun
 from holloway.protocols.errors import TunError
@@ -28,9 +28,9 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
-def configured(name: str = "hw0", mtu: int = 1400) -> KernelTun:
+def configured(name: str = "hw0", mtu: int = 1400, *, offloads: bool = True) -> KernelTun:
     """A device that is up, with our addresses and no link-local noise."""
-    device = open_tun(name, mtu)
+    device = open_tun(name, mtu, offloads=offloads)
     ip(f"link set {name} addrgenmode none")
     ip(f"link set {name} mtu {mtu} up")
     ip(f"address add 10.9.0.1/24 dev {name}")
@@ -237,11 +237,11 @@ async def test_a_persistent_device_serves_its_owner_without_privilege() -> None:
 async def test_offloads_that_the_last_user_left_on_are_switched_off() -> None:
     ip("tuntap add hw0 mode tun")
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
-    with_vnet_header, checksum_offload = tun.IFF_TUN | tun.IFF_NO_PI | 0x4000, 0x01
-    fcntl.ioctl(descriptor, tun.TUNSETIFF, tun.IFREQ.pack(b"hw0", with_vnet_header))
-    fcntl.ioctl(descriptor, tun.TUNSETOFFLOAD, checksum_offload)
+    with_vnet_header, checksum_offload = 0x5001, 0x01
+    fcntl.ioctl(descriptor, tun.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", with_vnet_header))
+    fcntl.ioctl(descriptor, tun_offload.TUNSETOFFLOAD, checksum_offload)
     os.close(descriptor)
-    device = configured()
+    device = configured(offloads=False)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"sum me", ("10.9.0.2", 7))
     (packet,) = await device.receive()

@@ -1,4 +1,4 @@
-"""The UDP port against real sockets on the loopback, both families."""
+"""The UDP port against real sockets on the loopback, both families. Runs of datagrams are in `test_udp_offload.py`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from namespaces import in_namespace
 
-from holloway.actors import udp
+from holloway.actors import udp, udp_binding
 from holloway.actors.ports import DatagramPort
-from holloway.actors.udp import UdpSocket, open_udp
+from holloway.actors.udp import UdpSocket
+from holloway.actors.udp_binding import open_udp
 from holloway.protocols.addresses import Address
 from holloway.protocols.errors import LocalError, PortError
 
@@ -25,8 +27,8 @@ IP_RECVERR = 11
 
 
 @contextmanager
-def opened(address: str | None, port: int = 0) -> Iterator[list[UdpSocket]]:
-    sockets = open_udp(address, port)
+def opened(address: str | None, port: int = 0, *, offloads: bool = True) -> Iterator[list[UdpSocket]]:
+    sockets = open_udp(address, port, offloads=offloads)
     try:
         yield sockets
     finally:
@@ -35,14 +37,15 @@ def opened(address: str | None, port: int = 0) -> Iterator[list[UdpSocket]]:
 
 
 @contextmanager
-def pair(host: str) -> Iterator[tuple[UdpSocket, UdpSocket]]:
-    with opened(host) as (left,), opened(host) as (right,):
+def pair(host: str, *, offloads: bool = True) -> Iterator[tuple[UdpSocket, UdpSocket]]:
+    with opened(host, offloads=offloads) as (left,), opened(host, offloads=offloads) as (right,):
         yield left, right
 
 
+@pytest.mark.parametrize("offloads", [True, False])
 @pytest.mark.parametrize("host", LOOPBACKS)
-async def test_datagrams_arrive_in_order_with_their_source(host: str) -> None:
-    with pair(host) as (left, right):
+async def test_datagrams_arrive_in_order_with_their_source(host: str, *, offloads: bool) -> None:
+    with pair(host, offloads=offloads) as (left, right):
         port: DatagramPort = left
         port.send([b"one", b"", b"three"], right.local)
         with trio.fail_after(5):
@@ -69,10 +72,14 @@ async def test_the_largest_datagram_arrives_whole_and_a_larger_one_is_counted(ho
         assert not right.drops
 
 
-async def test_a_datagram_that_was_cut_is_counted_and_not_given_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offloads", [True, False])
+async def test_a_datagram_that_was_cut_is_counted_and_not_given_on(
+    monkeypatch: pytest.MonkeyPatch, *, offloads: bool
+) -> None:
     monkeypatch.setattr(udp, "DATAGRAM_SPACE", 100)
-    with pair("127.0.0.1") as (left, right):
-        left.send([bytes(101), bytes(99)], right.local)
+    with pair("127.0.0.1", offloads=offloads) as (left, right):
+        for length in (101, 99):
+            left.send([bytes(length)], right.local)
         with trio.fail_after(5):
             (arrival,) = await right.receive()
         assert arrival.data == bytes(99)
@@ -81,7 +88,7 @@ async def test_a_datagram_that_was_cut_is_counted_and_not_given_on(monkeypatch: 
 
 async def test_a_receive_takes_a_budget_then_lets_others_run() -> None:
     sent = [b"%d" % number for number in range(udp.RECEIVE_BUDGET + 5)]
-    with pair("127.0.0.1") as (left, right):
+    with pair("127.0.0.1", offloads=False) as (left, right):
         left.send(sent, right.local)
         first = await right.receive()
         with trio.testing.assert_checkpoints():  # packets are there at once, and yet others get their turn
@@ -107,8 +114,9 @@ async def test_an_icmp_error_of_an_earlier_datagram_does_not_end_the_reader() ->
         assert right.drops == {"udp_econnrefused": 1}
 
 
-async def test_a_broken_socket_ends_the_reader_after_what_was_read() -> None:
-    with pair("127.0.0.1") as (left, right):
+@pytest.mark.parametrize("offloads", [True, False])
+async def test_a_broken_socket_ends_the_reader_after_what_was_read(*, offloads: bool) -> None:
+    with pair("127.0.0.1", offloads=offloads) as (left, right):
         left.send([b"kept"], right.local)
         await trio.lowlevel.wait_readable(right._socket)
         real = right._socket
@@ -118,14 +126,14 @@ async def test_a_broken_socket_ends_the_reader_after_what_was_read() -> None:
 
             reads = 0
 
-            def fileno(self) -> int:
-                return real.fileno()
+            def __getattr__(self, name: str) -> Any:
+                return self.read if name in ("recvfrom", "recvmsg") else getattr(real, name)
 
-            def recvfrom(self, space: int) -> object:
+            def read(self, *arguments: Any) -> object:
                 self.reads += 1
                 if self.reads > 1:
                     raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-                return real.recvfrom(space)
+                return real.recvmsg(*arguments) if offloads else real.recvfrom(*arguments)
 
         right._socket = Breaking()  # type: ignore[assignment]
         try:
@@ -163,7 +171,7 @@ async def test_one_refused_datagram_does_not_hold_up_the_others(number: int) -> 
                 raise OSError(number, os.strerror(number))
             self.sent.append(datagram)
 
-    with pair("127.0.0.1") as (left, right):
+    with pair("127.0.0.1", offloads=False) as (left, right):
         real, left._socket = left._socket, Refusing()  # type: ignore[assignment]
         Refusing.sent.clear()
         try:
@@ -183,7 +191,7 @@ async def test_an_address_of_the_other_family_is_the_callers_mistake() -> None:
 
 
 async def test_a_receive_buffer_that_overflowed_is_counted() -> None:
-    with pair("127.0.0.1") as (left, right):
+    with pair("127.0.0.1", offloads=False) as (left, right):
         right._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 300_000)
         sent, got = 2000, 0
         left.send([bytes(100)] * sent, right.local)
@@ -195,7 +203,7 @@ async def test_a_receive_buffer_that_overflowed_is_counted() -> None:
 
 async def test_a_kernel_that_does_not_count_overflows_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp, "SO_MEMINFO", 0x7FFF)
-    with pair("127.0.0.1") as (left, right):
+    with pair("127.0.0.1", offloads=False) as (left, right):
         left.send([b"x"] * udp.RECEIVE_BUDGET, right.local)
         assert len(await right.receive()) == udp.RECEIVE_BUDGET
 
@@ -222,7 +230,7 @@ async def test_closing_wakes_the_reader_and_frees_the_port() -> None:
 
 
 async def test_closing_while_a_budget_is_being_continued_ends_the_reader() -> None:
-    with pair("127.0.0.1") as (left, right):
+    with pair("127.0.0.1", offloads=False) as (left, right):
         left.send([b"x"] * (udp.RECEIVE_BUDGET + 1), right.local)
         await right.receive()
 
@@ -251,14 +259,14 @@ def test_a_port_free_in_ipv4_alone_is_given_up_for_another(monkeypatch: pytest.M
         blocker.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         blocker.bind(("::", 0))
         taken = blocker.getsockname()[1]
-        bind, asked = udp._bind, []
+        bind, asked = udp_binding._bind, []
 
-        def steered(family: socket.AddressFamily, address: Address) -> UdpSocket:
+        def steered(family: socket.AddressFamily, address: Address) -> socket.socket:
             """As if the kernel had picked the port that is taken in IPv6, the first time."""
             asked.append(address)
             return bind(family, ("0.0.0.0", taken) if len(asked) == 1 else address)
 
-        monkeypatch.setattr(udp, "_bind", steered)
+        monkeypatch.setattr(udp_binding, "_bind", steered)
         ipv4, ipv6 = stack.enter_context(opened(None))
         assert ipv4.local[1] == ipv6.local[1] != taken
         assert asked[1] == ("::", taken)
@@ -271,15 +279,15 @@ def test_a_port_free_in_ipv4_alone_is_given_up_for_another(monkeypatch: pytest.M
 def test_the_search_for_a_common_port_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = 0
 
-    def refuse(_port: int) -> list[UdpSocket]:
+    def refuse(_port: int) -> list[socket.socket]:
         nonlocal attempts
         attempts += 1
         raise PortError("cannot listen") from OSError(errno.EADDRINUSE, "taken")
 
-    monkeypatch.setattr(udp, "_bind_both", refuse)
+    monkeypatch.setattr(udp_binding, "_bind_both", refuse)
     with pytest.raises(PortError):
         open_udp(None, 0)
-    assert attempts == udp.SAME_PORT_ATTEMPTS
+    assert attempts == udp_binding.SAME_PORT_ATTEMPTS
 
 
 def without_family(*lacking: int) -> Callable[..., socket.socket]:
@@ -343,13 +351,13 @@ def test_buffers_are_large() -> None:
     with opened("127.0.0.1") as (sock,):
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             granted = sock._socket.getsockopt(socket.SOL_SOCKET, option)
-            assert granted >= 2 * udp.BUFFER_BYTES if os.geteuid() == 0 else granted > 0
+            assert granted >= 2 * udp_binding.BUFFER_BYTES if os.geteuid() == 0 else granted > 0
 
 
 def test_without_privilege_the_plain_buffer_option_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unprivileged(socket.socket):
         def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
-            if option in (udp.SO_RCVBUFFORCE, udp.SO_SNDBUFFORCE):
+            if option in (udp_binding.SO_RCVBUFFORCE, udp_binding.SO_SNDBUFFORCE):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
             super().setsockopt(level, option, value)
 

@@ -1,0 +1,142 @@
+"""Opens the UDP sockets of a node: binds them, gives them large buffers, and says in three lines why the kernel would not.
+
+Responsible for addresses, ports, families and socket buffers. Not responsible for what goes through the sockets (`udp`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+
+from holloway.actors.udp import UdpSocket
+from holloway.protocols.addresses import Address, format_address
+from holloway.protocols.errors import LocalError, PortError
+
+log = logging.getLogger("holloway.udp")
+
+BUFFER_BYTES = 8 << 20  # asked for in each direction; without CAP_NET_ADMIN the kernel caps it at net.core.*mem_max
+PORT_MAX = 65_535
+SAME_PORT_ATTEMPTS = 16  # tries to find one port that is free in both families
+SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h; Python's socket module does not name these
+SO_RCVBUFFORCE = 33
+MISSING_FAMILY_ERRNOS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+def open_udp(address: str | None, port: int, *, offloads: bool = True) -> list[UdpSocket]:
+    """Bind `port` on a numeric `address`; with None on every address of both families, IPv4 first, one socket each.
+
+    With port 0 the kernel picks a port, the same for both families. A family that the host has not is left out. `offloads`
+    is what `UdpSocket` is told. Raises `PortError` when nothing could be bound, or the port is taken in one of the
+    families. Socket buffers that the kernel keeps small are one line in the log.
+    """
+    if not 0 <= port <= PORT_MAX:
+        raise LocalError(f"cannot listen on port {port}", f"a port is 0 to {PORT_MAX}", "choose another port")
+    bound = [_bind(*_parse(address, port))] if address is not None else _bind_everywhere(port)
+    _warn_of_small_buffers(bound[0])
+    return [UdpSocket(sock, offloads=offloads) for sock in bound]
+
+
+def _bind_everywhere(port: int) -> list[socket.socket]:
+    attempts = 1 if port else SAME_PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            return _bind_both(port)
+        except PortError as refused:
+            if not attempts or not _is_caused_by(refused, errno.EADDRINUSE):
+                raise
+
+
+def _bind_both(port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    missing: PortError | None = None
+    for family, everywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - a VPN listens
+        chosen = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(_bind(family, (everywhere, chosen)))
+        except PortError as refused:
+            if _is_caused_by(refused, *MISSING_FAMILY_ERRNOS):
+                missing = refused
+                continue
+            for sock in sockets:
+                sock.close()
+            raise
+    if not sockets:
+        assert missing is not None
+        raise missing
+    return sockets
+
+
+def _parse(address: str, port: int) -> tuple[socket.AddressFamily, Address]:
+    try:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError) as error:
+        raise PortError(
+            f"cannot listen on {address!r}",
+            "it is not a numeric IPv4 or IPv6 address of this host",
+            "use an address that `ip address` shows, or none to listen on all of them",
+        ) from error
+    family, _kind, _protocol, _name, sockaddr = found[0]
+    return family, sockaddr  # type: ignore[return-value]
+
+
+def _bind(family: socket.AddressFamily, address: Address) -> socket.socket:
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+        sock.bind(address)
+        return sock
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise _refused(address, error) from error
+
+
+def _warn_of_small_buffers(sock: socket.socket) -> None:
+    """Say once what the kernel made of the wish for large buffers; it gives twice what it grants (socket(7))."""
+    for option, direction, limit in (
+        (socket.SO_RCVBUF, "receive", "net.core.rmem_max"),
+        (socket.SO_SNDBUF, "send", "net.core.wmem_max"),
+    ):
+        granted = sock.getsockopt(socket.SOL_SOCKET, option) // 2
+        if granted < BUFFER_BYTES:
+            log.warning(
+                "the UDP %s buffer is %d KiB instead of %d: bursts will be lost. %s caps it for a process without"
+                " CAP_NET_ADMIN; raise it with: sudo sysctl -w net.core.rmem_max=%d net.core.wmem_max=%d",
+                direction,
+                granted >> 10,
+                BUFFER_BYTES >> 10,
+                limit,
+                BUFFER_BYTES,
+                BUFFER_BYTES,
+            )
+            return
+
+
+def _refused(address: Address, error: OSError) -> PortError:
+    port = address[1]
+    name = errno.errorcode.get(error.errno or 0, "error")
+    why, fix = {
+        errno.EADDRINUSE: (
+            f"another process has UDP port {port}",
+            f"stop it (sudo ss -ulpn 'sport = :{port}' names it), or listen on another port",
+        ),
+        errno.EADDRNOTAVAIL: ("this host has no such address", "use an address that `ip address` shows, or none"),
+        errno.EACCES: (f"port {port} needs CAP_NET_BIND_SERVICE", "listen on a port from 1024 up"),
+        errno.EAFNOSUPPORT: ("the kernel lacks this address family", "listen on an address of the other family"),
+        errno.EMFILE: ("this process has too many open files", "raise the limit: ulimit -n 65536"),
+    }.get(error.errno or 0, (os.strerror(error.errno or 0), "see what the kernel says: sudo dmesg | tail"))
+    return PortError(f"cannot listen on {format_address(address)}", f"{name}: {why}", fix)
+
+
+def _is_caused_by(refused: PortError, *errnos: int) -> bool:
+    return isinstance(refused.__cause__, OSError) and refused.__cause__.errno in errnos

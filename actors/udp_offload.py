@@ -1,0 +1,123 @@
+"""What lets one system call carry a run of datagrams: UDP_SEGMENT (GSO) for sending, UDP_GRO for receiving.
+
+Responsible for asking the kernel what it has, for cutting a batch into runs, for the control messages of both offloads,
+and for remembering where runs were refused. Not responsible for the socket, nor for counting what was lost.
+
+A run is datagrams of one length to one destination, of which the last may be shorter. On the wire they are datagrams like
+any others. Sources: Linux `udp(7)`, `net/ipv4/udp.c` (`udp_send_skb`, `udp_cmsg_recv`), `include/uapi/linux/udp.h`.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+import trio
+
+from holloway.protocols.addresses import Address
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+SEGMENT_SIZE = struct.Struct("=H")  # what UDP_SEGMENT carries; UDP_GRO carries an int
+ANCILLARY_SPACE = socket.CMSG_SPACE(4)
+
+RUN_DATAGRAMS = 64  # UDP_MAX_SEGMENTS before Linux 6.9; 128 since
+# With headers of link, IP and UDP a run must stay below 65 536 bytes: from that on a device with the usual gso_max_size
+# has the kernel cut it in software, and the receiver gets lone datagrams (measured on 6.18).
+RUN_BYTES = 65_536 - 128
+JOIN_BELOW_BYTES = 512  # shorter datagrams are joined: faster than a gather list (44 of 64 bytes 4.4 us against 6.5)
+
+REFUSED_FOR_S = 60.0  # until a run is tried again: routes and devices change
+REFUSALS_MAX = 1024  # destinations remembered; the oldest makes room
+
+# The run is refused, its datagrams may well pass: EMSGSIZE (before Linux 6.14 EINVAL) when one is longer than the path's
+# MTU, which alone would be fragmented or refused alone; EIO where IPsec, or before 6.10 a device without checksum
+# offload, is on the way. A run fails for no other reason that its datagrams have not.
+RUN_REFUSED_ERRNOS = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
+
+
+def can_send_runs(sock: socket.socket) -> bool:
+    """Whether the kernel knows UDP_SEGMENT (Linux 4.18). One that does not would send a run as one long datagram."""
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def receive_runs(sock: socket.socket) -> bool:
+    """Ask for runs (Linux 5.0). Whether the kernel agrees."""
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
+def runs(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """`datagrams` in order, cut into the fewest runs of `RUN_DATAGRAMS` and `RUN_BYTES` at most, none of them empty.
+
+    An empty datagram, and one above `RUN_BYTES`, is a run of its own.
+    """
+    at, count = 0, len(datagrams)
+    while at < count:
+        size = len(datagrams[at])
+        end = at + 1
+        if size:
+            most = min(count, at + min(RUN_DATAGRAMS, RUN_BYTES // size))
+            while end < most and len(datagrams[end]) == size:
+                end += 1
+            if end < most and 0 < len(datagrams[end]) < size:
+                end += 1
+        yield datagrams[at:end]
+        at = end
+
+
+def send_run(sock: socket.socket, run: Sequence[bytes], destination: Address) -> None:
+    """Send a run of at least two datagrams with one call. Raises `OSError`; then nothing of it was sent."""
+    size = len(run[0])
+    parts = (b"".join(run),) if size < JOIN_BELOW_BYTES else run
+    sock.sendmsg(parts, ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(size)),), 0, destination)
+
+
+def stride_of(ancillary: Iterable[tuple[int, int, bytes]], length: int) -> int:
+    """The length of each datagram but the last in `length` received bytes, by their control messages.
+
+    It is `length` unless a message says otherwise; one that makes no sense says nothing.
+    """
+    for level, kind, data in ancillary:
+        if level == SOL_UDP and kind == UDP_GRO:
+            size = int.from_bytes(data[:4], sys.byteorder)
+            return size if 0 < size < length else length
+    return length
+
+
+class RunRefusals:
+    """Destinations that runs cannot be sent to, for `REFUSED_FOR_S` each, by the length of their datagrams."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Address, tuple[int, float]] = {}
+
+    def allows(self, destination: Address, size: int) -> bool:
+        """Whether a run of datagrams of `size` bytes is worth trying."""
+        known = self._known.get(destination)
+        if known is None or size < known[0]:
+            return True
+        if trio.current_time() < known[1]:
+            return False
+        del self._known[destination]
+        return True
+
+    def note(self, destination: Address, size: int, number: int | None) -> None:
+        """A run of datagrams of `size` bytes was refused with errno `number`. Shorter ones may pass, except after EIO."""
+        if destination not in self._known and len(self._known) >= REFUSALS_MAX:
+            del self._known[next(iter(self._known))]
+        least = 1 if number == errno.EIO else min(size, self._known.get(destination, (math.inf,))[0])
+        self._known[destination] = (int(least), trio.current_time() + REFUSED_FOR_S)

@@ -1,0 +1,145 @@
+"""Sealed records as datagrams: sealing and cutting, finding the datagrams of one record again, joining and opening.
+
+A record is sealed once and cut into 1 to 64 datagrams of one length. Each has the header of the suite's transport:
+
+    receiver index 4 | number in the record 2 | kind 2 | counter * 2^12 + number of datagrams - 1, 8
+
+The nonce is bytes 4 to 15 of the first one. So kind, counter and number of datagrams are authenticated, and the position of
+every piece, too: a piece elsewhere makes another ciphertext. One counter is one record, whatever its length.
+
+Not responsible for what is in a record (`records`), for counters, keys and replay (`transport`), nor for collecting pieces
+that come out of order (`reassembly`). Datagrams are hostile: nothing here raises for any bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple, TypeAlias
+
+from cryptography.exceptions import InvalidTag
+
+from holloway.protocols.noise import TAG_BYTES
+from holloway.protocols.packets import ByteView
+
+HEADER_BYTES = 16
+MAX_DATAGRAMS = 64
+"""The most datagrams of one record: what six bits count, and what the kernel takes in one call (UDP_MAX_SEGMENTS)."""
+SIZE_BYTES = 2
+MAX_PLAINTEXT_BYTES = SIZE_BYTES + 65_535
+"""Of one record, without padding: the longest IP packet and its segment size."""
+MAX_SEALED_BYTES = MAX_PLAINTEXT_BYTES + MAX_DATAGRAMS - 1 + TAG_BYTES
+SPREAD_BITS = 12
+"""Low bits of the last header word: the number of datagrams of the record less one. The upper six of them are zero."""
+FIRST_COUNTER_BYTES = 6
+
+_RECORD_KEY = Struct("<HQ")  # what all datagrams of a record have in common
+_HEAD = Struct("<HHQ")
+_FIRST = b"\0\0"  # the number of a record's first datagram
+_NUMBERS = bytes(range(MAX_DATAGRAMS))
+
+Encrypt: TypeAlias = Callable[[bytes, bytes, None], bytes]
+Decrypt: TypeAlias = Callable[[bytes, bytes, None], bytes]
+"""The methods of `suites.Aead`: nonce, data, no associated data. `Decrypt` raises `InvalidTag`."""
+
+
+class RecordKind(IntEnum):
+    """What a record holds; see `records`."""
+
+    PACKETS = 1
+    UNFINISHED = 2
+    SUPER_PACKETS = 3
+    REPORT = 4
+    """How records of the other direction have arrived: `record_size.Report`."""
+
+
+class Record(NamedTuple):
+    """A plaintext ready to be sealed, and how many datagrams it makes: its length and the tag's is a multiple of that."""
+
+    kind: RecordKind
+    plaintext: bytes
+    datagrams: int
+
+
+class Head(NamedTuple):
+    """What the header of a datagram says beyond the receiver index. Not authenticated before its record is."""
+
+    number: int
+    kind: int
+    counter: int
+    datagrams: int
+
+
+def first_counter(key: bytes) -> int:
+    """The counter of the first record under a transport key of 32 bytes: 48 bits that only both ends know.
+
+    Whoever cannot see the traffic cannot guess which counters a receiver would collect pieces for.
+    """
+    return int.from_bytes(
+        hashlib.blake2s(b"first counter", key=key, digest_size=FIRST_COUNTER_BYTES).digest(), "little"
+    )
+
+
+def seal(encrypt: Encrypt, receiver: int, counter: int, record: Record) -> list[bytes]:
+    """The datagrams of `record`, sealed with `counter`, which must be used for nothing else under this key.
+
+    All have the same length. `receiver`: the peer's index; `counter`: 0 to 2^52 - 1.
+    """
+    kind, plaintext, count = record
+    key = _RECORD_KEY.pack(kind, counter << SPREAD_BITS | count - 1)
+    first = b"".join((receiver.to_bytes(4, "little"), _FIRST, key))
+    sealed = encrypt(first[4:], plaintext, None)
+    if count == 1:
+        return [first + sealed]
+    heads = bytes(_heads(first, count))
+    piece = len(sealed) // count
+    places = zip(range(0, count * HEADER_BYTES, HEADER_BYTES), range(0, count * piece, piece), strict=True)
+    return [heads[at : at + HEADER_BYTES] + sealed[begin : begin + piece] for at, begin in places]
+
+
+def _heads(first: bytes, count: int) -> bytearray:
+    """The headers of a record's datagrams, back to back."""
+    heads = bytearray(first * count)
+    heads[4::HEADER_BYTES] = _NUMBERS[:count]
+    return heads
+
+
+def parse_head(datagram: ByteView) -> Head | None:
+    """The header of a datagram that has a header and at least one byte; None when it cannot be of any record."""
+    if len(datagram) <= HEADER_BYTES:
+        return None
+    number, kind, word = _HEAD.unpack_from(datagram, 4)
+    spread = word & (1 << SPREAD_BITS) - 1
+    if spread >= MAX_DATAGRAMS or number > spread:
+        return None
+    return Head(number, kind, word >> SPREAD_BITS, spread + 1)
+
+
+def run_length(datagrams: Sequence[bytes], at: int) -> int:
+    """How many datagrams from `at` on are one whole record in order, as they are unless the network meddled; else 0."""
+    first = datagrams[at][:HEADER_BYTES]
+    if len(first) < HEADER_BYTES or first[4:6] != _FIRST or first[9] & 15 or first[8] >= MAX_DATAGRAMS:
+        return 0
+    count = first[8] + 1
+    if count > 1:
+        heads = b"".join([datagram[:HEADER_BYTES] for datagram in datagrams[at : at + count]])
+        if heads != _heads(first, count):
+            return 0
+    return count
+
+
+def join(datagrams: Sequence[bytes]) -> bytes:
+    """The sealed record of datagrams that `run_length` found to be one."""
+    return b"".join([datagram[HEADER_BYTES:] for datagram in datagrams])
+
+
+def open_record(decrypt: Decrypt, kind: int, counter: int, datagrams: int, sealed: bytes) -> bytes | None:
+    """The plaintext of a sealed record, or None when it is not authentic."""
+    if not TAG_BYTES <= len(sealed) <= MAX_SEALED_BYTES:
+        return None
+    try:
+        return decrypt(_FIRST + _RECORD_KEY.pack(kind, counter << SPREAD_BITS | datagrams - 1), sealed, None)
+    except InvalidTag:
+        return None

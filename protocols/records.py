@@ -1,0 +1,308 @@
+"""What records of the `aes-gcm` suite hold: inner packets into plaintexts and back.
+
+    packets ──plan──► records ──seal──► datagrams ~~~► sealed record ──open_record──► plaintext ──unpack──► packets
+
+A record is sealed once and may span up to 64 datagrams, so that a 64 KiB super-packet costs one call of the cipher instead
+of 45. It is all or nothing: one datagram lost loses the record. How many datagrams may share that fate is decided elsewhere
+(`record_size`); sealing, cutting and joining are `record_wire`.
+
+Three kinds of record carry packets. Their difference is who makes the transport checksum:
+
+* `PACKETS`: whole packets back to back, as they came.
+* `UNFINISHED`: the same, but nobody has summed the payload of the TCP and UDP packets among them. The sender's kernel left
+  that to whoever sends them on; as the payload is authenticated here, it is left to the receiver's kernel.
+* `SUPER_PACKETS`: 2 bytes, the segment size, before each. All that a device wants to know beyond that (the virtio header,
+  lengths, checksums) the receiver derives from the packet itself, so that no peer dictates it.
+
+A super-packet that does not fit into one record is cut between segments into smaller ones with headers of their own, so
+each record stands alone, and what arrives is what `SuperPacket.segments` of the original would have sent.
+
+Plaintexts come from an authenticated but perhaps hostile peer: nothing raises for any bytes.
+Bytes on the wire: `docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+from holloway.protocols.coalescing import Checksums, coalesce
+from holloway.protocols.errors import LocalError
+from holloway.protocols.noise import TAG_BYTES
+from holloway.protocols.packets import (
+    IPV6_HEADER_BYTES,
+    MAX_SEGMENTS,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    TCP_HEADER_BYTES,
+    UDP_HEADER_BYTES,
+    ByteView,
+    Packet,
+    SuperPacket,
+    total_length,
+    transport,
+)
+from holloway.protocols.record_wire import MAX_DATAGRAMS, MAX_PLAINTEXT_BYTES, SIZE_BYTES, Record, RecordKind
+from holloway.protocols.virtio import MAX_UDP_SEGMENTS, OffloadedPacket, finish_header, offload_header
+
+_SIZE = Struct("<H")
+_U16 = Struct(">H")
+_U16_U16 = Struct(">HH")
+_U32 = Struct(">I")
+_TCP_FIN, _TCP_PSH, _TCP_CWR = 0x01, 0x08, 0x80  # RFC 9293, section 3.1
+_TO_BE_FINISHED = 0xFFFF  # in UDP, 0 would say that there is no checksum
+
+
+def capacity(room: int, datagrams: int) -> int:
+    """How many bytes of plaintext `datagrams` datagrams hold that have `room` bytes each beside header and tag.
+
+    There is one tag a record, so that every further datagram holds 16 bytes more than the first.
+    """
+    return min(datagrams * (room + TAG_BYTES) - TAG_BYTES, MAX_PLAINTEXT_BYTES)
+
+
+def plan(packets: Sequence[Packet], room: int, datagrams: int) -> tuple[list[Record], int]:
+    """Records that carry `packets` in order, and how many packets were malformed or too long for any record.
+
+    `room`: inner bytes a datagram, at least 1. `datagrams`: how many may share a record, 1 to 64; a single packet longer
+    than that is spread over more rather than left to the network to fragment. An empty packet is a keepalive. A packet
+    that is not as long as it says gets a record of its own, for the receiver to judge, because a packet's own length is
+    where the receiver cuts. Raises `LocalError` for other numbers.
+    """
+    if room < 1 or not 1 <= datagrams <= MAX_DATAGRAMS:
+        raise LocalError("no records", f"{datagrams} datagrams of {room} bytes are not 1 to 64 of at least 1")
+    packer = _Packer(capacity(room, datagrams), room + TAG_BYTES)
+    for packet in packets:
+        if isinstance(packet, SuperPacket):
+            packer.add_super_packet(packet)
+        else:
+            packer.add(RecordKind.PACKETS, len(packet), packet)
+    packer.flush()
+    return packer.records, packer.refused
+
+
+class _Packer:
+    """Puts packets of one kind that follow each other into as few records as hold them."""
+
+    __slots__ = ("_is_shared", "_kind", "_length", "_limit", "_parts", "_piece", "records", "refused")
+
+    def __init__(self, limit: int, piece: int) -> None:
+        self._limit, self._piece = limit, piece
+        self._kind = RecordKind.PACKETS
+        self._parts: list[ByteView] = []
+        self._length = 0
+        self._is_shared = False  # whether what is in the open record is known to be as long as it says
+        self.records: list[Record] = []
+        self.refused = 0
+
+    def add(self, kind: RecordKind, length: int, *parts: ByteView) -> None:
+        """A packet of `length` bytes, in parts that are joined only in its record."""
+        if self._parts:
+            if (
+                kind is self._kind
+                and self._length + length <= self._limit
+                and (kind is not RecordKind.PACKETS or self._may_share(parts[0]))
+            ):
+                self._parts += parts
+                self._length += length
+                self._is_shared = True
+                return
+            self.flush()
+        self._kind, self._length = kind, length
+        self._parts += parts
+
+    def _may_share(self, packet: ByteView) -> bool:
+        return total_length(packet) == len(packet) and (
+            self._is_shared or total_length(self._parts[0]) == len(self._parts[0])
+        )
+
+    def flush(self) -> None:
+        """Close the open record, if there is one."""
+        parts = self._parts
+        if not parts:
+            return
+        sealed = self._length + TAG_BYTES
+        count = -(-sealed // self._piece)
+        if count > MAX_DATAGRAMS:
+            self.refused += 1  # one packet alone: a record with room for two is not as long
+        else:
+            padding = -sealed % count
+            if padding:
+                parts.append(bytes(padding))
+            self.records.append(Record(self._kind, b"".join(parts), count))
+        parts.clear()
+        self._is_shared = False
+
+    def add_super_packet(self, packet: SuperPacket) -> None:
+        """In parts of whole segments that fit in a record each, if one segment does; refused when malformed."""
+        data, size = packet.data, packet.segment_size
+        found = _headers(data)
+        if found is None or size < 1 or len(data) - found[2] > size * MAX_SEGMENTS:
+            self.refused += 1
+            return
+        protocol, at, start = found
+        payload = len(data) - start
+        if payload <= size:
+            self._add_parts(data, size, size, protocol, at, start)
+            return
+        segments = -(-payload // size)
+        most = max(1, (self._limit - SIZE_BYTES - start) // size)
+        if most >= segments:
+            self.add(RecordKind.SUPER_PACKETS, SIZE_BYTES + len(data), _SIZE.pack(size), data)
+        else:
+            # Parts of nearly one length make datagrams of one length, which leave by one call.
+            step = -(-segments // -(-segments // most)) * size
+            self._add_parts(data, size, step, protocol, at, start)
+
+    def _add_parts(self, data: bytes, size: int, step: int, protocol: int, at: int, start: int) -> None:
+        """A packet for each `step` bytes of payload, its headers as Linux makes them (see `SuperPacket.segments`).
+
+        The transport checksums are not made: the receiver sees to them.
+        """
+        view, end, add = memoryview(data), len(data), self.add
+        header = bytearray(data[:start])
+        is_ipv4, is_tcp = data[0] >> 4 == 4, protocol == PROTOCOL_TCP
+        identification = sequence = flags = ip_sum = 0
+        if is_ipv4:
+            (identification,) = _U16.unpack_from(header, 4)
+            header[2:6] = bytes(4)
+            header[10:12] = bytes(2)
+            ip_sum = int.from_bytes(header[:at], "big") % 0xFFFF
+        if is_tcp:
+            (sequence,) = _U32.unpack_from(header, at + 4)
+            flags = header[at + 13]
+            header[at + 13] = flags & ~(_TCP_FIN | _TCP_PSH)
+        prefix, kind, unfinished = _SIZE.pack(size), RecordKind.SUPER_PACKETS, RecordKind.UNFINISHED
+        is_whole = step > size
+        # No two of these segments fit in a record: where each fits in a datagram, every one makes a record.
+        alone, append = start + size, self.records.append
+        if step == size < end - start and alone + TAG_BYTES <= self._piece:
+            self.flush()
+        else:
+            alone = 0
+        for begin in range(start, end, step) or (start,):
+            stop = begin + step
+            if stop >= end:
+                stop = end
+                is_whole = end - begin > size
+                if is_tcp:
+                    header[at + 13] = flags
+            length = start + stop - begin
+            offset = begin - start
+            if is_ipv4:
+                number = identification + offset // size & 0xFFFF
+                _U16_U16.pack_into(header, 2, length, number)
+                _U16.pack_into(header, 10, 0xFFFF - ((ip_sum + length + number) % 0xFFFF or 0xFFFF))
+            else:
+                _U16.pack_into(header, 4, length - IPV6_HEADER_BYTES)
+            if is_tcp:
+                _U32.pack_into(header, at + 4, sequence + offset & 0xFFFFFFFF)
+                if offset:
+                    header[at + 13] &= ~_TCP_CWR
+            else:
+                _U16_U16.pack_into(header, at + 4, length - at, _TO_BE_FINISHED)
+            if length == alone:
+                append(Record(unfinished, bytes(header) + view[begin:stop], 1))
+            elif is_whole:
+                add(kind, SIZE_BYTES + length, prefix, bytes(header), view[begin:stop])
+            else:
+                add(unfinished, length, bytes(header), view[begin:stop])
+
+
+def _headers(packet: ByteView) -> tuple[int, int, int] | None:
+    """Protocol, and offsets of transport header and payload, of a whole TCP or UDP packet; None for any other."""
+    found = transport(packet)
+    if found is None:
+        return None
+    protocol, at = found
+    if protocol == PROTOCOL_UDP:
+        payload_at = at + UDP_HEADER_BYTES
+    elif protocol == PROTOCOL_TCP and len(packet) >= at + TCP_HEADER_BYTES:
+        payload_at = at + (packet[at + 12] >> 4) * 4
+        if payload_at < at + TCP_HEADER_BYTES:
+            return None
+    else:
+        return None
+    return (protocol, at, payload_at) if payload_at <= len(packet) else None
+
+
+def unpack(kind: int, plaintext: bytes, datagrams: int) -> list[Packet] | None:
+    """The packets of an authentic record of any kind but `REPORT`, ready for a device; None when it is malformed.
+
+    Runs are joined within the record. Who has several records may do better: `packets_of` for each, and one `coalesce`.
+    """
+    match kind:
+        case RecordKind.PACKETS:
+            packets = packets_of(plaintext, datagrams)
+            return None if packets is None else list(packets)
+        case RecordKind.UNFINISHED:
+            packets = packets_of(plaintext, datagrams)
+            return None if packets is None else coalesce(packets, Checksums.GOOD)
+        case RecordKind.SUPER_PACKETS:
+            supers = super_packets_of(plaintext, datagrams)
+            return None if supers is None else list(supers)
+        case _:
+            return None
+
+
+def packets_of(plaintext: bytes, datagrams: int) -> list[bytes] | None:
+    """The packets of a record of kind `PACKETS` or `UNFINISHED`; None when it is malformed.
+
+    Those of an `UNFINISHED` record must go through `coalesce(..., Checksums.GOOD)` before anybody else sees them.
+    """
+    end = len(plaintext)
+    length = total_length(plaintext)
+    if length == end:
+        return [plaintext] if plaintext else []
+    packets: list[bytes] = []
+    offset = 0
+    while offset < end:
+        length = total_length(plaintext, offset)
+        if not length:
+            return packets if _is_padding(plaintext, offset, datagrams) else None
+        packets.append(plaintext[offset : offset + length])
+        offset += length
+    return packets
+
+
+def super_packets_of(plaintext: bytes, datagrams: int) -> list[SuperPacket] | None:
+    """The super-packets of a record of that kind; None when it is malformed.
+
+    One that a device takes is an `OffloadedPacket`: its virtio header, lengths and IP checksum are made here.
+    """
+    view, end = memoryview(plaintext), len(plaintext)
+    packets: list[SuperPacket] = []
+    offset = 0
+    while offset < end:
+        (size,) = _SIZE.unpack_from(plaintext, offset) if end - offset > SIZE_BYTES else (0,)
+        begin = offset + SIZE_BYTES
+        length = total_length(plaintext, begin) if size else 0
+        if not length:
+            return packets if _is_padding(plaintext, offset, datagrams) else None
+        offset = begin + length
+        packet = _rebuilt(view[begin:offset], size)
+        if packet is None:
+            return None
+        packets.append(packet)
+    return packets
+
+
+def _is_padding(plaintext: bytes, offset: int, datagrams: int) -> bool:
+    """Whether the rest is what makes the pieces of a record equally long, as `plan` does it."""
+    return len(plaintext) - offset < datagrams and not any(plaintext[offset:])
+
+
+def _rebuilt(view: memoryview, size: int) -> SuperPacket | None:
+    found = _headers(view)
+    if found is None:
+        return None
+    protocol, at, start = found
+    payload = len(view) - start
+    if not size < payload <= size * MAX_SEGMENTS:
+        return None
+    if protocol == PROTOCOL_UDP and payload > size * MAX_UDP_SEGMENTS:
+        return SuperPacket(bytes(view), size)
+    header = bytearray(view[:start])
+    finish_header(header, protocol, at, len(view))
+    virtio = offload_header(protocol, header[0] >> 4 == 4, at, start, size)
+    return OffloadedPacket(b"".join((header, view[start:])), size, virtio)
