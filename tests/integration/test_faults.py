@@ -216,7 +216,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as raw:
 
 def test_what_the_kernel_drops_before_us_is_counted(well: World) -> None:
     assert well.b.process is not None
-    for size, count in ((60_000, 300), (10, 15_000)):
+    for size, count in ((60_000, 600), (10, 45_000)):
         before, known = kernel_counters(well.b.process.pid), Counter(well.b.status()["drops"])
         well.b.process.send_signal(signal.SIGSTOP)
         run_in(well.c.namespace, [sys.executable, "-S", "-c", BURST, well.b.namespace.ipv4, str(size), str(count)])
@@ -226,7 +226,7 @@ def test_what_the_kernel_drops_before_us_is_counted(well: World) -> None:
         assert 0 < lost < count
         drops = Counter(well.b.status()["drops"]) - known
         assert drops["receive_buffer_full"] == lost
-        assert drops.total() == count
+        assert count <= drops.total() <= count + 10  # a peer may have said something meanwhile, and been lost, too
 
 
 BURST = """
