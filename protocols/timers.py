@@ -60,6 +60,8 @@ class Timers:
 class Deadline(Enum):
     """What a session may be waiting for. Deadlines due together fire in this order."""
 
+    __hash__ = object.__hash__  # several look-ups a batch, and an enum's own hash is a call of Python
+
     KEY_EXPIRY = "a key reached the end of its life"
     RETRANSMIT_HANDSHAKE = "an initiation was not answered"
     DEFERRED_HANDSHAKE = "a handshake was wanted too soon after the one before"

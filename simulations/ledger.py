@@ -7,7 +7,7 @@ when packets are made.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -89,10 +89,10 @@ class Ledger:
         *,
         receiver: str,
         receiver_address: bytes,
-        addresses: Callable[[str], bytes],
+        addresses: Mapping[str, bytes],
         session: str | None = None,
     ) -> Delivered:
-        """Judge a packet that left the tunnel at `receiver`. `addresses` gives the inner address of a node; `session` is
+        """Judge a packet that left the tunnel at `receiver`. `addresses` are the inner ones of the nodes; `session` is
         the peer whose session it came through, where that is known.
 
         Raises `PropertyViolated`.
@@ -105,7 +105,7 @@ class Ledger:
         hold(nothing_altered_or_invented, sent, packet, receiver)
         hold(delivered_to_the_addressee, addressee, receiver, serial)
         sender = maker if session is None else session
-        hold(inner_source_belongs_to_sender, packet[12:16], addresses(sender), sender)
+        hold(inner_source_belongs_to_sender, packet[12:16], addresses[sender], sender)
         hold(inner_destination_is_ours, packet[16:20], receiver_address, receiver)
         self._delivered[serial] = None
         self.delivered_total += 1

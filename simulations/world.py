@@ -128,6 +128,7 @@ class World(ABC):
             peers[first].append(identities[second])
             peers[second].append(identities[first])
         self.hosts: dict[str, Host] = {name: self.make_host(own, peers[name]) for name, own in identities.items()}
+        self._inner = {name: host.inner for name, host in self.hosts.items()}
         self.addresses: dict[Address, Host] = {host.public: host for host in self.hosts.values()}
 
     def populate(self) -> None:
@@ -221,7 +222,7 @@ class World(ABC):
             packet,
             receiver=host.name,
             receiver_address=host.inner,
-            addresses=lambda name: self.hosts[name].inner,
+            addresses=self._inner,
             session=session,
         )
         now_ns, maker = self.timeline.now_ns, delivered.maker
