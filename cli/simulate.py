@@ -124,14 +124,23 @@ def command(
     except ScenarioError as error:
         raise CommandFailedError(error.what, error.why, error.fix, ExitCode.USAGE) from error
     except BrokenPipeError:  # whoever read us has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         raise click.exceptions.Exit(ExitCode.OUTPUT) from None
     except OSError as error:
+        _abandon_output()
         raise CommandFailedError(
             "the results could not be written", str(error), "make room, or write elsewhere", ExitCode.OUTPUT
         ) from error
     if verdict:
         raise click.exceptions.Exit(verdict)
+
+
+def _abandon_output() -> None:
+    """What stdout still holds and does not get rid of is lost, or the interpreter would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _range(seed: int | None, seeds: str | None, context: click.Context) -> tuple[int, int] | None:
