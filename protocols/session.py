@@ -262,8 +262,6 @@ class Session:
         is_working = self._ring.current is not None and not self.is_silent
         if is_working or self._ring.next is not None or not self._dialling.is_call_back_due(now):
             return
-        if self.endpoint is None:
-            self._move_endpoint(source)
         self._dial(now)
         if source != self.endpoint and (message := self._dialling.call_back(now)) is not None:
             self._answers.append((message, source))

@@ -21,13 +21,13 @@ from holloway.protocols.errors import PortError, TunError
 from holloway.protocols.packets import Packet
 from holloway.simulations.ports import RecordingNetlink, SimulatedTun
 from holloway.simulations.streams import below
+from holloway.simulations.world import SOCKET_DATAGRAMS
 
 if TYPE_CHECKING:
     from holloway.simulations.actor_host import Life
 
-SOCKET_DATAGRAMS = 4096
-"""Datagrams that wait for a reader that lags, or stands still; later ones are lost."""
 RECEIVE_BUDGET = 128
+"""Datagrams that one `receive` takes."""
 
 
 class LifePorts(Ports):

@@ -1,8 +1,8 @@
 """The two speeds of the simulator, and what each cannot do.
 
-`heap` drives the pure protocols of `protocols/`: sixty thousand datagrams a second. `actors` drives the whole actor tree
-of each node, with its registry, under Trio's mock clock: about a tenth of that. A plan says which of them it is for. Not
-responsible for either (`breadth`, `actor_world`).
+`heap` drives the pure protocols of `protocols/`, `actors` the whole actor tree of each node, with its registry, under Trio's
+mock clock, at about a fifth of the speed. A plan says which of them it is for. Not responsible for either (`breadth`,
+`actor_world`).
 """
 
 from __future__ import annotations

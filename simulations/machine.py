@@ -40,13 +40,11 @@ from holloway.simulations.oracles import (
     waiting_ends,
 )
 from holloway.simulations.streams import stream
-from holloway.simulations.world import Host
+from holloway.simulations.world import SOCKET_DATAGRAMS, Host
 
 if TYPE_CHECKING:
     from holloway.simulations.breadth import HeapWorld
 
-SOCKET_DATAGRAMS = 4096
-"""Datagrams that wait in the socket of a process that stands still; later ones are lost."""
 _NEVER = 1 << 62
 
 

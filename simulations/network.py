@@ -28,7 +28,7 @@ from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.errors import LocalError, PortError
 
 RECEIVE_QUEUE = 4096  # datagrams a socket holds for a reader that lags; a real one holds 4 MiB
-RECEIVE_BUDGET = 128  # datagrams one `receive` takes, as the kernel's port does
+RECEIVE_BUDGET = 128  # datagrams one `receive` takes
 IN_FLIGHT_MAX = 65_536  # datagrams under way to one socket
 EPHEMERAL_PORTS = range(49_152, 65_536)  # RFC 6335, section 6
 DATAGRAM_MAX_BYTES = {2: 65_507, 4: 65_527}  # by parts of the address: IPv4 counts its header in its 65 535, IPv6 not

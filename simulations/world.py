@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
 
 SECOND_NS = 10**9
+SOCKET_DATAGRAMS = 4096
+"""Datagrams that wait in the socket of a node that lags, or stands still; later ones are lost."""
 ON_THE_WAY_NS = 2 * SECOND_NS
 """How long a packet may be on its way in the calm."""
 EVENTS_PER_SECOND = 2_000_000
