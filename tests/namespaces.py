@@ -29,6 +29,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ import pytest
 
 DEVICE = "eth0"  # the underlay device in every namespace
 BODY_TIMEOUT_S = 60.0
+ADDRESS_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 NAMESPACES = Path("/run/netns")
 TUN_DEVICE = Path("/dev/net/tun")
@@ -112,6 +114,8 @@ def namespaces(count: int = 2) -> Iterator[list[Namespace]]:
         for host in hosts if count > 1 else []:
             addresses = f"address add {host.ipv4}/24 dev {DEVICE}\naddress add {host.ipv6}/64 dev {DEVICE} nodad\n"
             _ip(["-n", host.name, "-batch", "-"], addresses)
+        for host in hosts if count > 1 else []:
+            wait_until_local(host.ipv6, inside=_inside(host, []))
         yield hosts
     finally:
         for host in hosts:
@@ -162,6 +166,20 @@ def in_namespace(body: Callable[[], Awaitable[None] | None]) -> Callable[[], Non
     test.__name__, test.__doc__, test.__module__ = body.__name__, body.__doc__, body.__module__
     test.body = body  # type: ignore[attr-defined]
     return needs_namespaces(test)
+
+
+def wait_until_local(address: str, *, inside: Sequence[str] = ()) -> None:
+    """Wait until this namespace, or the one that the prefix `inside` of a command enters, takes packets to an IPv6 address.
+
+    The kernel adds the route to itself from a work queue (addrconf_dad_work), and drops what comes before, even when the
+    address is not to be probed for duplicates.
+    """
+    deadline = time.monotonic() + ADDRESS_TIMEOUT_S
+    command = [*inside, "ip", "-6", "route", "show", "table", "local", "to", address]
+    while f"local {address} " not in subprocess.run(command, capture_output=True, text=True, check=True).stdout:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{address} was not local within {ADDRESS_TIMEOUT_S} s")
+        time.sleep(0.005)
 
 
 def drop_capabilities() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import trio
+from namespaces import wait_until_local
 
 from holloway.actors.tun import KernelTun, open_tun
 from holloway.protocols.packets import Packet, SuperPacket
@@ -46,6 +47,7 @@ def configure(host: int) -> None:
     ip("link set hw0 mtu 1420 up")
     ip(f"address add {HOSTS[host][4]}/24 dev hw0")
     ip(f"address add {HOSTS[host][6]}/64 dev hw0 nodad")
+    wait_until_local(HOSTS[host][6])
 
 
 def sysctl(name: str, value: str) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 import trio
 import trio.testing
-from namespaces import drop_capabilities, in_namespace, needs_program
+from namespaces import drop_capabilities, in_namespace, needs_program, wait_until_local
 
 from holloway.actors import tun, tun_offload
 from holloway.actors.ports import TunPort
@@ -35,6 +35,7 @@ def configured(name: str = "hw0", mtu: int = 1400, *, offloads: bool = True) -> 
     ip(f"link set {name} mtu {mtu} up")
     ip(f"address add 10.9.0.1/24 dev {name}")
     ip(f"address add fd09::1/64 dev {name} nodad")
+    wait_until_local("fd09::1")
     return device
 
 

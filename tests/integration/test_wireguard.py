@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 from daemons import HOLLOWAY, Daemon, KeyPair, Peer, wait_until
-from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in, start_in
+from namespaces import (
+    Namespace,
+    namespaces,
+    needs_namespaces,
+    needs_program,
+    run_in,
+    start_in,
+    wait_until_local,
+)
 from transfer import transfer
 
 pytestmark = [
@@ -51,6 +59,7 @@ class WireGuard:
             f"link set {self.device} mtu 1420 up",
         ):
             run_in(self.namespace, ["ip", *command.split()])
+        wait_until_local(f"fd99::{address}", inside=["ip", "netns", "exec", self.namespace.name])
 
     def add_peer(self, public: str, *options: str) -> None:
         self.wg("set", self.device, "peer", public, "allowed-ips", "10.99.0.1/32,fd99::1/128", *options)
