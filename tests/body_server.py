@@ -4,7 +4,7 @@ To import Trio, pytest and what a node needs takes half a second; to fork a proc
 never runs Trio and has one thread, so that its children start as clean as a new interpreter.
 
 A request is one line of JSON on standard input: `namespace` and `output` (paths of the namespace to enter and of the file
-for everything the body says), `file` and `name` (the test module and function). The answer is one line: the exit code.
+for everything the body says), `file` and `name` (the test module and function), `patience` (seconds for an async body). The answer is one line: the exit code.
 Not responsible for namespaces, nor for deciding what a failure means.
 """
 
@@ -39,7 +39,7 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def _child(namespace: str, output: str, file: str, name: str) -> int:
+def _child(namespace: str, output: str, file: str, name: str, patience: float) -> int:
     written, entered = os.open(output, os.O_WRONLY), os.open(namespace, os.O_RDONLY)
     for standard in (1, 2):
         os.dup2(written, standard)
@@ -48,7 +48,7 @@ def _child(namespace: str, output: str, file: str, name: str) -> int:
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
         os.close(written)
         os.close(entered)
-        return _run(file, name)
+        return _run(file, name, patience)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -57,8 +57,8 @@ def _child(namespace: str, output: str, file: str, name: str) -> int:
         sys.stderr.flush()
 
 
-def _run(file: str, name: str) -> int:
-    """Run the body under Trio. What asyncio logs, and what Python could not raise, counts as a failure."""
+def _run(file: str, name: str, patience: float) -> int:
+    """Run the body under Trio, for so many seconds. What asyncio logs, and what Python could not raise, counts as a failure."""
     faults: list[str] = []
     sys.unraisablehook = lambda fault: faults.append(f"{fault.err_msg}: {fault.object!r}: {fault.exc_value!r}")
     listener = logging.Handler(logging.WARNING)
@@ -76,7 +76,8 @@ def _run(file: str, name: str) -> int:
     async def main() -> None:
         outcome = getattr(module, name).body()
         if outcome is not None:
-            await outcome
+            with trio.fail_after(patience):
+                await outcome
 
     trio.run(main)
     gc.collect()

@@ -258,7 +258,14 @@ def _ask_body_server(namespace: Namespace, output: str, file: str, name: str) ->
     server = _body_server()
     assert server.stdin is not None
     assert server.stdout is not None
-    request = {"namespace": str(NAMESPACES / namespace.name), "output": output, "file": file, "name": name}
+    request = {
+        "namespace": str(NAMESPACES / namespace.name),
+        "output": output,
+        "file": file,
+        "name": name,
+        # A body that waits in vain ends by itself, a little earlier, with a traceback that shows what for.
+        "patience": 0.9 * BODY_TIMEOUT_S,
+    }
     try:
         server.stdin.write(json.dumps(request) + "\n")
         if not select.select([server.stdout], [], [], BODY_TIMEOUT_S)[0]:

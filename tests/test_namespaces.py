@@ -10,6 +10,7 @@ from pathlib import Path
 
 import namespaces as harness
 import pytest
+import trio
 from namespaces import NAMESPACES, in_namespace, namespaces, needs_namespaces, needs_program, run_in, start_in, why_not
 
 
@@ -90,7 +91,11 @@ def endless_body() -> None:
     time.sleep(100)
 
 
-for body in (failing_body, careless_body, endless_body):
+async def waiting_body() -> None:
+    await trio.sleep_forever()
+
+
+for body in (failing_body, careless_body, endless_body, waiting_body):
     body.body = body  # type: ignore[attr-defined]
 
 
@@ -110,6 +115,8 @@ def test_a_body_without_end_is_ended_and_the_next_one_runs(monkeypatch: pytest.M
     monkeypatch.setattr(harness, "BODY_TIMEOUT_S", 0.5)
     with pytest.raises(AssertionError, match=f"ended with -{int(signal.SIGKILL)}"):
         in_namespace(endless_body)()
+    with pytest.raises(AssertionError, match=r"sleep_forever\(\)"):  # the line on which it waited
+        in_namespace(waiting_body)()
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="own words"):
         in_namespace(failing_body)()
