@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         load_config,
     )
     from holloway.actors.node import Node, open_node
-    from holloway.actors.ports import Arrival, DatagramPort, Netlink, Ports, TunPort
+    from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
     from holloway.actors.registry import MemoryRegistry, RegistryPort, open_registry
+    from holloway.protocols.arrivals import Arrival
 
 __all__ = [
     "Arrival",

@@ -13,8 +13,9 @@ import trio
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import InterfaceConfig
-from holloway.actors.ports import Netlink, TunPort
+from holloway.actors.ports import Netlink
 from holloway.actors.roster import Roster
+from holloway.actors.tun_reader import TunReader
 from holloway.protocols.errors import PortError
 
 if TYPE_CHECKING:
@@ -28,20 +29,20 @@ async def watch_host(
 ) -> None:
     """Actor: reacts to changes of the host's interfaces. Runs after the roster."""
     netlink: Netlink = ctx.sibling("netlink").get()
-    tun: TunPort = ctx.sibling("tun").get()
+    tun: TunReader = ctx.sibling("tun").get()
     log = BoundedLog(ctx.log, lines=LOG_LINES)
     task_status.started(None)
     while True:
         changed = await netlink.wait_changed()
-        if changed is None or tun.name in changed:
+        if changed is None or tun.port.name in changed:
             try:
-                await netlink.configure(tun.name, interface.addresses, interface.mtu)
+                await netlink.configure(tun.port.name, interface.addresses, interface.mtu)
             except PortError as error:
                 roster.problems["interface_not_restored"] += 1
-                log.warning("%s cannot be put right: %s", tun.name, error)
+                log.warning("%s cannot be put right: %s", tun.port.name, error)
             else:
                 roster.recheck_routes()
-        if changed is None or changed - {tun.name}:
+        if changed is None or changed - {tun.port.name}:
             for peer in list(roster.running.values()):
                 if peer.session.epoch:  # one without a key could only be called, which its own timers do
                     peer.announce()

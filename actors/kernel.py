@@ -19,14 +19,15 @@ from holloway.actors.udp_binding import open_udp
 class KernelPorts(Ports):
     """TUN, UDP, netlink, clock and randomness of this host. Nothing in it changes: one serves any number of nodes."""
 
-    def __init__(self, *, offloads: bool = True) -> None:
-        """`offloads`: leave to the kernel, and take from it, what it grants; see `TunPort.offloads`."""
-        self._offloads = offloads
+    def __init__(self, *, offloads: bool = True, receive_super: bool = True) -> None:
+        """`offloads`: leave to the kernel, and take from it, what it grants; see `TunPort.offloads`. `receive_super`: see
+        `open_tun`.
+        """
+        self._offloads, self._receive_super = offloads, receive_super
 
     def open_tun(self, name: str, mtu: int) -> TunPort:
         """See `Ports` and `open_tun`."""
-        # Super-packets are taken once sessions carry them whole: cutting them in here costs more than the kernel's cutting.
-        return open_tun(name, mtu, offloads=self._offloads, receive_super=False)
+        return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super)
 
     def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""

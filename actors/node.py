@@ -44,7 +44,7 @@ from holloway.actors.host_watch import watch_host
 from holloway.actors.membership import Membership, membership
 from holloway.actors.netlink_service import netlink_service
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
-from holloway.actors.ports import Ports, TunPort
+from holloway.actors.ports import Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
@@ -54,20 +54,23 @@ from holloway.actors.status import (
     PING_SCHEMA,
     STATUS_SCHEMA,
     host_prefixes,
+    memory_status,
     peer_details,
     peer_drops,
     peer_status,
     program_version,
     summary,
 )
-from holloway.actors.tun_reader import tun_reader
+from holloway.actors.tun_reader import TunReader, tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
 from holloway.actors.wanted import Peer
 from holloway.protocols.addresses import format_address
 from holloway.protocols.errors import HollowayError
 from holloway.protocols.keys import StaticKey, encode_key
 from holloway.protocols.membership import NodeRecord
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.psk import network_key
+from holloway.protocols.suites import WIREGUARD
 from holloway.supervisor import ActorDown, Child, Event, Intensity, Strategy, Supervisor, Tree, open_tree
 
 MAX_PING_COUNT = 10_000
@@ -93,6 +96,8 @@ class Node:
         """What actors that have ended counted."""
         self.problems: Counter[str] = Counter()
         """What was refused or failed, by reason."""
+        self.memory = MemoryBudget(config.limits.memory)
+        """What everything that waits in the data plane is taken from."""
         configured = [Peer.from_config(peer) for peer in config.peers]
         self.roster = Roster(configured, own_key=self.public_key, own_prefixes=local, problems=self.problems)
         self._peers = Peers(
@@ -104,6 +109,7 @@ class Node:
             roster=self.roster,
             router=self.router,
             past_drops=self.past_drops,
+            memory=self.memory,
         ).pool()
         self._started_at = trio.current_time()
         self._tree: Tree | None = None
@@ -205,6 +211,8 @@ class Node:
                 "version": program_version(),
                 "backend": "session",
                 "offloads": self._offloads(),
+                "refused_runs": self._refused_runs(),
+                "memory": memory_status(self.memory),
                 "registry": self._registry_status(),
             },
             "peers": [
@@ -230,9 +238,13 @@ class Node:
         return [format_address(address) for address in udp.listening] if udp else []
 
     def _offloads(self) -> list[str]:
-        tun: TunPort | None = self._running("dataplane.tun")
+        tun: TunReader | None = self._running("dataplane.tun")
         udp: UdpEndpoint | None = self._running("dataplane.udp")
-        return [*(tun.offloads if tun else ()), *(udp.offloads if udp else ())]
+        return [*(tun.port.offloads if tun else ()), *(udp.offloads if udp else ())]
+
+    def _refused_runs(self) -> dict[str, int]:
+        udp: UdpEndpoint | None = self._running("dataplane.udp")
+        return dict(sorted(udp.refused_runs().items())) if udp else {}
 
     def _registry_status(self) -> dict[str, object] | None:
         if self.config.registry is None:
@@ -251,9 +263,9 @@ class Node:
         udp: UdpEndpoint | None = self._running("dataplane.udp")
         if udp is not None:
             drops += udp.drops()
-        tun: TunPort | None = self._running("dataplane.tun")
+        tun: TunReader | None = self._running("dataplane.tun")
         if tun is not None:
-            drops += tun.drops
+            drops += tun.port.drops
         for peer in self.roster.running.values():
             drops += peer_drops(peer)
         return drops
@@ -406,7 +418,9 @@ async def open_node(
     if ports is None:
         from holloway.actors.kernel import KernelPorts
 
-        ports = KernelPorts(offloads=config.interface.offloads)
+        # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
+        takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
+        ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super)
     network_secret = None
     if secrets.passphrase is not None:
         # Slow by design, so not in the event loop, nor something to wait for when nobody wants it any more.

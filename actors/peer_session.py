@@ -5,6 +5,9 @@ queued before it, the whole turn happens inside the call (seal, send; or open, w
 bounded inbox for the actor's own task, which also keeps the session's timers. State has one owner and one entry either
 way, and no turn ever waits. A turn that crashes is the end of this actor and not of whoever offered.
 
+What waits in the inbox is taken from the memory of the node. When that is used up, a message is refused while others wait; with
+nothing before it, its turn is at once, so that a session whose keys are missing is never kept from getting them.
+
 Not responsible for protocol decisions (`protocols.session`), for what a peer's endpoints come to (`calling`), nor for
 finding the peer of a packet (`router`) or of a datagram (`udp_endpoint`).
 """
@@ -22,8 +25,8 @@ import trio
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import Callbook
 from holloway.actors.pinging import PING_PAYLOAD, Pinger, Pong
-from holloway.actors.ports import TunPort
 from holloway.protocols.addresses import Address, format_address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.events import (
     DropReason,
     EndpointMoved,
@@ -35,14 +38,17 @@ from holloway.protocols.events import (
     PacketDropped,
     PeerForgotUs,
 )
+from holloway.protocols.memory import MemoryBudget, arrivals_cost, packets_cost
 from holloway.protocols.noise import OpenedInitiation
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, count_packets
 from holloway.protocols.session import Session, State
+from holloway.protocols.suites import WIREGUARD
 
 if TYPE_CHECKING:
     from logging import Logger
 
     from holloway.actors.config import Endpoint
+    from holloway.actors.tun_reader import TunReader
     from holloway.actors.udp_endpoint import UdpEndpoint
     from holloway.actors.wanted import Peer
 
@@ -56,18 +62,18 @@ LOOK_UP_AGAIN_S = 15.0
 """A peer that does not answer has its names looked up again, but not more often than this."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every turn
 class Outbound:
     """Seal these packets for the peer."""
 
     packets: list[Packet]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """Open these datagrams from the peer."""
 
-    datagrams: list[tuple[bytes, Address]]
+    arrivals: list[Arrival]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +103,24 @@ class PeerSession:
         peer: Peer,
         make_session: Callable[[PeerSession], Session],
         *,
-        tun: TunPort,
+        tun: TunReader,
         udp: UdpEndpoint,
         log: Logger,
         first_ping: int,
+        memory: MemoryBudget,
     ) -> None:
         """`make_session` is called at once with this handle, which the tables of the node then know it by. `first_ping`
-        is any number, best a random one: pings count on from it.
+        is any number, best a random one: pings count on from it. `memory`: what the inbox takes from.
         """
         self.peer = peer
         self.drops: Counter[str] = Counter()
         self.callbook = Callbook(peer.endpoints, udp.can_reach)
+        self._may_fragment = peer.suite == WIREGUARD.name  # a foreign peer: nobody finds out what the path to it bears
         self._tun, self._udp, self._log = tun, udp, BoundedLog(log)
         self._inbox, self._outlet = trio.open_memory_channel[Message](INBOX_MESSAGES)
+        self._inbox_share = memory.network.share()
         self._queued = 0
+        self._may_be_answered = False
         self._waiting = trio.CancelScope()
         self._crash: Exception | None = None
         self._pinger = Pinger(first_ping)
@@ -131,48 +141,63 @@ class PeerSession:
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer."""
         if not self._queued and self.session.is_ready:
-            self._take(Outbound(packets), len(packets))
+            self._take(Outbound(packets))
         else:
-            self._queue(Outbound(packets), len(packets))
+            self._queue(Outbound(packets))
 
-    def offer_datagrams(self, datagrams: list[tuple[bytes, Address]]) -> None:
-        """Datagrams of the network for this peer."""
+    def offer_arrivals(self, arrivals: list[Arrival]) -> None:
+        """Datagrams of the network for this peer. Their memory may be used again as soon as this returns."""
         if not self._queued and self.session.is_ready:
-            self._take(Inbound(datagrams), len(datagrams))
+            self._take(Inbound(arrivals))
         else:
-            self._queue(Inbound(datagrams), len(datagrams))
+            self._queue(Inbound(arrivals))
 
     def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
         """A handshake that names this peer. Never in the caller's turn: it costs three Diffie-Hellmans."""
-        self._queue(Answer(opened, source), 1)
+        self._queue(Answer(opened, source))
 
     def offer_reset(self, token: bytes, source: Address) -> None:
         """A reset from a peer that has lost our session."""
-        self._queue(Restart(token, source), 1)
+        self._queue(Restart(token, source))
 
-    def _queue(self, message: Message, count: int) -> None:
+    def _queue(self, message: Message) -> None:
         if self.is_stopped:
-            self.drops[DropReason.PEER_DOWN.value] += count
+            self.drops[DropReason.PEER_DOWN.value] += _count(message)
+            return
+        cost = _cost(message)
+        if not self._inbox_share.take(cost):
+            if self._queued:
+                self.drops[DropReason.MEMORY_FULL.value] += _count(message)
+            else:
+                self._take(message)
             return
         try:
-            self._inbox.send_nowait(message)
+            self._inbox.send_nowait(_kept(message))
         except trio.WouldBlock:
-            self.drops[DropReason.INBOX_FULL.value] += count
+            self._inbox_share.give(cost)
+            self.drops[DropReason.INBOX_FULL.value] += _count(message)
         else:
             self._queued += 1
 
+    def _leaves_inbox(self, message: Message) -> None:
+        self._queued -= 1
+        self._inbox_share.give(_cost(message))
+
     # Turns. One that crashes, in whosever call, is left to our own task to end of.
 
-    def _take(self, message: Message, count: int) -> None:
-        """A turn for one message of `count` things."""
+    def _take(self, message: Message) -> None:
+        """A turn for one message."""
         if self.is_stopped:
-            self.drops[DropReason.PEER_DOWN.value] += count
+            self.drops[DropReason.PEER_DOWN.value] += _count(message)
             return
         try:
             self._handle(message, trio.current_time())
             self._rearm()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
+        if self._may_be_answered:  # now that this turn is over: the answer is a turn of its own
+            self._may_be_answered = False
+            self._tun.take_answers()
 
     def _take_turn(self, act: Callable[[], None]) -> None:
         """Any other turn."""
@@ -238,13 +263,23 @@ class PeerSession:
         raise self._crash
 
     def close(self) -> None:
-        """Forget every key, and let go of whoever waits. Twice is fine."""
+        """Forget every key, and let go of whoever and whatever waits. Twice is fine."""
         self.is_stopped = True
-        self.session.close()
         self._inbox.close()
+        self._discard_inbox()
         self._outlet.close()
+        self.session.close()
         self._pinger.close()
         self._settled.set()
+
+    def _discard_inbox(self) -> None:
+        while True:
+            try:
+                message = self._outlet.receive_nowait()
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                return
+            self._leaves_inbox(message)
+            self.drops[DropReason.PEER_DOWN.value] += _count(message)
 
     async def _serve(self) -> None:
         """Until a turn crashes."""
@@ -253,8 +288,8 @@ class PeerSession:
             with trio.CancelScope(deadline=self._deadline()) as self._waiting:
                 message = await self._outlet.receive()
             while message is not None:
-                self._queued -= 1
-                self._take(message, 1)
+                self._leaves_inbox(message)
+                self._take(message)
                 try:
                     message = self._outlet.receive_nowait()
                 except trio.WouldBlock:
@@ -284,8 +319,8 @@ class PeerSession:
         match message:
             case Outbound(packets):
                 session.send(packets, now)
-            case Inbound(datagrams):
-                session.receive(datagrams, now)
+            case Inbound(arrivals):
+                session.receive(arrivals, now)
             case Answer(opened, source):
                 session.receive_initiation(opened, source, now)
             case Restart(token, source):
@@ -299,14 +334,14 @@ class PeerSession:
             self._note(event)
         for answer, source in session.answers_to_send():
             self._udp.send((answer,), source)
-        datagrams = session.datagrams_to_send()
-        if datagrams and session.endpoint is not None:
-            self._udp.send(datagrams, session.endpoint)
+        runs = session.runs_to_send()
+        if runs and session.endpoint is not None:
+            self._udp.send_runs(runs, session.endpoint, may_fragment=self._may_fragment)
         packets = session.packets_to_deliver()
         if packets:
             if self._pinger.waiting:
                 packets = self._pinger.without_answers(packets, trio.current_time())
-            self._tun.send(packets)
+            self._may_be_answered = self._tun.write(packets)
 
     def _note(self, event: Event) -> None:
         name, log = self.peer.name, self._log
@@ -433,3 +468,32 @@ class PeerSession:
                 return "stale" if self.is_connected and not self.session.is_silent else "down"
             case State.CLOSED:
                 return "down"
+
+
+def _cost(message: Message) -> int:
+    """What it takes to keep it. Calls hold no datagrams and are free, so that nothing keeps a peer from calling; they are
+    bounded by their number, and by what `demux` lets through.
+    """
+    match message:
+        case Outbound(packets):
+            return packets_cost(packets)
+        case Inbound(arrivals):
+            return arrivals_cost(arrivals)
+        case _:
+            return 0
+
+
+def _kept(message: Message) -> Message:
+    """The same in memory of its own."""
+    return Inbound([arrival.kept() for arrival in message.arrivals]) if isinstance(message, Inbound) else message
+
+
+def _count(message: Message) -> int:
+    """How many packets, datagrams or calls are lost with it."""
+    match message:
+        case Outbound(packets):
+            return count_packets(packets)
+        case Inbound(arrivals):
+            return sum(arrival.datagram_count for arrival in arrivals)
+        case _:
+            return 1

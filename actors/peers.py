@@ -17,15 +17,17 @@ import trio
 
 from holloway.actors.config.model import Config
 from holloway.actors.peer_session import PeerSession
-from holloway.actors.ports import Ports, TunPort
+from holloway.actors.ports import Ports
 from holloway.actors.roster import Roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets
 from holloway.actors.status import peer_drops
+from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.psk import pair_key
 from holloway.protocols.session import Session, SessionConfig
 from holloway.protocols.suites import AES_GCM, SUITES
@@ -55,10 +57,12 @@ class Peers:
         roster: Roster,
         router: Router,
         past_drops: Counter[str],
+        memory: MemoryBudget,
     ) -> None:
-        """What an actor counted goes into `past_drops` at its end."""
+        """What an actor counted goes into `past_drops` at its end. What waits in all of them is taken from `memory`."""
         self._config, self._ports, self._secrets, self._network_secret = config, ports, secrets, network_secret
         self._static, self._roster, self._router, self._past_drops = static, roster, router, past_drops
+        self._memory = memory
 
     def pool(self) -> Pool[Peer, PeerSession]:
         """The pool, of which the keys are identities. A peer that crashes again and again backs off by itself: it takes
@@ -73,10 +77,12 @@ class Peers:
     async def _run(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[PeerSession]) -> None:
         """Actor: one peer, in the tables of the node for as long as it runs."""
         udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
-        tun: TunPort = ctx.ref("dataplane.tun").get()
+        tun: TunReader = ctx.ref("dataplane.tun").get()
         peer = self._roster.of(identity)
         first_ping = int.from_bytes(self._ports.entropy(4), "big")
-        handle = PeerSession(peer, partial(self._session, udp), tun=tun, udp=udp, log=log, first_ping=first_ping)
+        handle = PeerSession(
+            peer, partial(self._session, udp), tun=tun, udp=udp, log=log, first_ping=first_ping, memory=self._memory
+        )
         try:
             self._router.assign(handle, peer.allowed)
             self._roster.arrive(handle)
@@ -102,6 +108,7 @@ class Peers:
                 keepalive_s=peer.keepalive_s,
                 mtu=self._config.interface.mtu,
                 inspect=Inspector(self._router.routes, handle, self._router.local),
+                memory=self._memory,
             )
             addresses = handle.callbook.addresses
             return Session(

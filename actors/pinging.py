@@ -12,6 +12,7 @@ import trio
 
 from holloway.protocols.errors import HollowayError
 from holloway.protocols.icmp import EchoReply, echo_request, parse_echo_reply
+from holloway.protocols.packets import Packet, SuperPacket
 
 PING_PAYLOAD = b"holloway ping"
 MAX_PINGS = 64
@@ -58,9 +59,9 @@ class Pinger:
         self.waiting[key] = Ping(target, now)
         return key, packet
 
-    def without_answers(self, packets: Sequence[bytes], now: float) -> list[bytes]:
+    def without_answers(self, packets: Sequence[Packet], now: float) -> list[Packet]:
         """`packets` less those that answer a ping of ours: these are not for the host."""
-        return [packet for packet in packets if not self._is_answer(packet, now)]
+        return [packet for packet in packets if isinstance(packet, SuperPacket) or not self._is_answer(packet, now)]
 
     def _is_answer(self, packet: bytes, now: float) -> bool:
         reply = parse_echo_reply(packet)

@@ -15,37 +15,16 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from struct import iter_unpack
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Protocol
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.packets import Packet
-
-
-class Arrival(NamedTuple):
-    """What one receive call gave: one datagram, or a run of equally long ones from one source (UDP GRO).
-
-    `data` holds the datagrams back to back; `stride` is the length of each but the last, which may be shorter, and
-    equals `len(data)` for a lone one. A `memoryview` is good until the next `receive` on the same port.
-    """
-
-    source: Address
-    data: bytes | memoryview
-    stride: int
-
-    def datagrams(self) -> list[bytes]:
-        """The datagrams as separate `bytes`, in order of arrival. Never empty: an empty datagram is one too."""
-        data, stride = self.data, self.stride
-        if stride >= len(data):
-            return [bytes(data)]
-        whole = len(data) // stride * stride
-        datagrams = [each for (each,) in iter_unpack(f"{stride}s", data[:whole])]
-        if whole < len(data):
-            datagrams.append(bytes(data[whole:]))
-        return datagrams
+from holloway.protocols.runs import Run, flatten
 
 
 class TunPort(Protocol):
@@ -73,6 +52,10 @@ class TunPort(Protocol):
         """
         ...
 
+    def take(self) -> list[Packet]:
+        """What is there now, up to a budget; perhaps nothing. Never waits, and raises nothing: `receive` does."""
+        ...
+
     def send(self, packets: Sequence[Packet]) -> None:
         """Give packets to the host at once, in order. Never waits and never raises for a bad packet: see `drops`."""
         ...
@@ -89,6 +72,8 @@ class DatagramPort(Protocol):
     drops: Counter[str]
     offloads: tuple[str, ...] = ()
     """What it leaves to the host: `gso`, runs of datagrams in one call; `gro`, the same for what arrives."""
+    refused_runs: Mapping[str, int] = MappingProxyType({})
+    """Why the host would not take runs, and how often; their datagrams were sent one by one."""
 
     async def receive(self) -> list[Arrival]:
         """Wait for the first datagram, then take what is there up to a budget. Never returns an empty list.
@@ -97,12 +82,18 @@ class DatagramPort(Protocol):
         """
         ...
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         """Send each datagram to `destination` (numeric, of this port's family) at once; see `drops` for the refused.
+
+        With `may_fragment` the network may take them apart; without, what is too long for it is lost.
 
         Raises `LocalError` for an address of the other family, and nothing else.
         """
         ...
+
+    def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for datagrams that lie back to back."""
+        self.send(flatten(runs), destination, may_fragment=may_fragment)
 
     def close(self) -> None:
         """Close the socket and wake a waiting `receive`. Twice is fine."""

@@ -20,8 +20,9 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config.model import Prefix
 from holloway.actors.kernel_routes import KernelRoutes
 from holloway.actors.peer_session import PeerSession
-from holloway.actors.ports import Netlink, TunPort
+from holloway.actors.ports import Netlink
 from holloway.actors.router import Router
+from holloway.actors.tun_reader import TunReader
 from holloway.actors.wanted import Peer, Plan, settle
 from holloway.supervisor import ChildStartError
 
@@ -128,10 +129,12 @@ async def keep_roster(
     Ready once every configured peer that can be started has been. A peer whose actor does not start is tried again.
     """
     netlink: Netlink = ctx.sibling("netlink").get()
-    tun: TunPort = ctx.sibling("tun").get()
+    tun: TunReader = ctx.sibling("tun").get()
     log = BoundedLog(ctx.log, lines=LOG_LINES)
     known = roster.routes.known if roster.routes is not None else []
-    routes = roster.routes = KernelRoutes(netlink, tun.name, connected, known=known, problems=roster.problems, log=log)
+    routes = roster.routes = KernelRoutes(
+        netlink, tun.port.name, connected, known=known, problems=roster.problems, log=log
+    )
     keeper = _Keeper(roster, router, ctx.sibling("peers").get(), routes, log)
     is_started = False
     try:

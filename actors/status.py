@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
     from holloway.actors.peer_session import PeerSession
     from holloway.actors.wanted import Peer
+    from holloway.protocols.memory import MemoryBudget
 
 STATUS_SCHEMA = "holloway.status/1"
 PEERS_SCHEMA = "holloway.peers/1"
@@ -27,6 +28,11 @@ PING_SCHEMA = "holloway.ping/1"
 def program_version() -> str:
     """The version of the installed program."""
     return version("holloway")
+
+
+def memory_status(memory: MemoryBudget) -> dict[str, int]:
+    """The part `node.memory` of `status`."""
+    return {"held_bytes": memory.held, "peak_bytes": memory.peak, "cap_bytes": memory.cap}
 
 
 def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:

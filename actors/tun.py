@@ -29,7 +29,7 @@ from holloway.actors.tun_offload import (
     pieces,
 )
 from holloway.protocols.errors import TunError
-from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.packets import Packet, SuperPacket, UnfinishedPacket
 from holloway.protocols.virtio import PLAIN, OffloadedPacket, offloaded
 
 CLONE_DEVICE = "/dev/net/tun"
@@ -39,7 +39,9 @@ IFF_NO_PI = 0x1000
 NAME_MAX_BYTES = 15  # IFNAMSIZ less its NUL
 
 RECEIVE_BUDGET = 128  # packets one `receive` takes before other tasks have their turn
-RECEIVE_BUDGET_BYTES = 256 * 1024  # so much, and it ends too: a super-packet is many packets to those who seal it
+RECEIVE_BUDGET_BYTES = 512 * 1024  # so much, and it ends too: a super-packet is many packets to those who seal it
+FEW_PACKETS = 4  # that a host may have answered at once with
+FEW_BYTES = 2048  # longer than any packet that is not to be cut
 PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU somebody sets later can cut one
 _TOO_MUCH_AT_ONCE = frozenset({errno.EINVAL, errno.ENOMEM, errno.ENOBUFS})  # of a super-packet: try its segments
 
@@ -102,6 +104,8 @@ class KernelTun(TunPort):
         self._descriptor = descriptor
         self._joiner = Joiner()
         self._more = False  # the last budget was used up: more may be waiting in the device
+        self._lone = False  # short packets come alone
+        self._unasked = False  # the last one was given on before the device was asked for another
 
     def set_local(self, addresses: Iterable[bytes]) -> None:
         """See `TunPort`. With a virtio header, TCP segments to these addresses are joined from now on."""
@@ -112,20 +116,36 @@ class KernelTun(TunPort):
         """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets, and no more once there are `RECEIVE_BUDGET_BYTES`."""
         if self._descriptor < 0:
             raise trio.ClosedResourceError(f"{self.name} is closed")
-        if self._more:
+        if self._unasked:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if packets := self._drain(RECEIVE_BUDGET):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return packets
+            await trio.lowlevel.wait_readable(self._descriptor)
+        elif self._more:
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.wait_readable(self._descriptor)
-        while not (packets := self._drain()):
+        while not (packets := self._drain(1 if self._lone else RECEIVE_BUDGET)):
             await trio.lowlevel.wait_readable(self._descriptor)
         return packets
 
-    def _drain(self) -> list[Packet]:
+    def take(self) -> list[Packet]:
+        """See `TunPort`. Takes at most `FEW_PACKETS`."""
+        try:
+            return self._drain(FEW_PACKETS) if self._descriptor >= 0 else []
+        except TunError:  # the next `receive` meets the same error
+            return []
+
+    def _drain(self, budget: int) -> list[Packet]:
+        """Where one short packet after another comes alone, `budget` is 1, and each is given on before the device is asked
+        for more: to ask in vain costs as much as to be asked.
+        """
         packets: list[Packet] = []
-        self._more = False
+        self._more = self._unasked = False
         descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
         try:
-            for _ in range(RECEIVE_BUDGET):
+            for _ in range(budget):
                 # CPython gives back the unused space in place; readv into one kept buffer and a copy cost 0.3 us more.
                 data = read(descriptor, PACKET_SPACE)
                 packet = arrived(data) if has_header else data
@@ -137,6 +157,8 @@ class KernelTun(TunPort):
                 if left <= 0:
                     break
         except BlockingIOError:
+            if packets:
+                self._lone = len(packets) == 1 and left > RECEIVE_BUDGET_BYTES - FEW_BYTES
             return packets
         except OSError as error:
             if self._descriptor < 0:
@@ -148,7 +170,8 @@ class KernelTun(TunPort):
                     "it is made again on restart; `ip monitor link` shows who deletes it",
                 ) from error
             return packets
-        self._more = True
+        self._unasked = self._lone = budget == 1 and left > RECEIVE_BUDGET_BYTES - FEW_BYTES
+        self._more = not self._unasked
         return packets
 
     def send(self, packets: Sequence[Packet]) -> None:
@@ -162,6 +185,8 @@ class KernelTun(TunPort):
             if isinstance(packet, SuperPacket):
                 self._send_super(packet)
                 continue
+            if isinstance(packet, UnfinishedPacket):
+                packet = packet.finished()
             try:
                 writev(descriptor, (PLAIN, packet) if has_header else (packet,))
             except OSError as error:

@@ -18,8 +18,27 @@ from typing import cast
 
 from holloway.protocols.checksums import pseudo_header_sum
 from holloway.protocols.coalescing import Checksums, coalesce
-from holloway.protocols.packets import PROTOCOL_TCP, Packet, SuperPacket, internet_checksum, transport
-from holloway.protocols.virtio import VIRTIO_HEADER_BYTES, OffloadedPacket, from_device
+from holloway.protocols.packets import (
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    ByteView,
+    Packet,
+    SuperPacket,
+    UnfinishedPacket,
+    internet_checksum,
+    layout_of,
+    total_length,
+    transport,
+)
+from holloway.protocols.virtio import (
+    TCP_CHECKSUM_AT,
+    UDP_CHECKSUM_AT,
+    VIRTIO_HEADER_BYTES,
+    OffloadedPacket,
+    from_device,
+)
 
 # Not worth joining are a few, as a run costs 10 us to begin with, and acknowledgements, which say nothing that continues.
 JOIN_FROM_PACKETS = 4
@@ -44,10 +63,15 @@ _REFUSED_ERRNOS = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP})
 # The first bytes of a virtio header: flags, and what is to be cut.
 _PLAIN = b"\x00\x00"
 _LONE_PARTIAL = b"\x01\x00"  # a checksum to be finished
+_TCP4_SUPER, _TCP6_SUPER = b"\x01\x01", b"\x01\x04"  # that, and TCP segments to be cut
 NEEDS_CHECKSUM = 0x01  # VIRTIO_NET_HDR_F_NEEDS_CSUM, in the first byte of a virtio header
 _IPV4_ADDRESS_BYTES = 4
 _VERSION_5 = b"\x50"  # above what an IPv4 packet begins with, below IPv6
-_TCP = PROTOCOL_TCP.to_bytes(1, "big")
+_TCP, _UDP = PROTOCOL_TCP.to_bytes(1, "big"), PROTOCOL_UDP.to_bytes(1, "big")
+# Where the checksum of a UDP packet is, in the last four bytes of its virtio header.
+_PLACE = struct.Struct("=HH")
+_UDP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, UDP_CHECKSUM_AT)
+_UDP_OVER_IPV6 = _PLACE.pack(IPV6_HEADER_BYTES, UDP_CHECKSUM_AT)
 
 
 def has_virtio_header(descriptor: int) -> bool:
@@ -97,22 +121,44 @@ def _offload(descriptor: int, flags: int) -> bool:
 def arrived(data: bytes) -> Packet | None:
     """What one read of a device with virtio headers gave; None when it is malformed.
 
-    A lone packet is whole: its checksum is finished here, as that is cheaper than a `SuperPacket` of one segment.
+    A lone packet comes without its virtio header: UDP as an `UnfinishedPacket`, which most likely has others like it beside
+    it; TCP with its checksum, which is less work than an acknowledgement's way through what joins packets.
     """
     kind = data[:2]
     if kind == _PLAIN and len(data) >= VIRTIO_HEADER_BYTES:
         return data[VIRTIO_HEADER_BYTES:]
+    if kind in (_TCP4_SUPER, _TCP6_SUPER):
+        return _tcp_super_packet(data) or from_device(data)
     if kind != _LONE_PARTIAL or len(data) < VIRTIO_HEADER_BYTES:
         return from_device(data)
+    packet = UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
+    place = data[6:VIRTIO_HEADER_BYTES]
+    if (
+        (place == _UDP_OVER_IPV4 and packet[:1] == b"\x45" and packet[9:10] == _UDP)
+        or (place == _UDP_OVER_IPV6 and packet[6:7] == _UDP)
+    ) and total_length(packet) == len(packet):
+        return packet
     # A header is of the host's byte order; see `agree`.
-    start = int.from_bytes(data[6:8], sys.byteorder)
-    field = start + int.from_bytes(data[8:10], sys.byteorder)
-    packet = data[VIRTIO_HEADER_BYTES:]
+    start = int.from_bytes(place[:2], sys.byteorder)
+    field = start + int.from_bytes(place[2:], sys.byteorder)
     if field + 2 > len(packet):
         return None
     # A sum of 0 would say "no checksum" in UDP; 65535 is as right everywhere else (Linux, skb_checksum_help).
     checksum = internet_checksum(packet[start:]) or 0xFFFF
     return b"".join((packet[:field], checksum.to_bytes(2, "big"), packet[field + 2 :]))
+
+
+def _tcp_super_packet(data: bytes) -> SuperPacket | None:
+    """What nearly every read of a bulk flow gives, looked at no longer than it needs; None for `from_device` to judge."""
+    packet = memoryview(data)[VIRTIO_HEADER_BYTES:]
+    layout = layout_of(packet)
+    size = int.from_bytes(data[4:6], sys.byteorder)
+    if layout is None or not size or layout.protocol != PROTOCOL_TCP:
+        return None
+    is_named = (data[1] == _TCP4_SUPER[1]) == (packet[0] >> 4 == 4)
+    if not is_named or data[6:VIRTIO_HEADER_BYTES] != _PLACE.pack(layout.at, TCP_CHECKSUM_AT):
+        return None
+    return SuperPacket(packet, size, known_layout=layout)
 
 
 class Joiner:
@@ -181,7 +227,7 @@ def pieces(packet: SuperPacket) -> list[bytes]:
     return packet.segments()
 
 
-def _is_right(packet: bytes) -> bool:
+def _is_right(packet: ByteView) -> bool:
     """Whether the transport checksum of a whole packet is right."""
     found = transport(packet)
     if found is None:

@@ -1,24 +1,59 @@
 """The actor that owns the TUN device: makes it, configures it, and hands its packets to the sessions.
 
-Writing is a synchronous call on the port, made by the sessions. Not responsible for the routes of single peers
+Writing is a synchronous call on its handle, made by the sessions. Not responsible for the routes of single peers
 (`kernel_routes`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import trio
 
 from holloway.actors.config import InterfaceConfig
 from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, byte_length
 
 if TYPE_CHECKING:
-    from holloway.actors.peer_session import PeerSession
+    import trio
+
     from holloway.supervisor import Context
+
+FEW_PACKETS = 2
+"""To no more packets than this is an answer of the host worth looking for at once: those of a bulk flow bring enough of
+their own."""
+
+
+class TunReader:
+    """Handle of the running actor: the device, and where its packets go."""
+
+    def __init__(self, port: TunPort, router: Router) -> None:
+        self.port = port
+        self._router = router
+
+    def write(self, packets: Sequence[Packet]) -> bool:
+        """Give packets to the host at once. Whether the host may have an answer already: then `take_answers` soon."""
+        self.port.send(packets)
+        return len(packets) <= FEW_PACKETS
+
+    def take_answers(self) -> None:
+        """What the host sends by now goes to the sessions. A host answers a ping, or acknowledges a segment, before the
+        write of it returns: without this the answer would wait for our task to be woken.
+        """
+        packets = self.port.take()
+        if packets:
+            self.offer(packets)
+
+    def offer(self, packets: Sequence[Packet]) -> None:
+        """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
+        takes a while, and a lone packet to somebody else need not wait for that.
+        """
+        batches = list(self._router.sort(packets).items())
+        if len(batches) > 1:
+            batches.sort(key=lambda each: sum(map(byte_length, each[1])))
+        for peer, batch in batches:
+            peer.offer_packets(batch)
 
 
 async def tun_reader(
@@ -28,7 +63,7 @@ async def tun_reader(
     router: Router,
     past_drops: Counter[str],
     *,
-    task_status: trio.TaskStatus[TunPort],
+    task_status: trio.TaskStatus[TunReader],
 ) -> None:
     """Actor: the TUN device. Raises `TunError` when it cannot be made or goes away.
 
@@ -39,14 +74,10 @@ async def tun_reader(
         netlink: Netlink = ctx.sibling("netlink").get()
         await netlink.configure(port.name, interface.addresses, interface.mtu)
         port.set_local(address.ip.packed for address in interface.addresses)
-        task_status.started(port)
+        reader = TunReader(port, router)
+        task_status.started(reader)
         while True:
-            _offer(router.sort(await port.receive()))
+            reader.offer(await port.receive())
     finally:
         port.close()
         past_drops.update(port.drops)
-
-
-def _offer(batches: dict[PeerSession, list[Packet]]) -> None:
-    for peer, batch in batches.items():
-        peer.offer_packets(batch)

@@ -4,7 +4,8 @@ Responsible for draining and filling one non-blocking socket, many datagrams a s
 (`udp_offload` says how), and for counting what was lost on the way. Not responsible for binding (`udp_binding`), nor for
 what is in a datagram and for whom it is: demultiplexing belongs to the actor above.
 
-Whether a datagram may be fragmented is left to the kernel's default (`net.ipv4.ip_no_pmtu_disc`).
+No datagram is fragmented, here or on the way, unless `send` is told that it may be: a probe of the path would prove nothing
+(`protocols.path_mtu`). Nor does the socket believe ICMP about the path; the device's MTU alone makes it refuse a datagram.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
-from holloway.actors.ports import Arrival, DatagramPort, refusal
+from holloway.actors.ports import DatagramPort, refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
     RUN_REFUSED_ERRNOS,
     RunRefusals,
     can_send_runs,
+    gathered,
     receive_runs,
-    runs,
     send_run,
     stride_of,
 )
 from holloway.protocols.addresses import Address, format_address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, PortError
+from holloway.protocols.runs import Run, flatten, lone_run
 
 # One `receive` takes no more, but for the rest of a run, before other tasks have their turn. Eight full runs keep the cost
 # of a turn small beside that of its work, sixteen did no better; of tiny datagrams it is the number that takes time.
@@ -42,6 +46,11 @@ DATAGRAM_SPACE = 65_536  # more than the 65 507 bytes of the largest UDP datagra
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h; Python's socket module does not name it
 MEMINFO = struct.Struct("9I")
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS, include/uapi/linux/sock_diag.h
+
+# include/uapi/linux/in.h, in6.h; Python's socket module does not name these. The two values are the same in both families.
+MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+PMTUDISC_WANT = 1  # fragment what is longer than the path is known to bear
+PMTUDISC_PROBE = 3  # never fragment, and set DF whatever is known of the path
 
 # Errors that tell of an earlier datagram or of the state of the network. The socket itself is whole.
 PASSING_ERRNOS = frozenset(
@@ -80,6 +89,9 @@ class UdpSocket(DatagramPort):
         self.refused_runs: Counter[str] = Counter()
         self._socket = sock
         self._address_parts = ADDRESS_PARTS[sock.family]
+        self._mtu_discover = MTU_DISCOVER[sock.family]
+        self._may_fragment: bool | None = None
+        self._let_fragment(False)
         self._sends_runs = offloads and can_send_runs(sock)
         self._receives_runs = offloads and receive_runs(sock)
         self.offloads: tuple[str, ...] = ("gso",) * self._sends_runs + ("gro",) * self._receives_runs
@@ -248,31 +260,46 @@ class UdpSocket(DatagramPort):
             self.drops["receive_buffer_full"] += fresh
             self._overflows_seen = seen
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
-        """See `DatagramPort`. A full send buffer is `udp_eagain`, a datagram above the path's limit `udp_emsgsize`."""
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`. A full send buffer is `udp_eagain`, a datagram above the device's MTU `udp_emsgsize`."""
+        self.send_runs([lone_run(datagram) for datagram in datagrams], destination, may_fragment=may_fragment)
+
+    def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
         if len(destination) != self._address_parts:
             raise LocalError(
                 f"cannot send to {format_address(destination)} from {format_address(self.local)}",
                 "they are of different address families",
             )
-        if not self._sends_runs or len(datagrams) < 2:
-            self._send_singly(datagrams, destination)
+        if may_fragment is not self._may_fragment:
+            self._let_fragment(may_fragment)
+        if len(runs) == 1 and runs[0].length <= runs[0].stride:
+            self._send_singly(runs[0].parts, destination)
             return
-        for run in runs(datagrams):
-            if len(run) == 1 or not self._run_refusals.allows(destination, len(run[0])):
-                self._send_singly(run, destination)
+        if not self._sends_runs:
+            self._send_singly(flatten(runs), destination)
+            return
+        for run in gathered(runs):
+            if run.number == 1 or not self._run_refusals.allows(destination, run.stride):
+                self._send_singly(run.datagrams(), destination)
                 continue
             try:
                 send_run(self._socket, run, destination)
             except OSError as error:
                 if error.errno in RUN_REFUSED_ERRNOS:
                     self.refused_runs[refusal("udp", error)] += 1
-                    self._run_refusals.note(destination, len(run[0]), error.errno)
-                    self._send_singly(run, destination)
+                    self._run_refusals.note(destination, run.stride, error.errno)
+                    self._send_singly(run.datagrams(), destination)
                 else:
-                    self.drops[refusal("udp", error)] += len(run)
+                    self.drops[refusal("udp", error)] += run.number
 
-    def _send_singly(self, datagrams: Sequence[bytes], destination: Address) -> None:
+    def _let_fragment(self, may_fragment: bool) -> None:
+        """For what is sent from now on. A kernel that refuses, as sandboxes that play one may, does as it is used to."""
+        self._may_fragment = may_fragment
+        with suppress(OSError):
+            self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
+
+    def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
         send = self._socket.sendto
         for datagram in datagrams:
             try:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeGuard
 import trio
 
 from holloway.actors.peer_session import PeerSession
-from holloway.actors.ports import Arrival, DatagramPort, Ports
+from holloway.actors.ports import DatagramPort, Ports
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.runs import Run
 
 if TYPE_CHECKING:
     from holloway.supervisor import Context
@@ -45,13 +47,31 @@ class UdpEndpoint:
         """Whether there is a socket of the family of `address`."""
         return len(address) in self._by_family
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
-        """Send at once. What the kernel refuses is counted, as is a destination of a family that we lack."""
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
+        """Send at once. What the kernel refuses is counted, as is a destination of a family that we lack.
+
+        `may_fragment`: see `DatagramPort.send`.
+        """
         socket = self._by_family.get(len(destination))
         if socket is None:
             self._unreachable["udp_no_socket_of_family"] += len(datagrams)
         else:
-            socket.send(datagrams, destination)
+            socket.send(datagrams, destination, may_fragment=may_fragment)
+
+    def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for datagrams in runs."""
+        socket = self._by_family.get(len(destination))
+        if socket is None:
+            self._unreachable["udp_no_socket_of_family"] += sum(run.datagram_count for run in runs)
+        else:
+            socket.send_runs(runs, destination, may_fragment=may_fragment)
+
+    def refused_runs(self) -> Counter[str]:
+        """Why the host would not take runs of datagrams, and how often; they were sent one by one."""
+        total: Counter[str] = Counter()
+        for socket in self._sockets:
+            total.update(socket.refused_runs)
+        return total
 
     def drops(self) -> Counter[str]:
         """Everything lost at the sockets and in front of the sessions, by reason."""
@@ -69,10 +89,12 @@ class UdpEndpoint:
 
     def _offer(self, arrivals: Sequence[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""
-        datagrams = [(data, arrival.source) for arrival in arrivals for data in arrival.datagrams()]
-        found = self.demux.sort(datagrams, trio.current_time())
-        for peer, batch in found.datagrams.items():
-            peer.offer_datagrams(batch)
+        found = self.demux.sort(arrivals, trio.current_time())
+        batches = list(found.arrivals.items())
+        if len(batches) > 1:  # whoever sends little does not wait for the work that bulk is
+            batches.sort(key=lambda each: sum(len(arrival.data) for arrival in each[1]))
+        for peer, batch in batches:
+            peer.offer_arrivals(batch)
         for peer, opened, source in found.initiations:
             peer.offer_initiation(opened, source)
         for peer, token, source in found.resets:

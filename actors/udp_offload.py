@@ -1,6 +1,6 @@
 """What lets one system call carry a run of datagrams: UDP_SEGMENT (GSO) for sending, UDP_GRO for receiving.
 
-Responsible for asking the kernel what it has, for cutting a batch into runs, for the control messages of both offloads,
+Responsible for asking the kernel what it has, for putting what is to be sent into few calls, for the control messages of both offloads,
 and for remembering where runs were refused. Not responsible for the socket, nor for counting what was lost.
 
 A run is datagrams of one length to one destination, of which the last may be shorter. On the wire they are datagrams like
@@ -15,10 +15,13 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import trio
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import cut
+from holloway.protocols.runs import Run
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
@@ -59,30 +62,65 @@ def receive_runs(sock: socket.socket) -> bool:
     return True
 
 
-def runs(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """`datagrams` in order, cut into the fewest runs of `RUN_DATAGRAMS` and `RUN_BYTES` at most, none of them empty.
+class Gathered(NamedTuple):
+    """What one system call sends: `parts` back to back are `number` datagrams of `stride` bytes, the last perhaps shorter."""
 
-    An empty datagram, and one above `RUN_BYTES`, is a run of its own.
+    parts: Sequence[bytes | memoryview]
+    stride: int
+    number: int
+
+    def datagrams(self) -> list[bytes]:
+        """Each by itself."""
+        return cut(b"".join(self.parts), self.stride)
+
+
+def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
+    """`runs` in order, in as few calls as follow from joining those that fit behind each other: `RUN_DATAGRAMS` and
+    `RUN_BYTES` at most, and all of one length but the last. A datagram that is empty, or above `RUN_BYTES`, is alone.
     """
-    at, count = 0, len(datagrams)
-    while at < count:
-        size = len(datagrams[at])
-        end = at + 1
-        if size:
-            most = min(count, at + min(RUN_DATAGRAMS, RUN_BYTES // size))
-            while end < most and len(datagrams[end]) == size:
-                end += 1
-            if end < most and 0 < len(datagrams[end]) < size:
-                end += 1
-        yield datagrams[at:end]
-        at = end
+    parts: Sequence[bytes | memoryview] = ()
+    stride = size = number = 0
+    for run in runs:
+        more_parts, each, length = run
+        more = -(-length // each) if each else 1
+        if (
+            number
+            and size + length <= RUN_BYTES
+            and number + more <= RUN_DATAGRAMS
+            and 0 < each <= stride
+            and (each == stride or more == 1)
+            and not size % stride
+        ):
+            parts = [*parts, *more_parts]
+            size += length
+            number += more
+            continue
+        if number:
+            yield Gathered(parts, stride, number)
+            number = 0
+        if more > 1 and (length > RUN_BYTES or more > RUN_DATAGRAMS):
+            yield from _cut_up(run)
+        else:
+            parts, stride, size, number = more_parts, each, length, more
+    if number:
+        yield Gathered(parts, stride, number)
 
 
-def send_run(sock: socket.socket, run: Sequence[bytes], destination: Address) -> None:
-    """Send a run of at least two datagrams with one call. Raises `OSError`; then nothing of it was sent."""
-    size = len(run[0])
-    parts = (b"".join(run),) if size < JOIN_BELOW_BYTES else run
-    sock.sendmsg(parts, ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(size)),), 0, destination)
+def _cut_up(run: Run) -> Iterator[Gathered]:
+    """A run that is too much for one call."""
+    view, stride = memoryview(b"".join(run.parts)), run.stride
+    most = max(1, min(RUN_DATAGRAMS, RUN_BYTES // stride)) * stride
+    for begin in range(0, run.length, most):
+        piece = view[begin : begin + most]
+        yield Gathered((piece,), min(stride, len(piece)), -(-len(piece) // stride))
+
+
+def send_run(sock: socket.socket, run: Gathered, destination: Address) -> None:
+    """Send at least two datagrams with one call. Raises `OSError`; then nothing of it was sent."""
+    parts: Sequence[bytes | memoryview] = run.parts
+    if len(parts) > 1 and run.stride < JOIN_BELOW_BYTES:
+        parts = (b"".join(parts),)
+    sock.sendmsg(parts, ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(run.stride)),), 0, destination)
 
 
 def stride_of(ancillary: Iterable[tuple[int, int, bytes]], length: int) -> int:

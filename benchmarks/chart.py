@@ -11,10 +11,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from metrics import METRICS, Metric
+from summary import CEILING
 from table import number
 
 OWN = "holloway"
-CEILING = "raw"
 TITLE = "Holloway beside other overlay networks on one machine"
 TIMES = "\N{MULTIPLICATION SIGN}"
 PANELS = ("tcp1_gbit", "cpu_s_per_gb", "udp64_kpps", "rtt_idle_ms", "rtt_loaded_ms", "rss_mb")
@@ -119,6 +119,8 @@ def explanation(result: Mapping[str, Any]) -> str:
     """How to read the figures."""
     rounds = result["rounds"]
     said = f"Median of {rounds} interleaved round{'s' * (rounds != 1)}; thin line: smallest to largest round"
+    if loss := result.get("loss_percent"):
+        said = f"{loss:g} % of datagrams lost each way. {said}"
     references = sorted(set(result["references"].values()))
     return f"{said}; {TIMES}: times {' or '.join(references)} of the same round" if references else said
 

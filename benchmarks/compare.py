@@ -1,6 +1,6 @@
 """`./run bench`: Holloway beside the peers that are installed, in interleaved rounds on one machine.
 
-Two namespaces and a veth pair; every system gets a turn in every round, and a ratio is taken within a round, because the
+Two namespaces and a veth pair, or a wire that loses datagrams (`--loss`); every system gets a turn in every round, and a ratio is taken within a round, because the
 speed of a shared machine moves from second to second and absolute numbers mean little. Responsible for options, turns and
 output; how a system is set up, measured, summed up and shown is for the modules beside this one.
 """
@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from chart import draw
 from interrupts import Interrupts
+from lossy_wire import LEAST_PERCENT, PACKAGE, lossy_wire, why_not_lossy
 from measuring import Sample, measure
 from metrics import METRICS
 from namespaces import namespaces, why_not
@@ -58,8 +59,16 @@ def main() -> int:
             return fail("the benchmark cannot run", f"{program} is missing", f"sudo apt-get install {package}")
     if not names:
         return fail("there is nothing to measure", "none of the systems is installed", "; ".join(absent.values()))
-    about = {"seconds": options.seconds, "versions": versions(names), "machine": machine(), "absent": absent}
-    samples = take_turns(names, rounds=options.rounds, seconds=options.seconds)
+    if options.loss and (lossless := why_not_lossy()):
+        return fail("the benchmark cannot lose datagrams", *lossless)
+    about = {
+        "seconds": options.seconds,
+        "loss_percent": options.loss,
+        "versions": versions(names),
+        "machine": machine(),
+        "absent": absent,
+    }
+    samples = take_turns(names, rounds=options.rounds, seconds=options.seconds, loss=options.loss)
     result = summarise(samples, rounds=options.rounds, references=options.reference, about=about)
     print(json.dumps(result) if options.json else render(result), flush=True)
     if options.svg:
@@ -74,6 +83,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive_int, default=3, help="turns that each system gets (default 3)")
     parser.add_argument("--seconds", type=positive, default=3.0, help="length of each run of iperf3 (default 3)")
+    parser.add_argument(
+        "--loss",
+        type=percentage,
+        default=0.0,
+        metavar="PERCENT",
+        help="of all datagrams, lost at random in each direction by a hub between the hosts (default 0: no hub). The hosts' "
+        f"devices then cut and join nothing, for every system alike; the table gains the column 'vs raw'. Needs {PACKAGE}",
+    )
     parser.add_argument("--only", type=system_names, metavar="NAME,NAME", help="systems to measure (default: all)")
     parser.add_argument(
         "--reference",
@@ -103,8 +120,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def take_turns(names: Sequence[str], *, rounds: int, seconds: float) -> list[Sample]:
-    """Measure every system in every round. Each round begins with another system, so that none always follows the same."""
+def take_turns(names: Sequence[str], *, rounds: int, seconds: float, loss: float = 0.0) -> list[Sample]:
+    """Measure every system in every round. Each round begins with another system, so that none always follows the same.
+
+    `loss`: percent of the datagrams of each direction.
+    """
     minutes = rounds * len(names) * (RUNS * seconds + OVERHEAD_S) / 60
     print(f"{rounds} rounds of {len(names)} systems, about {max(1, round(minutes))} min", file=sys.stderr)
     interrupts = Interrupts()
@@ -115,10 +135,11 @@ def take_turns(names: Sequence[str], *, rounds: int, seconds: float) -> list[Sam
             print(f"round {number} of {rounds}: {name} ...", file=sys.stderr, flush=True)
             with (
                 tempfile.TemporaryDirectory(prefix="holloway-bench-") as folder,
-                namespaces(2) as (left, right),
+                lossy_wire(loss) if loss else namespaces(2) as (left, right),
                 interrupts.allowed(),
             ):
-                sample = measure(SYSTEMS[name], (left, right), Path(folder), number=number, seconds=seconds)
+                hosts = (left, right)
+                sample = measure(SYSTEMS[name], hosts, Path(folder), number=number, seconds=seconds, is_lossy=loss > 0)
             for error in sample.errors:
                 print(f"  failed: {error}", file=sys.stderr)
             samples.append(sample)
@@ -182,6 +203,13 @@ def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be more than zero")
+    return value
+
+
+def percentage(text: str) -> float:
+    value = float(text)
+    if value and not LEAST_PERCENT <= value < 100:
+        raise argparse.ArgumentTypeError(f"must be 0, or from {LEAST_PERCENT:g} to less than 100")
     return value
 
 

@@ -55,9 +55,18 @@ class Sample:
     errors: list[str] = field(default_factory=list)
 
 
-def measure(system: System, hosts: tuple[Namespace, Namespace], folder: Path, *, number: int, seconds: float) -> Sample:
+def measure(
+    system: System,
+    hosts: tuple[Namespace, Namespace],
+    folder: Path,
+    *,
+    number: int,
+    seconds: float,
+    is_lossy: bool = False,
+) -> Sample:
     """Start `system` between two hosts and take every metric. `folder` is empty and the caller's to remove; the system's
-    processes are ended with the namespaces.
+    processes are ended with the namespaces. `is_lossy`: the wire between the hosts loses packets, so that a lost ping says
+    nothing of the system.
     """
     sample = Sample(system.name, number, round(os.getloadavg()[0], 2))
     left, right = hosts
@@ -67,7 +76,7 @@ def measure(system: System, hosts: tuple[Namespace, Namespace], folder: Path, *,
     except FAILURES as error:
         sample.errors.append(f"start: {one_line(error)}")
         return sample
-    run = Run(overlay, left, right, seconds)
+    run = Run(overlay, left, right, seconds, is_lossy)
     for step in (
         run.idle,
         run.one_stream,
@@ -99,9 +108,10 @@ class Run:
     left: Namespace
     right: Namespace
     seconds: float
+    is_lossy: bool = False
 
     def idle(self) -> dict[str, float]:
-        times = ping(self.left, self.overlay.target, IDLE_PINGS, IDLE_SPACING_S)
+        times = self.round_trips(IDLE_PINGS, IDLE_SPACING_S)
         return {"rtt_idle_ms": statistics.median(times), **self.memory("rss_idle_mb")}
 
     def one_stream(self) -> dict[str, float]:
@@ -125,7 +135,7 @@ class Run:
         with listening(self.right):
             load = start_in(self.left, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(RAMP_S)
-            times = ping(self.left, self.overlay.target, count, LOADED_SPACING_S)
+            times = self.round_trips(count, LOADED_SPACING_S)
             ended = load.poll()
             load.kill()
             load.wait()
@@ -144,6 +154,11 @@ class Run:
             if created:
                 raise OverlayFailed(f"{created} IP fragments were sent: the inner MTU is too large for this system")
         return {}
+
+    def round_trips(self, count: int, spacing_s: float) -> list[float]:
+        """As `ping` gives them; over a wire that loses packets, those that came back if any did."""
+        times = ping(self.left, self.overlay.target, count, spacing_s)
+        return [each for each in times if math.isfinite(each)] or times if self.is_lossy else times
 
     def memory(self, key: str) -> dict[str, float]:
         return {key: max(map(rss_mb, self.overlay.pids))} if self.overlay.pids else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from daemons import HOLLOWAY, KeyPair
@@ -45,12 +46,43 @@ def start(suite: str, *, offloads: bool) -> Start:
     return run
 
 
-SYSTEMS = tuple(
+def start_in_one_task(left: Namespace, right: Namespace, folder: Path) -> Overlay:
+    """Two nodes without actors: see `one_task_node`."""
+    hosts, keys, log = (left, right), (KeyPair.fresh(), KeyPair.fresh()), folder / "log"
+    processes: list[subprocess.Popen[str]] = []
+    for own, other in ((0, 1), (1, 0)):
+        key = folder / f"{own}.key"
+        key.touch(mode=0o600)
+        key.write_text(keys[own].private + "\n")
+        command = [sys.executable, str(Path(__file__).with_name("one_task_node.py"))]
+        options = {
+            "mtu": str(MTU),
+            "address": f"{INNER[own]}/24",
+            "port": str(PORT),
+            "private-key": str(key),
+            "peer-key": keys[other].public,
+            "peer-endpoint": f"{hosts[other].ipv4}:{PORT}",
+            "peer-allowed": f"{INNER[other]}/32",
+        }
+        command += [word for name, value in options.items() for word in (f"--{name}", value)]
+        processes.append(start_daemon(hosts[own], command, log))
+    return Overlay(INNER[1], tuple(processes), log)
+
+
+SYSTEMS = (
+    *(
+        System(
+            name,
+            start(suite, offloads=offloads),
+            f"Holloway, suite {suite}{'' if offloads else ', [interface] offloads = false'}",
+            version=(*HOLLOWAY, "--version"),
+        )
+        for name, suite, offloads in ROWS
+    ),
     System(
-        name,
-        start(suite, offloads=offloads),
-        f"Holloway, suite {suite}{'' if offloads else ', [interface] offloads = false'}",
+        "holloway-one-task",
+        start_in_one_task,
+        "the same code without actors, in one loop without Trio: what the walls between actors cost",
         version=(*HOLLOWAY, "--version"),
-    )
-    for name, suite, offloads in ROWS
+    ),
 )

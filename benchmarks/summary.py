@@ -14,6 +14,7 @@ from measuring import Sample
 from metrics import METRICS
 
 SCHEMA = "holloway.bench/1"
+CEILING = "raw"  # the bare wire
 DIGITS = 3
 
 
@@ -21,22 +22,24 @@ def summarise(
     samples: Sequence[Sample], *, rounds: int, references: Mapping[str, str], about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The object of schema `holloway.bench/1`. `references`: for each metric the system that ratios are taken to. `about`:
-    what describes the run (`seconds`, `versions`, `machine`, `absent`); it is taken over as it is.
+    what describes the run (`seconds`, `loss_percent`, `versions`, `machine`, `absent`); it is taken over as it is. With loss
+    there are ratios of speed to the bare wire, too: what it loses is then most of what holds a system back.
     """
     names = list(dict.fromkeys(sample.system for sample in sorted(samples, key=lambda sample: sample.round)))
     of = {name: [sample for sample in samples if sample.system == name] for name in names}
     ratios: dict[str, dict[str, float]] = {}
     spreads: dict[str, dict[str, dict[str, float]]] = {}
     for name in names:
-        for metric in METRICS:
-            reference = references.get(metric)
-            if reference is None or reference == name or reference not in of:
-                continue
-            if found := within_rounds(of[name], of[reference], metric):
-                pair = f"{name}/{reference}"
-                ratios.setdefault(pair, {})[metric] = shorten(statistics.median(found))
-                least, most = shorten(min(found)), shorten(max(found))
-                spreads.setdefault(pair, {})[metric] = {"min": least, "max": most, "rounds": len(found)}
+        for metric, about_metric in METRICS.items():
+            beside_wire = (CEILING,) if about.get("loss_percent") and about_metric.more_is_better else ()
+            for reference in dict.fromkeys((references.get(metric), *beside_wire)):
+                if reference is None or reference == name or reference not in of:
+                    continue
+                if found := within_rounds(of[name], of[reference], metric):
+                    pair = f"{name}/{reference}"
+                    ratios.setdefault(pair, {})[metric] = shorten(statistics.median(found))
+                    least, most = shorten(min(found)), shorten(max(found))
+                    spreads.setdefault(pair, {})[metric] = {"min": least, "max": most, "rounds": len(found)}
     return {
         "schema": SCHEMA,
         "rounds": rounds,

@@ -57,6 +57,15 @@ class PeerDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that packets and datagrams take which wait: now, at the most so far, at the most ever."""
+
+    held: int
+    peak: int
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -72,6 +81,8 @@ class NodeStatus:
     version: str
     backend: str
     offloads: list[str]
+    refused_runs: dict[str, int]
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +194,7 @@ def read_status(answer: Json) -> Status:
     """The answer to `status`."""
     fields = _versioned(answer, "holloway.status/1")
     node = fields.inner("node")
+    memory = node.inner("memory")
     return Status(
         node=NodeStatus(
             name=node.text("name"),
@@ -197,6 +209,8 @@ def read_status(answer: Json) -> Status:
             version=node.text("version"),
             backend=node.text("backend"),
             offloads=node.texts("offloads"),
+            refused_runs=node.counters("refused_runs"),
+            memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),

@@ -54,6 +54,11 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     type=click.Choice(["heap", "actors"]),
     help="How much of a node is real: the protocols, or the whole actor tree. The scenario names one for when none is given.",
 )
+@click.option(
+    "--offloads/--no-offloads",
+    default=None,
+    help="Hosts cut and join packets as kernels do, or not. The scenario says which when neither is given.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Run in this many processes.")
 @json_option
 @click.option("--trace", metavar="FILE", help="Write what happens in the run of one seed, as JSON lines.")
@@ -67,6 +72,7 @@ def command(
     seed: int | None,
     seeds: str | None,
     depth: str | None,
+    offloads: bool | None,
     jobs: int,
     as_json: bool,
     trace: str | None,
@@ -96,6 +102,7 @@ def command(
         seed is not None
         or seeds
         or depth
+        or offloads is not None
         or shrink
         or check_determinism
         or jobs > 1
@@ -116,10 +123,10 @@ def command(
         elif plan is not None:
             verdict = _replay(plan, files, as_json)
         elif seed is not None and not check_determinism:
-            verdict = _run_one(scenario, seed, wanted, files, as_json, shrink)
+            verdict = _run_one(scenario, seed, wanted, offloads, files, as_json, shrink)
         else:
             between = _range(seed, seeds, context)
-            verdict = _run_many(scenario, between, wanted, jobs, as_json, shrink, check_determinism)
+            verdict = _run_many(scenario, between, wanted, offloads, jobs, as_json, shrink, check_determinism)
         sys.stdout.flush()
     except ScenarioError as error:
         raise CommandFailedError(error.what, error.why, error.fix, ExitCode.USAGE) from error
@@ -188,12 +195,14 @@ def _replay(file: str, files: Files, as_json: bool) -> int:
     return _run_plan(from_json(text, file), f"holloway simulate replay {shlex.quote(file)}", files, as_json, False)
 
 
-def _run_one(name: str, seed: int, depth: Depth | None, files: Files, as_json: bool, shrink: bool) -> int:
+def _run_one(
+    name: str, seed: int, depth: Depth | None, offloads: bool | None, files: Files, as_json: bool, shrink: bool
+) -> int:
     from holloway.simulations.drawing import draw_plan
     from holloway.simulations.scenario import load_scenario
 
     scenario = load_scenario(name)
-    plan = draw_plan(scenario, seed, depth)
+    plan = draw_plan(scenario, seed, depth, offloads=offloads)
     return _run_plan(plan, _replay_command(scenario, plan), files, as_json, shrink)
 
 
@@ -232,6 +241,7 @@ def _run_many(
     name: str,
     seeds: tuple[int, int] | None,
     depth: Depth | None,
+    offloads: bool | None,
     jobs: int,
     as_json: bool,
     shrink: bool,
@@ -252,10 +262,17 @@ def _run_many(
         progress.tell(f"{so_far.seeds_run} of {last - first + 1} seeds, {so_far.failed} failed, {speed:,.0f} events/s")
 
     summary = run_seeds(
-        scenario, first, last, depth=depth, jobs=jobs, check_determinism=check_determinism, progress=tell
+        scenario,
+        first,
+        last,
+        depth=depth,
+        offloads=offloads,
+        jobs=jobs,
+        check_determinism=check_determinism,
+        progress=tell,
     )
     progress.end()
-    plans = [(draw_plan(scenario, seed, depth), failure) for seed, failure in summary.failures]
+    plans = [(draw_plan(scenario, seed, depth, offloads=offloads), failure) for seed, failure in summary.failures]
     shown = [(plan, failure, _replay_command(scenario, plan)) for plan, failure in plans]
     if shrink and shown:
         shown[0] = _shrink(*shown[0])
@@ -270,7 +287,8 @@ def _run_many(
 
 def _replay_command(scenario: Scenario, plan: Plan) -> str:
     depth = "" if plan.depth == scenario.depths[0] else f" --depth {plan.depth}"
-    return f"holloway simulate {shlex.quote(scenario.source)}{depth} --seed {plan.seed}"
+    offloads = "" if plan.offloads == scenario.offloads else " --offloads" if plan.offloads else " --no-offloads"
+    return f"holloway simulate {shlex.quote(scenario.source)}{depth}{offloads} --seed {plan.seed}"
 
 
 def _shrink(plan: Plan, failure: Failure, replay: str) -> tuple[Plan, Failure, str]:

@@ -54,12 +54,17 @@ def _print(status: Status, *, color: bool) -> None:
         f"{node.name}  {' '.join(node.addresses)}  {node.interface} mtu {node.mtu}  up {duration(node.uptime_s)}"
         f"  network {node.network}  backend {node.backend}  offloads {' '.join(node.offloads) or 'none'}"
     )
-    print(f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}")
+    print(
+        f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}"
+        f"  memory {size(node.memory.held)} of {size(node.memory.cap)}, peak {size(node.memory.peak)}"
+    )
     if status.peers:
         rows = [_row(peer) for peer in status.peers]
         print_table(_HEADINGS, rows, styles=[STATE_STYLES[peer.state] for peer in status.peers], color=color)
     else:
         print("no peers")
+    if any(node.refused_runs.values()):
+        print(f"sent one by one, as the kernel refused runs: {counters(node.refused_runs)}")
     if any(status.drops.values()):
         print(f"dropped: {counters(status.drops)}")
 

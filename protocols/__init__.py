@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holloway.protocols.arrivals import Arrival
     from holloway.protocols.demux import Demux
     from holloway.protocols.errors import (
         ConfigError,
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     )
     from holloway.protocols.events import DropReason, Event
     from holloway.protocols.keys import StaticKey, clamp, decode_key, encode_key
-    from holloway.protocols.packets import Packet, SuperPacket
+    from holloway.protocols.memory import MemoryBudget
+    from holloway.protocols.packets import Packet, SuperPacket, UnfinishedPacket
     from holloway.protocols.replay import ReplayWindow
     from holloway.protocols.routes import RouteTable
+    from holloway.protocols.runs import Run
     from holloway.protocols.session import Session, SessionConfig
     from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD, Suite
     from holloway.protocols.timers import Timers
 
 _HOMES = {
+    "arrivals": ("Arrival",),
     "demux": ("Demux",),
     "errors": (
         "ConfigError",
@@ -45,9 +49,11 @@ _HOMES = {
     ),
     "events": ("DropReason", "Event"),
     "keys": ("StaticKey", "clamp", "decode_key", "encode_key"),
-    "packets": ("Packet", "SuperPacket"),
+    "memory": ("MemoryBudget",),
+    "packets": ("Packet", "SuperPacket", "UnfinishedPacket"),
     "replay": ("ReplayWindow",),
     "routes": ("RouteTable",),
+    "runs": ("Run",),
     "session": ("Session", "SessionConfig"),
     "suites": ("AES_GCM", "SUITES", "WIREGUARD", "Suite"),
     "timers": ("Timers",),
@@ -58,6 +64,7 @@ __all__ = [
     "AES_GCM",
     "SUITES",
     "WIREGUARD",
+    "Arrival",
     "ConfigError",
     "Demux",
     "DropReason",
@@ -66,12 +73,14 @@ __all__ = [
     "HollowayError",
     "KeyExhausted",
     "LocalError",
+    "MemoryBudget",
     "Packet",
     "PortError",
     "ProtocolError",
     "RegistryError",
     "ReplayWindow",
     "RouteTable",
+    "Run",
     "Session",
     "SessionConfig",
     "StaticKey",
@@ -79,6 +88,7 @@ __all__ = [
     "SuperPacket",
     "Timers",
     "TunError",
+    "UnfinishedPacket",
     "clamp",
     "decode_key",
     "encode_key",

@@ -361,6 +361,8 @@ def _left_to_kernel(packet: bytes) -> Packet:
     length = len(packet) - at
     if protocol == PROTOCOL_TCP:
         field, header_bytes = at + TCP_CHECKSUM_AT, at + TCP_HEADER_BYTES
+        if length < TCP_HEADER_BYTES or packet[at + 12] >> 4 < TCP_HEADER_BYTES // 4:
+            return packet
     elif protocol == PROTOCOL_UDP and packet[at + 4 : at + 6] == length.to_bytes(2, "big"):
         field, header_bytes = at + UDP_CHECKSUM_AT, at + UDP_HEADER_BYTES
         if packet[field:header_bytes] == b"\0\0":

@@ -16,6 +16,7 @@ from hashlib import blake2s
 from typing import Generic, TypeVar
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival, lone
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.events import DropReason
@@ -80,13 +81,23 @@ class LoadMeter:
 
 @dataclass(slots=True)
 class Sorted(Generic[Handle]):
-    """Where a batch of datagrams goes. `datagrams` keeps their order within one session."""
+    """Where a batch of datagrams goes. `arrivals` keeps their order within one session; of a run in there all datagrams
+    have the same receiver index.
+    """
 
-    datagrams: dict[Handle, list[tuple[bytes, Address]]] = field(default_factory=dict)
+    arrivals: dict[Handle, list[Arrival]] = field(default_factory=dict)
     initiations: list[tuple[Handle, OpenedInitiation, Address]] = field(default_factory=list)
     resets: list[tuple[Handle, bytes, Address]] = field(default_factory=list)
     replies: list[tuple[bytes, Address]] = field(default_factory=list)
     """Cookie replies and resets for the network, each shorter than what it answers."""
+
+    def absorb(self, later: Sorted[Handle]) -> None:
+        """Add what was sorted after this."""
+        for handle, arrivals in later.arrivals.items():
+            self.arrivals.setdefault(handle, []).extend(arrivals)
+        self.initiations += later.initiations
+        self.resets += later.resets
+        self.replies += later.replies
 
 
 class PeerLinks(Generic[Handle]):
@@ -180,29 +191,34 @@ class Demux(Generic[Handle]):
         if links is not None:
             links.close()
 
-    def sort(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> Sorted[Handle]:
+    def sort(self, arrivals: Iterable[Arrival], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""
         result: Sorted[Handle] = Sorted()
-        owner, delivered = self._indices.owner, result.datagrams
-        for data, source in datagrams:
+        owner, delivered = self._indices.owner, result.arrivals
+        for arrival in arrivals:
+            source, data, stride = arrival
+            if stride < len(data) and not _is_for_one(data, stride):
+                result.absorb(self.sort([lone(datagram, source) for datagram in arrival.datagrams()], now))
+                continue
             word = int.from_bytes(data[:4], "little")
             if word >= FIRST_RECEIVER_INDEX:
                 handle = owner(word)
             elif word == _WIREGUARD_TRANSPORT:
                 handle = owner(int.from_bytes(data[4:8], "little"))
             else:
-                self._sort_handshake(word, data, source, now, result)
+                for datagram in arrival.datagrams():
+                    self._sort_handshake(word, datagram, source, now, result)
                 continue
-            if len(data) < MIN_TRANSPORT_BYTES:
-                self.drops[DropReason.BAD_LENGTH] += 1
+            if stride < MIN_TRANSPORT_BYTES:
+                self.drops[DropReason.BAD_LENGTH] += arrival.datagram_count
             elif handle is None:
-                self.drops[DropReason.UNKNOWN_INDEX] += 1
+                self.drops[DropReason.UNKNOWN_INDEX] += arrival.datagram_count
                 if word >= FIRST_RECEIVER_INDEX:
                     self._answer_stranger(word, source, now, result)
             elif handle in delivered:
-                delivered[handle].append((data, source))
+                delivered[handle].append(arrival)
             else:
-                delivered[handle] = [(data, source)]
+                delivered[handle] = [arrival]
         return result
 
     def _sort_handshake(self, word: int, data: bytes, source: Address, now: float, result: Sorted[Handle]) -> None:
@@ -234,7 +250,7 @@ class Demux(Generic[Handle]):
         if handle is None:
             self.drops[DropReason.UNKNOWN_INDEX] += 1
         else:
-            result.datagrams.setdefault(handle, []).append((data, source))
+            result.arrivals.setdefault(handle, []).append(lone(data, source))
 
     def _is_admitted(self, suite: Suite, data: bytes, source: Address, now: float, result: Sorted[Handle]) -> bool:
         """Whether a handshake message of the right length is worth a Diffie-Hellman."""
@@ -276,3 +292,27 @@ class Demux(Generic[Handle]):
 def index_secret(private: bytes) -> bytes:
     """The secret of the index table: 32 bytes that only the holder of `private` can make, the same in every life."""
     return blake2s(b"holloway receiver indices", key=private).digest()
+
+
+def _is_for_one(data: bytes | memoryview, stride: int) -> bool:
+    """Whether all datagrams of a run are transport datagrams of one kind for one receiver index.
+
+    Of records the first and the last are looked at, and that those between are no handshakes: then they are for one index
+    unless they come from several senders behind one address, or the network reordered the first ones under a new key. A
+    session drops those that are not its own.
+    """
+    if stride < MIN_TRANSPORT_BYTES:
+        return False
+    word = int.from_bytes(data[:4], "little")
+    last = (len(data) - 1) // stride * stride
+    if word >= FIRST_RECEIVER_INDEX:
+        # The upper bytes of a type are zero.
+        places, length = range(3 if data[3] else 0, 4), 4
+    elif word == _WIREGUARD_TRANSPORT:
+        places, length = range(8), 8
+    else:
+        return False
+    count = last // stride + 1
+    return data[last : last + length] == data[:length] and all(
+        bytes(data[place::stride]) == bytes(data[place : place + 1]) * count for place in places
+    )

@@ -14,7 +14,8 @@ from holloway.protocols.addresses import Address
 
 
 class DropReason(Enum):
-    """Why something was dropped. The first group is decided before a peer is known, the last one at our own side."""
+    """Why something was dropped. The first group is decided before a peer is known, the last one at our own side; that of
+    pieces, reports and probes is about records (`reassembly`, `record_size`, `path_mtu`)."""
 
     BAD_LENGTH = "bad_length"
     UNKNOWN_TYPE = "unknown_type"
@@ -40,6 +41,23 @@ class DropReason(Enum):
     SOURCE_NOT_ALLOWED = "source_not_allowed"
     DESTINATION_NOT_OURS = "destination_not_ours"
 
+    PIECE_MALFORMED = "piece_malformed"
+    PIECE_FOREIGN_SOURCE = "piece_foreign_source"
+    PIECE_OUT_OF_RANGE = "piece_out_of_range"
+    PIECE_DOUBLE = "piece_double"
+    PIECE_MISFIT = "piece_misfit"
+    """Not as long as the pieces that came before it, or such that the record would be longer than any."""
+    PIECE_EXPIRED = "piece_expired"
+    PIECE_PUSHED_OUT = "piece_pushed_out"
+    PIECE_FORGOTTEN = "piece_forgotten"
+    """With the key that it came under."""
+    REPORT_MALFORMED = "report_malformed"
+    REPORT_ABSURD = "report_absurd"
+    """It tells of more than was sent, or takes back what an earlier one told."""
+    PROBE_MALFORMED = "probe_malformed"
+    PROBE_UNKNOWN = "probe_unknown"
+    """An acknowledgement of a probe that was not sent, or long ago."""
+
     NO_INDEX = "no_index"
     NO_ROUTE = "no_route"
     NOT_IP = "not_ip"
@@ -47,6 +65,8 @@ class DropReason(Enum):
     STAGING_FULL = "staging_full"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     INBOX_FULL = "inbox_full"
+    MEMORY_FULL = "memory_full"
+    """The node's queues hold as much as they may together (`memory`)."""
     PEER_DOWN = "peer_down"
     CLOSED = "closed"
 

@@ -12,12 +12,16 @@ Not responsible for agreeing on keys (`handshakes`), nor for when (`session`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
+from holloway.protocols.journal import Journal
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.suites import Suite
-from holloway.protocols.transport import TransportKeys, framing
+from holloway.protocols.transport import TransportKeys, WireGuardKeys
 
 RETIRED_KEYS = 2
 """One more than WireGuard's single previous slot, so that simultaneous rekeys of both sides lose nothing in flight."""
@@ -43,11 +47,28 @@ class Links(Protocol):
 class Keyring:
     """At most one current, one next and `RETIRED_KEYS` retired keys."""
 
-    __slots__ = ("_by_index", "_current", "_lifetime_s", "_links", "_next", "_retired", "_suite", "made_total")
+    __slots__ = (
+        "_by_index",
+        "_current",
+        "_journal",
+        "_lifetime_s",
+        "_links",
+        "_make_keys",
+        "_next",
+        "_retired",
+        "_suite",
+        "made_total",
+    )
 
-    def __init__(self, suite: Suite, lifetime_s: float, links: Links) -> None:
-        """`lifetime_s`: how long after it was made a key is forgotten, whatever its slot."""
-        self._suite, self._lifetime_s, self._links = suite, lifetime_s, links
+    def __init__(
+        self, suite: Suite, lifetime_s: float, links: Links, journal: Journal, memory: MemoryBudget | None = None
+    ) -> None:
+        """`lifetime_s`: how long after it was made a key is forgotten, whatever its slot. `memory`: what datagrams that wait
+        under a key take from; without it each key has a budget of its own.
+        """
+        kind = framing(suite)
+        self._make_keys: Callable[..., TransportKeys] = partial(kind, memory=memory) if kind is RecordKeys else kind
+        self._suite, self._lifetime_s, self._links, self._journal = suite, lifetime_s, links, journal
         self._current: TransportKeys | None = None
         self._next: TransportKeys | None = None
         self._retired: deque[TransportKeys] = deque()
@@ -112,11 +133,30 @@ class Keyring:
         """When `expire` has something to do next."""
         return min((keys.expires_at for keys in self._by_index.values()), default=None)
 
+    def watch_pieces(self) -> float | None:
+        """When `expire_pieces` has something to do next; None while nothing waits for the rest of its record.
+
+        After this no key `is_waiting`: whoever asks will come in time.
+        """
+        earliest: float | None = None
+        for keys in self._by_index.values():
+            keys.is_waiting = False
+            at = keys.next_expiry()
+            if at is not None and (earliest is None or at < earliest):
+                earliest = at
+        return earliest
+
+    def expire_pieces(self, now: float) -> None:
+        """Drop what has waited too long for the rest of its record."""
+        for keys in self._by_index.values():
+            keys.expire(now)
+
     def _make(self, derived: DerivedKeys, now: float, *, is_initiator: bool) -> TransportKeys:
         self.made_total += 1
-        keys = framing(self._suite)(
+        keys = self._make_keys(
             self._suite,
             derived,
+            self._journal,
             is_initiator=is_initiator,
             created_at=now,
             expires_at=now + self._lifetime_s,
@@ -134,8 +174,14 @@ class Keyring:
                 self._forget(self._retired.popleft())
 
     def _forget(self, keys: TransportKeys) -> None:
+        keys.forget()
         del self._by_index[keys.local_index]
         self._links.release(keys.local_index)
         token = keys.remote_token
         if token and all(other.remote_token != token for other in self._by_index.values()):
             self._links.forget_reset(token)
+
+
+def framing(suite: Suite) -> type[WireGuardKeys | RecordKeys]:
+    """The kind of key slot that `suite` uses."""
+    return RecordKeys if suite.transport is None else WireGuardKeys

@@ -9,9 +9,10 @@ section 3.1 (TCP) and RFC 768 (UDP).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from struct import Struct
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 IPV4_HEADER_BYTES = 20  # RFC 791, section 3.1, without options
 IPV6_HEADER_BYTES = 40  # RFC 8200, section 3
@@ -139,16 +140,35 @@ def internet_checksum(data: ByteView, start: int = 0) -> int:
     return 0xFFFF - (total % 0xFFFF or (0xFFFF if total else 0))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+class Layout(NamedTuple):
+    """Where things are in a TCP or UDP packet: its protocol, where its transport header begins, and where its payload."""
+
+    protocol: int
+    at: int
+    payload_at: int
+
+
+@dataclass(
+    slots=True, unsafe_hash=True, repr=False
+)  # never changed; frozen, each would take three times as long to make
 class SuperPacket:
     """One IPv4 or IPv6 packet that carries many TCP segments or UDP datagrams, as a TUN device with offloads reads it.
 
-    `data` is the whole packet, up to 65535 bytes, whose checksums need not be filled in. `segment_size` is how many bytes
-    of payload each packet is to have; the last may have fewer.
+    `data` is the whole packet, up to 65535 bytes, whose checksums need not be filled in; of a memoryview nobody else may
+    change what is behind it. `segment_size` is how many bytes of payload each packet is to have; the last may have fewer.
     """
 
-    data: bytes
+    data: bytes | memoryview
     segment_size: int
+    known_layout: Layout | None = field(default=None, compare=False, kw_only=True)
+    """For who has looked already."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where its headers are, whole as they must be; None when it is malformed, a fragment, or neither TCP nor UDP."""
+        if self.known_layout is None:
+            self.known_layout = layout_of(self.data)
+        return self.known_layout
 
     def segments(self) -> list[bytes]:
         """The packets that the super-packet stands for, whole and with every checksum right.
@@ -159,14 +179,11 @@ class SuperPacket:
         TCP nor UDP, or would need more than MAX_SEGMENTS.
         """
         data, size = self.data, self.segment_size
-        found = transport(data)
-        if found is None or size < 1:
+        found = self.layout
+        if found is None or size < 1 or len(data) - found.payload_at > size * MAX_SEGMENTS:
             return []
-        protocol, at = found
-        header_bytes = _transport_header_bytes(data, protocol, at)
-        payload_at = at + header_bytes
-        if not header_bytes or not 0 <= len(data) - payload_at <= size * MAX_SEGMENTS:
-            return []
+        protocol, at, payload_at = found
+        header_bytes = payload_at - at
         is_ipv4, is_tcp = data[0] >> 4 == 4, protocol == PROTOCOL_TCP
 
         # One header is patched for every segment. What differs between segments is zero in the sums taken here and is
@@ -218,19 +235,81 @@ class SuperPacket:
             packets.append(b"".join((header, payload)))
         return packets
 
+    @property
+    def count(self) -> int:
+        """How many `segments` there are."""
+        found, size = self.layout, self.segment_size
+        if found is None or size < 1:
+            return 0
+        payload = len(self.data) - found.payload_at
+        return (-(-payload // size) or 1) if payload <= size * MAX_SEGMENTS else 0
+
     def __repr__(self) -> str:
         return f"SuperPacket({len(self.data)} bytes, segment_size={self.segment_size})"
 
 
-def _transport_header_bytes(data: bytes, protocol: int, at: int) -> int:
-    """The length of the TCP or UDP header at `at`; 0 for another protocol or a TCP header too small to be one."""
+def layout_of(packet: ByteView) -> Layout | None:
+    """The layout of one whole TCP or UDP packet; None for any other, and for one that lacks part of a header."""
+    found = transport(packet)
+    if found is None:
+        return None
+    protocol, at = found
     if protocol == PROTOCOL_UDP:
-        return UDP_HEADER_BYTES
-    if protocol == PROTOCOL_TCP and len(data) >= at + TCP_HEADER_BYTES:
-        length = (data[at + 12] >> 4) * 4
-        return length if length >= TCP_HEADER_BYTES else 0
-    return 0
+        payload_at = at + UDP_HEADER_BYTES
+    elif protocol == PROTOCOL_TCP and len(packet) >= at + TCP_HEADER_BYTES:
+        payload_at = at + (packet[at + 12] >> 4) * 4
+        if payload_at < at + TCP_HEADER_BYTES:
+            return None
+    else:
+        return None
+    return Layout(protocol, at, payload_at) if payload_at <= len(packet) else None
+
+
+class UnfinishedPacket(bytes):
+    """A whole TCP or UDP packet without extension headers or fragments, whose transport checksum is a partial one: the sum of
+    its pseudo-header, as a device with checksum offload reads it. Lengths and the IP checksum are right.
+
+    Whoever hands it on to somebody who will look at the checksum hands on `finished`.
+    """
+
+    __slots__ = ()
+
+    def finished(self) -> bytes:
+        """The packet with its checksum made."""
+        found = transport(self)
+        if found is None:
+            return bytes(self)
+        protocol, at = found
+        field = at + (16 if protocol == PROTOCOL_TCP else 6)  # RFC 9293, section 3.1; RFC 768
+        # A sum of 0 would say "no checksum" in UDP; 65535 is as right everywhere else (Linux, skb_checksum_help).
+        checksum = internet_checksum(self[at:]) or 0xFFFF
+        return b"".join((self[:field], checksum.to_bytes(2, "big"), self[field + 2 :]))
 
 
 Packet: TypeAlias = bytes | SuperPacket
-"""What crosses a TUN device: one packet, or a super-packet."""
+"""What crosses a TUN device: one packet, perhaps an `UnfinishedPacket`, or a super-packet."""
+
+
+def byte_length(packet: Packet) -> int:
+    """How long a packet or super-packet is."""
+    return len(packet.data) if isinstance(packet, SuperPacket) else len(packet)
+
+
+def count_packets(packets: Sequence[Packet]) -> int:
+    """How many packets there are when every super-packet is cut up; a malformed one counts as one."""
+    if len(packets) == 1 and isinstance(packets[0], bytes):
+        return 1
+    return sum([packet.count or 1 if isinstance(packet, SuperPacket) else 1 for packet in packets])
+
+
+def whole_packets(packets: Iterable[Packet]) -> list[bytes]:
+    """The packets in order, every checksum made, super-packets replaced by their segments; a malformed one by nothing."""
+    whole: list[bytes] = []
+    for packet in packets:
+        if isinstance(packet, SuperPacket):
+            whole += packet.segments()
+        elif isinstance(packet, UnfinishedPacket):
+            whole.append(packet.finished())
+        else:
+            whole.append(packet)
+    return whole

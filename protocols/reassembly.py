@@ -10,15 +10,18 @@ What comes out is a sealed record, which the caller has still to open; only then
 Not responsible for replays: the caller asks its window before it hands in a piece.
 
 No call takes longer than one eviction of every record, memory is at most `MAX_BYTES` as counted here, which is above what
-Python uses for full-size pieces. Every piece is in a record that was returned, is still here, or is counted in `drops`.
+Python uses for full-size pieces, and at most what the node's budget leaves (`memory`): when that is used up, the oldest
+records make room, and a piece that finds none is dropped. A piece that makes its record whole needs no room. Every piece is in
+a record that was returned, is still here, or has been told of as dropped.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from enum import Enum
+from collections.abc import Callable
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.events import DropReason
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.record_wire import HEADER_BYTES, MAX_SEALED_BYTES, Head, parse_head
 
 MAX_BYTES = 1 << 20
@@ -34,21 +37,6 @@ PIECE_OVERHEAD_BYTES = 64
 RECORD_OVERHEAD_BYTES = 1024
 
 
-class PieceDrop(Enum):
-    """Why pieces, counted one by one, were dropped. The value is the name under which `status` counts it."""
-
-    MALFORMED = "piece_malformed"
-    FOREIGN_SOURCE = "piece_foreign_source"
-    OUT_OF_RANGE = "piece_out_of_range"
-    DOUBLE = "piece_double"
-    MISFIT = "piece_misfit"
-    """Not as long as the pieces that came before it, or such that the record would be longer than any."""
-    EXPIRED = "piece_expired"
-    PUSHED_OUT = "piece_pushed_out"
-    FORGOTTEN = "piece_forgotten"
-    """The caller gave up the whole buffer, with the key that it belonged to."""
-
-
 class _Partial:
     __slots__ = ("missing", "pieces", "since", "stride")
 
@@ -62,24 +50,29 @@ class _Partial:
 class Reassembly:
     """The incomplete records under one key, oldest first."""
 
-    __slots__ = ("_bytes", "_partials", "drops")
+    __slots__ = ("_note_drop", "_partials", "_share")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, note_drop: Callable[[DropReason, Address | None, int], None], memory: MemoryBudget | None = None
+    ) -> None:
+        """`note_drop` is told of every piece that is dropped: why, where it came from if that is known, how many. `memory`:
+        what pieces and records take from, by default a budget of their own.
+        """
         self._partials: dict[bytes, _Partial] = {}
-        self._bytes = 0
-        self.drops: Counter[PieceDrop] = Counter()
+        self._share = (memory or MemoryBudget()).network.share()
+        self._note_drop = note_drop
 
     def __len__(self) -> int:
         """How many records are incomplete."""
         return len(self._partials)
 
     def __repr__(self) -> str:
-        return f"<Reassembly {len(self)} records {self._bytes} bytes>"
+        return f"<Reassembly {len(self)} records {self.held_bytes} bytes>"
 
     @property
     def held_bytes(self) -> int:
         """Memory in use, at most `MAX_BYTES`: pieces, and an allowance for what Python needs beside them."""
-        return self._bytes
+        return self._share.held
 
     @property
     def held_pieces(self) -> int:
@@ -95,13 +88,13 @@ class Reassembly:
         """
         head = parse_head(datagram)
         if head is None:
-            self.drops[PieceDrop.MALFORMED] += 1
+            self._note_drop(DropReason.PIECE_MALFORMED, source, 1)
             return None
         if source != home:
-            self.drops[PieceDrop.FOREIGN_SOURCE] += 1
+            self._note_drop(DropReason.PIECE_FOREIGN_SOURCE, source, 1)
             return None
         if head.counter > top + HORIZON:
-            self.drops[PieceDrop.OUT_OF_RANGE] += 1
+            self._note_drop(DropReason.PIECE_OUT_OF_RANGE, source, 1)
             return None
         number, count = head.number, head.datagrams
         stride = len(datagram) - HEADER_BYTES
@@ -109,37 +102,57 @@ class Reassembly:
         # Kind, counter and spread: pieces in which any of them differs are of different records.
         key = datagram[6:HEADER_BYTES]
         partial = self._partials.get(key)
+        cost = stride + PIECE_OVERHEAD_BYTES
         if partial is None:
             if stride * count > MAX_SEALED_BYTES:
-                self.drops[PieceDrop.MISFIT] += 1
+                self._note_drop(DropReason.PIECE_MISFIT, source, 1)
                 return None
-            partial = self._partials[key] = _Partial(count, stride, now)
-            self._bytes += RECORD_OVERHEAD_BYTES
+            if count == 1:
+                return head, datagram[HEADER_BYTES:]
+            cost += RECORD_OVERHEAD_BYTES
         elif stride != partial.stride:
-            self.drops[PieceDrop.MISFIT] += 1
+            self._note_drop(DropReason.PIECE_MISFIT, source, 1)
             return None
-        pieces = partial.pieces
-        if pieces[number] is not None:
-            self.drops[PieceDrop.DOUBLE] += 1
+        elif partial.pieces[number] is not None:
+            self._note_drop(DropReason.PIECE_DOUBLE, source, 1)
             return None
-        pieces[number] = datagram[HEADER_BYTES:]
-        partial.missing -= 1
-        self._bytes += stride + PIECE_OVERHEAD_BYTES
-        if not partial.missing:
+        elif partial.missing == 1:
             self._remove(key)
-            return head, b"".join(piece for piece in pieces if piece is not None)
-        while self._bytes > MAX_BYTES or len(self._partials) > MAX_RECORDS:
-            self._drop(next(iter(self._partials)), PieceDrop.PUSHED_OUT)
+            partial.pieces[number] = datagram[HEADER_BYTES:]
+            return head, b"".join(piece for piece in partial.pieces if piece is not None)
+        if not self._make_room(cost, None if partial is None else key):
+            self._note_drop(DropReason.MEMORY_FULL, source, 1)
+            return None
+        if partial is None:
+            partial = self._partials[key] = _Partial(count, stride, now)
+        partial.pieces[number] = datagram[HEADER_BYTES:]
+        partial.missing -= 1
+        while self._share.held > MAX_BYTES or len(self._partials) > MAX_RECORDS:
+            self._drop(next(iter(self._partials)), DropReason.PIECE_PUSHED_OUT)
         return None
+
+    def _make_room(self, cost: int, joins: bytes | None) -> bool:
+        """Take memory for a piece, of the oldest records if need be; False if there is none, or if the record that it
+        `joins` was the oldest and had to go.
+        """
+        share, partials = self._share, self._partials
+        if cost > share.limit:
+            return False
+        while not share.take(cost):
+            oldest = next(iter(partials))
+            self._drop(oldest, DropReason.MEMORY_FULL)
+            if oldest == joins:
+                return False
+        return True
 
     def expire(self, now: float) -> None:
         """Drop the records that began `LIFETIME_S` ago or earlier."""
         partials = self._partials
         while partials:
             key = next(iter(partials))
-            if now - partials[key].since < LIFETIME_S:
+            if now < partials[key].since + LIFETIME_S:  # as `next_expiry` has it: a difference may be rounded below it
                 return
-            self._drop(key, PieceDrop.EXPIRED)
+            self._drop(key, DropReason.PIECE_EXPIRED)
 
     def next_expiry(self) -> float | None:
         """When `expire` has something to do; None while nothing is here."""
@@ -150,14 +163,14 @@ class Reassembly:
     def clear(self) -> None:
         """Drop everything: the key is forgotten, or the peer has moved."""
         for key in list(self._partials):
-            self._drop(key, PieceDrop.FORGOTTEN)
+            self._drop(key, DropReason.PIECE_FORGOTTEN)
 
-    def _drop(self, key: bytes, reason: PieceDrop) -> None:
+    def _drop(self, key: bytes, reason: DropReason) -> None:
         partial = self._remove(key)
-        self.drops[reason] += len(partial.pieces) - partial.missing
+        self._note_drop(reason, None, len(partial.pieces) - partial.missing)
 
     def _remove(self, key: bytes) -> _Partial:
         partial = self._partials.pop(key)
         held = len(partial.pieces) - partial.missing
-        self._bytes -= RECORD_OVERHEAD_BYTES + held * (partial.stride + PIECE_OVERHEAD_BYTES)
+        self._share.give(RECORD_OVERHEAD_BYTES + held * (partial.stride + PIECE_OVERHEAD_BYTES))
         return partial

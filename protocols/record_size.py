@@ -21,16 +21,17 @@ Not responsible for sealing reports, nor for when the timers of a session run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
 from struct import Struct
 from typing import NamedTuple
 
+from holloway.protocols.events import DropReason
 from holloway.protocols.record_wire import MAX_DATAGRAMS
 
 REPORT_S = 0.02
 """From the first datagram worth reporting to the report; also how late a record may be before it counts as lost."""
 WORTH_REPORTING = 8
-"""Datagrams. Less traffic has nothing to gain from longer records, and reports must not be answered with reports."""
+"""Datagrams within `REPORT_S`. Less traffic has nothing to gain from longer records, and reports must not be answered with
+reports."""
 MAX_MISSING = 256
 """Counters remembered as missing. What a longer gap loses is lost at once."""
 REPORT_LIFETIME_S = 0.25
@@ -44,16 +45,6 @@ RECORD_S = 0.005
 
 _REPORT = Struct("<IIII")
 _MASK = 0xFFFF_FFFF
-
-
-class ReportDrop(Enum):
-    """Why a report changed nothing. The value is the name under which `status` counts it."""
-
-    MALFORMED = "report_malformed"
-    ABSURD = "report_absurd"
-    """It tells of more than was sent."""
-    STALE = "report_stale"
-    """Older than one that came before."""
 
 
 class Report(NamedTuple):
@@ -81,7 +72,18 @@ class Report(NamedTuple):
 class LossMeter:
     """What of the peer's records under one key arrives. Fed with authentic records only, each once."""
 
-    __slots__ = ("_datagrams", "_due_at", "_last_lost", "_losses", "_lost", "_missing", "_pending", "_records", "_top")
+    __slots__ = (
+        "_datagrams",
+        "_last_lost",
+        "_losses",
+        "_lost",
+        "_missing",
+        "_pending",
+        "_pending_until",
+        "_records",
+        "_top",
+        "due_at",
+    )
 
     def __init__(self, first_counter: int) -> None:
         """`first_counter`: that of the first record that the peer seals."""
@@ -90,7 +92,9 @@ class LossMeter:
         self._missing: dict[int, float] = {}  # counter -> when it was missed; ascending in both
         self._last_lost = -2
         self._pending = 0
-        self._due_at: float | None = None
+        self._pending_until = float("-inf")
+        self.due_at: float | None = None
+        """When to send a report; None while there is nothing to tell."""
 
     def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> None:
         """An authentic record, seen for the first time."""
@@ -105,14 +109,11 @@ class LossMeter:
         else:
             self._missing.pop(counter, None)
         if not is_report:
+            if now > self._pending_until:
+                self._pending, self._pending_until = 0, now + REPORT_S
             self._pending += datagrams
-        if self._due_at is None and (self._pending >= WORTH_REPORTING or self._missing):
-            self._due_at = now + REPORT_S
-
-    @property
-    def due_at(self) -> float | None:
-        """When to send a report; None while there is nothing to tell."""
-        return self._due_at
+        if self.due_at is None and (self._pending >= WORTH_REPORTING or self._missing):
+            self.due_at = now + REPORT_S
 
     def report(self, now: float) -> Report:
         """The report to send now. What has been missing for `REPORT_S` counts as lost from here on."""
@@ -121,12 +122,12 @@ class LossMeter:
             del self._missing[counter]
         self._give_up(late)
         self._pending = 0
-        self._due_at = now + REPORT_S if self._missing else None
+        self.due_at = now + REPORT_S if self._missing else None
         return Report(self._records & _MASK, self._datagrams & _MASK, self._lost & _MASK, self._losses & _MASK)
 
     def _late(self, now: float) -> Iterator[int]:
         for counter, since in self._missing.items():
-            if now - since < REPORT_S:
+            if now < since + REPORT_S:
                 return
             yield counter
 
@@ -179,18 +180,20 @@ class RecordSize:
             self._size = 1
         return self._size
 
-    def hear(self, plaintext: bytes, now: float) -> ReportDrop | None:
+    def hear(self, plaintext: bytes, now: float) -> DropReason | None:
         """Take in an authentic report of the peer; why not, if it cannot be used."""
         report = Report.parse(plaintext)
         if report is None:
-            return ReportDrop.MALFORMED
+            return DropReason.REPORT_MALFORMED
         heard = self._heard
         if not report.losses <= report.lost <= self._records or not report.records <= report.datagrams:
-            return ReportDrop.ABSURD
+            return DropReason.REPORT_ABSURD
         if report.records > self._records or report.datagrams > self._datagrams:
-            return ReportDrop.ABSURD
+            return DropReason.REPORT_ABSURD
+        if all(new <= old for new, old in zip(report, heard, strict=True)):
+            return None  # a later one has overtaken it
         if any(new < old for new, old in zip(report, heard, strict=True)):
-            return ReportDrop.STALE
+            return DropReason.REPORT_ABSURD
         self.size(now)
         arrived, losses = report.datagrams - heard.datagrams, report.losses - heard.losses
         # Reports that come all at once, having waited somewhere, are still about `REPORT_S` each.

@@ -14,8 +14,9 @@ that come out of order (`reassembly`). Datagrams are hostile: nothing here raise
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
@@ -35,14 +36,14 @@ SPREAD_BITS = 12
 """Low bits of the last header word: the number of datagrams of the record less one. The upper six of them are zero."""
 FIRST_COUNTER_BYTES = 6
 
+_HEADER = Struct("<IHHQ")
 _RECORD_KEY = Struct("<HQ")  # what all datagrams of a record have in common
 _HEAD = Struct("<HHQ")
 _FIRST = b"\0\0"  # the number of a record's first datagram
 _NUMBERS = bytes(range(MAX_DATAGRAMS))
 
-Encrypt: TypeAlias = Callable[[bytes, bytes, None], bytes]
-Decrypt: TypeAlias = Callable[[bytes, bytes, None], bytes]
-"""The methods of `suites.Aead`: nonce, data, no associated data. `Decrypt` raises `InvalidTag`."""
+Decrypt: TypeAlias = Callable[[bytes, bytes | memoryview, None], bytes]
+"""As in `suites.Aead`: nonce, data, no associated data. Raises `InvalidTag`."""
 
 
 class RecordKind(IntEnum):
@@ -53,6 +54,10 @@ class RecordKind(IntEnum):
     SUPER_PACKETS = 3
     REPORT = 4
     """How records of the other direction have arrived: `record_size.Report`."""
+    PROBE = 5
+    """Nothing but its own length, to find out whether that passes: `path_mtu.Probe`."""
+    PROBE_ACK = 6
+    """A probe has arrived: `path_mtu.ProbeAck`."""
 
 
 class Record(NamedTuple):
@@ -82,30 +87,6 @@ def first_counter(key: bytes) -> int:
     )
 
 
-def seal(encrypt: Encrypt, receiver: int, counter: int, record: Record) -> list[bytes]:
-    """The datagrams of `record`, sealed with `counter`, which must be used for nothing else under this key.
-
-    All have the same length. `receiver`: the peer's index; `counter`: 0 to 2^52 - 1.
-    """
-    kind, plaintext, count = record
-    key = _RECORD_KEY.pack(kind, counter << SPREAD_BITS | count - 1)
-    first = b"".join((receiver.to_bytes(4, "little"), _FIRST, key))
-    sealed = encrypt(first[4:], plaintext, None)
-    if count == 1:
-        return [first + sealed]
-    heads = bytes(_heads(first, count))
-    piece = len(sealed) // count
-    places = zip(range(0, count * HEADER_BYTES, HEADER_BYTES), range(0, count * piece, piece), strict=True)
-    return [heads[at : at + HEADER_BYTES] + sealed[begin : begin + piece] for at, begin in places]
-
-
-def _heads(first: bytes, count: int) -> bytearray:
-    """The headers of a record's datagrams, back to back."""
-    heads = bytearray(first * count)
-    heads[4::HEADER_BYTES] = _NUMBERS[:count]
-    return heads
-
-
 def parse_head(datagram: ByteView) -> Head | None:
     """The header of a datagram that has a header and at least one byte; None when it cannot be of any record."""
     if len(datagram) <= HEADER_BYTES:
@@ -117,25 +98,27 @@ def parse_head(datagram: ByteView) -> Head | None:
     return Head(number, kind, word >> SPREAD_BITS, spread + 1)
 
 
-def run_length(datagrams: Sequence[bytes], at: int) -> int:
-    """How many datagrams from `at` on are one whole record in order, as they are unless the network meddled; else 0."""
-    first = datagrams[at][:HEADER_BYTES]
-    if len(first) < HEADER_BYTES or first[4:6] != _FIRST or first[9] & 15 or first[8] >= MAX_DATAGRAMS:
-        return 0
-    count = first[8] + 1
-    if count > 1:
-        heads = b"".join([datagram[:HEADER_BYTES] for datagram in datagrams[at : at + count]])
-        if heads != _heads(first, count):
-            return 0
-    return count
+def join_run(data: bytes | memoryview, at: int, stride: int) -> bytes | None:
+    """The sealed record whose first datagram is the one at `at` of a run of datagrams of `stride` bytes, back to back; None
+    if the run does not hold it whole and in order.
+
+    Only the ends are looked at: if anything between them is not of this record, the tag will tell.
+    """
+    number, kind, word = _HEAD.unpack_from(data, at + 4)
+    last = word & (1 << SPREAD_BITS) - 1
+    end = at + (last + 1) * stride
+    if number or end > len(data) or _HEAD.unpack_from(data, end - stride + 4) != (last, kind, word):
+        return None
+    return b"".join(map(data[at:end].__getitem__, _pieces(stride, last + 1)))
 
 
-def join(datagrams: Sequence[bytes]) -> bytes:
-    """The sealed record of datagrams that `run_length` found to be one."""
-    return b"".join([datagram[HEADER_BYTES:] for datagram in datagrams])
+@lru_cache(maxsize=256)
+def _pieces(stride: int, count: int) -> tuple[slice, ...]:
+    """Where the pieces lie in a run of `count` datagrams of `stride` bytes. Made once: that is most of the work."""
+    return tuple(slice(begin + HEADER_BYTES, begin + stride) for begin in range(0, count * stride, stride))
 
 
-def open_record(decrypt: Decrypt, kind: int, counter: int, datagrams: int, sealed: bytes) -> bytes | None:
+def open_record(decrypt: Decrypt, kind: int, counter: int, datagrams: int, sealed: bytes | memoryview) -> bytes | None:
     """The plaintext of a sealed record, or None when it is not authentic."""
     if not TAG_BYTES <= len(sealed) <= MAX_SEALED_BYTES:
         return None

@@ -1,6 +1,6 @@
 """What records of the `aes-gcm` suite hold: inner packets into plaintexts and back.
 
-    packets ──plan──► records ──seal──► datagrams ~~~► sealed record ──open_record──► plaintext ──unpack──► packets
+    packets ──plan──► records ──seal──► datagrams ~~~► sealed record ──open_record──► plaintext ──packets_of──► packets
 
 A record is sealed once and may span up to 64 datagrams, so that a 64 KiB super-packet costs one call of the cipher instead
 of 45. It is all or nothing: one datagram lost loses the record. How many datagrams may share that fate is decided elsewhere
@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
-from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.errors import LocalError
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.packets import (
@@ -34,16 +33,15 @@ from holloway.protocols.packets import (
     MAX_SEGMENTS,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
-    TCP_HEADER_BYTES,
-    UDP_HEADER_BYTES,
     ByteView,
     Packet,
     SuperPacket,
+    UnfinishedPacket,
+    layout_of,
     total_length,
-    transport,
 )
 from holloway.protocols.record_wire import MAX_DATAGRAMS, MAX_PLAINTEXT_BYTES, SIZE_BYTES, Record, RecordKind
-from holloway.protocols.virtio import MAX_UDP_SEGMENTS, OffloadedPacket, finish_header, offload_header
+from holloway.protocols.virtio import MAX_UDP_SEGMENTS, OffloadedPacket, finish_header, is_finished, offload_header
 
 _SIZE = Struct("<H")
 _U16 = Struct(">H")
@@ -75,6 +73,8 @@ def plan(packets: Sequence[Packet], room: int, datagrams: int) -> tuple[list[Rec
     for packet in packets:
         if isinstance(packet, SuperPacket):
             packer.add_super_packet(packet)
+        elif isinstance(packet, UnfinishedPacket):
+            packer.add(RecordKind.UNFINISHED, len(packet), packet)
         else:
             packer.add(RecordKind.PACKETS, len(packet), packet)
     packer.flush()
@@ -136,7 +136,7 @@ class _Packer:
     def add_super_packet(self, packet: SuperPacket) -> None:
         """In parts of whole segments that fit in a record each, if one segment does; refused when malformed."""
         data, size = packet.data, packet.segment_size
-        found = _headers(data)
+        found = packet.layout
         if found is None or size < 1 or len(data) - found[2] > size * MAX_SEGMENTS:
             self.refused += 1
             return
@@ -154,7 +154,7 @@ class _Packer:
             step = -(-segments // -(-segments // most)) * size
             self._add_parts(data, size, step, protocol, at, start)
 
-    def _add_parts(self, data: bytes, size: int, step: int, protocol: int, at: int, start: int) -> None:
+    def _add_parts(self, data: ByteView, size: int, step: int, protocol: int, at: int, start: int) -> None:
         """A packet for each `step` bytes of payload, its headers as Linux makes them (see `SuperPacket.segments`).
 
         The transport checksums are not made: the receiver sees to them.
@@ -209,42 +209,6 @@ class _Packer:
                 add(unfinished, length, bytes(header), view[begin:stop])
 
 
-def _headers(packet: ByteView) -> tuple[int, int, int] | None:
-    """Protocol, and offsets of transport header and payload, of a whole TCP or UDP packet; None for any other."""
-    found = transport(packet)
-    if found is None:
-        return None
-    protocol, at = found
-    if protocol == PROTOCOL_UDP:
-        payload_at = at + UDP_HEADER_BYTES
-    elif protocol == PROTOCOL_TCP and len(packet) >= at + TCP_HEADER_BYTES:
-        payload_at = at + (packet[at + 12] >> 4) * 4
-        if payload_at < at + TCP_HEADER_BYTES:
-            return None
-    else:
-        return None
-    return (protocol, at, payload_at) if payload_at <= len(packet) else None
-
-
-def unpack(kind: int, plaintext: bytes, datagrams: int) -> list[Packet] | None:
-    """The packets of an authentic record of any kind but `REPORT`, ready for a device; None when it is malformed.
-
-    Runs are joined within the record. Who has several records may do better: `packets_of` for each, and one `coalesce`.
-    """
-    match kind:
-        case RecordKind.PACKETS:
-            packets = packets_of(plaintext, datagrams)
-            return None if packets is None else list(packets)
-        case RecordKind.UNFINISHED:
-            packets = packets_of(plaintext, datagrams)
-            return None if packets is None else coalesce(packets, Checksums.GOOD)
-        case RecordKind.SUPER_PACKETS:
-            supers = super_packets_of(plaintext, datagrams)
-            return None if supers is None else list(supers)
-        case _:
-            return None
-
-
 def packets_of(plaintext: bytes, datagrams: int) -> list[bytes] | None:
     """The packets of a record of kind `PACKETS` or `UNFINISHED`; None when it is malformed.
 
@@ -293,7 +257,7 @@ def _is_padding(plaintext: bytes, offset: int, datagrams: int) -> bool:
 
 
 def _rebuilt(view: memoryview, size: int) -> SuperPacket | None:
-    found = _headers(view)
+    found = layout_of(view)
     if found is None:
         return None
     protocol, at, start = found
@@ -302,7 +266,10 @@ def _rebuilt(view: memoryview, size: int) -> SuperPacket | None:
         return None
     if protocol == PROTOCOL_UDP and payload > size * MAX_UDP_SEGMENTS:
         return SuperPacket(bytes(view), size)
-    header = bytearray(view[:start])
-    finish_header(header, protocol, at, len(view))
-    virtio = offload_header(protocol, header[0] >> 4 == 4, at, start, size)
-    return OffloadedPacket(b"".join((header, view[start:])), size, virtio)
+    data: bytes | memoryview = view
+    if not is_finished(view, protocol, at):  # the sender's device has seen to that, unless he has none
+        header = bytearray(view[:start])
+        finish_header(header, protocol, at, len(view))
+        data = b"".join((header, view[start:]))
+    virtio = offload_header(protocol, data[0] >> 4 == 4, at, start, size)
+    return OffloadedPacket(data, size, virtio, known_layout=found)

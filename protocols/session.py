@@ -25,8 +25,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import assert_never
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.dialling import Dialling
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import (
@@ -38,16 +40,18 @@ from holloway.protocols.events import (
     PeerForgotUs,
 )
 from holloway.protocols.handshakes import Handshakes
-from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal, Traffic
+from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
 from holloway.protocols.noise import OpenedInitiation, initiation_bytes
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, count_packets
+from holloway.protocols.runs import Run, flatten, lone_run
 from holloway.protocols.session_config import SessionConfig
-from holloway.protocols.staging import Staging, unfold
+from holloway.protocols.staging import Staging
 from holloway.protocols.states import TRANSITIONS, State
 from holloway.protocols.suites import FIRST_RECEIVER_INDEX
 from holloway.protocols.timers import Deadline, SessionTimers
 from holloway.protocols.transport import TransportKeys
+from holloway.protocols.tunnel import KEEPALIVE, Tunnel
 
 __all__ = ["DROP_EVENTS", "EVENTS", "Session", "SessionConfig", "State"]
 
@@ -76,15 +80,16 @@ class Session:
         self._handshakes = Handshakes(
             suite, config.static, config.peer_public, config.preshared, links=links, entropy=entropy, wall_ns=wall_ns
         )
-        self._ring = Keyring(suite, config.timers.reject_after_s, links)
         self._is_ours_preferred = config.static.public < config.peer_public
         self.endpoint = endpoint
         self.state = State.IDLE
         self._journal = Journal()
+        self._ring = Keyring(suite, config.timers.reject_after_s, links, self._journal, config.memory)
         self._events = self._journal.events
         self.drops = self._journal.drops
-        self.received = Traffic()
-        self.transmitted = Traffic()
+        self._tunnel = Tunnel(config, self._ring, self._timers, self._journal)
+        self.received = self._tunnel.received
+        self.transmitted = self._tunnel.transmitted
         self.transitions: Counter[tuple[State, State]] = Counter()
         self.handshakes_total = 0
         self.last_handshake_at: float | None = None
@@ -93,10 +98,8 @@ class Session:
 
         self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
 
-        self._staged = Staging()
-        self._outbox: list[bytes] = []
+        self._staged = Staging(config.memory)
         self._answers: list[tuple[bytes, Address]] = []
-        self._inside: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -121,7 +124,7 @@ class Session:
 
     @property
     def staged(self) -> int:
-        """Packets that wait for a key."""
+        """Packets that wait for a key; a super-packet is one."""
         return len(self._staged)
 
     # Intents of the owner.
@@ -145,15 +148,13 @@ class Session:
     def send(self, packets: Sequence[Packet], now: float) -> None:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
         self._refuse_if_closed()
-        whole, malformed = unfold(packets)
-        self._journal.drop(DropReason.MALFORMED, None, malformed)
-        if not whole:
+        if not packets:
             return
         keys = self._ring.current
-        if keys is not None and not self._staged and now < keys.expires_at and keys.can_seal(len(whole)):
-            self._transmit(keys, whole, now)
+        if keys is not None and not self._staged and now < keys.expires_at and keys.can_seal(packets):
+            self._transmit(keys, packets, now)
         else:
-            self._stage(whole, now)
+            self._stage(packets, now)
             self._dial(now)
 
     def set_endpoint(self, endpoint: Address) -> None:
@@ -171,61 +172,60 @@ class Session:
         self._discard_staged(DropReason.CLOSED)
         self._dialling.close()
         self._ring.clear()
-        self._outbox.clear()
+        self._tunnel.clear()
         self._answers.clear()
         self._timers.disarm_all()
         self._move(State.CLOSED)
 
     # Inputs from the network.
 
-    def receive(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> None:
-        """Responses, cookie replies and transport datagrams whose receiver index is ours, in order of arrival."""
+    def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
+        """Responses, cookie replies and transport datagrams whose receiver index is ours, in order of arrival.
+
+        The datagrams of a run are all for one receiver index.
+        """
         if self.state is State.CLOSED:
             return
-        ring, inspect, inside = self._ring, self._config.inspect, self._inside
+        ring, tunnel = self._ring, self._tunnel
         by_index, transport = ring.by_index, self._suite.transport
-        is_heard = has_data = False
-        size, waiting = 0, len(inside)
-        for data, source in datagrams:
+        is_heard = has_data = is_waiting = False
+        for arrival in arrivals:
+            source, data, _ = arrival
             word = int.from_bytes(data[:4], "little")
             if transport is None:
                 keys = by_index.get(word)
             else:
                 keys = by_index.get(int.from_bytes(data[4:8], "little")) if word == transport else None
             if keys is None:
-                self._receive_handshake(word, data, source, now)
+                for datagram in arrival.datagrams():
+                    self._receive_handshake(word, datagram, source, now)
                 continue
             if now >= keys.expires_at:
-                self._journal.drop(DropReason.KEY_EXPIRED, source)
+                self._journal.drop(DropReason.KEY_EXPIRED, source, arrival.datagram_count)
                 continue
             is_moved = source != self.endpoint
             top = keys.top if is_moved else 0
-            packets = keys.open(data)
-            if not isinstance(packets, list):
-                self._journal.drop(packets, source)
+            records = keys.open(arrival, self.endpoint, now)
+            is_waiting = is_waiting or keys.is_waiting
+            if not records:
                 continue
             is_heard = True
-            size += len(data)
             if is_moved and keys.top > top:  # a late datagram from where the peer was before moves nothing back
-                self._move_endpoint(source)
+                self._move_endpoint(source, now)
             if keys is ring.next:
                 ring.confirm_next()
                 self._handshakes.abandon()
                 self._complete(now, None)
-            for packet in packets:
-                has_data = True
-                refusal = inspect(packet)
-                if refusal is None:
-                    inside.append(packet)
-                else:
-                    self._journal.drop(refusal, source)
+            has_data = tunnel.hear(records, source, now) or has_data
         if is_heard:
-            self.received.packets += len(inside) - waiting
-            self._note_received(now, size)
+            self._note_received(now)
             if has_data:
                 self._timers.data_received(now)
-            self._flush_staged(now)
+            if self._staged:
+                self._flush_staged(now)
             self._refresh_on_receive(now)
+        if is_waiting:
+            tunnel.watch(now)
 
     def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
         """An initiation that names this peer; it is not yet authenticated.
@@ -246,7 +246,7 @@ class Session:
         self._watch_expiry()
         self.received.bytes += initiation_bytes(self._suite)
         if self.endpoint is None:  # there is nothing to lose, and packets may be waiting to be sent anywhere
-            self._move_endpoint(source)
+            self._move_endpoint(source, now)
         if source == self.endpoint:
             self._queue(message, now)
         else:
@@ -309,23 +309,36 @@ class Session:
                     self._send_keepalive(now)
                 case Deadline.DISCARD_STAGED:
                     self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
+                case Deadline.REPORT:
+                    self._tunnel.watch(now)
+                case Deadline.PATH:
+                    self._tunnel.probe(now)
+                case Deadline.PIECES_EXPIRY:
+                    self._ring.expire_pieces(now)
+                    self._tunnel.watch(now)
+                case _:
+                    assert_never(deadline)
 
     # Outputs.
 
+    def runs_to_send(self) -> list[Run]:
+        """Datagrams for `endpoint`, in order. Taking them empties the outbox. Send them before any session of this node seals
+        again: their memory is then used for others.
+        """
+        return self._tunnel.take_runs()
+
     def datagrams_to_send(self) -> list[bytes]:
-        """Datagrams for `endpoint`, in order. Taking them empties the outbox."""
-        outbox, self._outbox = self._outbox, []
-        return outbox
+        """The same, each datagram by itself."""
+        return flatten(self.runs_to_send())
 
     def answers_to_send(self) -> list[tuple[bytes, Address]]:
         """Answers to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
         answers, self._answers = self._answers, []
         return answers
 
-    def packets_to_deliver(self) -> list[bytes]:
+    def packets_to_deliver(self) -> list[Packet]:
         """Inner packets from the peer that passed every check, in order. Taking them empties the list."""
-        inside, self._inside = self._inside, []
-        return inside
+        return self._tunnel.deliver()
 
     def next_event(self) -> Event | None:
         """The oldest unread event."""
@@ -337,43 +350,39 @@ class Session:
 
     # Sending.
 
-    def _transmit(self, keys: TransportKeys, packets: Sequence[bytes], now: float) -> None:
+    def _transmit(self, keys: TransportKeys, packets: Sequence[Packet], now: float) -> None:
         """Seal data packets under a key that may seal them."""
-        self._seal(keys, packets, now)
-        self.transmitted.packets += len(packets)
-        self._timers.data_sent(now)
+        self._tunnel.send(keys, packets, now)
+        self._refresh_on_send(keys, now)
 
-    def _seal(self, keys: TransportKeys, packets: Sequence[bytes], now: float) -> None:
-        datagrams = keys.seal(packets, self._config.mtu)
-        self._outbox += datagrams
-        self.transmitted.bytes += sum(map(len, datagrams))
-        self._timers.any_sent(now)
+    def _refresh_on_send(self, keys: TransportKeys, now: float) -> None:
         durations = self._durations
         rekey_age_s = durations.rekey_after_s if keys.is_initiator else durations.rekey_as_responder_s
-        if now - keys.created_at >= rekey_age_s or keys.sent >= self._suite.rekey_after_messages:
+        if now - keys.created_at >= rekey_age_s or keys.is_worn:
             self._dial(now)
 
     def _send_keepalive(self, now: float) -> None:
         keys = self._ring.current
-        if keys is not None and now < keys.expires_at and keys.can_seal(1):
-            self._seal(keys, (b"",), now)
+        if keys is not None and now < keys.expires_at and keys.can_seal(KEEPALIVE):
+            self._tunnel.seal(keys, KEEPALIVE, now)
+            self._refresh_on_send(keys, now)
         else:
             self._dial(now)
 
     def _queue(self, message: bytes, now: float) -> None:
         """Send a handshake message."""
-        self._outbox.append(message)
-        self.transmitted.bytes += len(message)
-        self._timers.any_sent(now)
+        self._tunnel.queue([lone_run(message)], now)
 
-    def _stage(self, packets: Sequence[bytes], now: float) -> None:
+    def _stage(self, packets: Sequence[Packet], now: float) -> None:
         self._timers.packets_staged(now)
-        self._journal.drop(DropReason.STAGING_FULL, None, self._staged.put(packets))
+        displaced = self._staged.put(packets)
+        self._journal.drop(DropReason.STAGING_FULL, None, count_packets(displaced.by_bounds))
+        self._journal.drop(DropReason.MEMORY_FULL, None, count_packets(displaced.by_memory))
 
     def _flush_staged(self, now: float) -> bool:
         """Send what waited. Whether there was anything."""
         keys = self._ring.current
-        if not self._staged or keys is None or now >= keys.expires_at or not keys.can_seal(len(self._staged)):
+        if not self._staged or keys is None or now >= keys.expires_at or not keys.can_seal(self._staged.peek()):
             return False
         self._timers.nothing_staged()
         self._transmit(keys, self._staged.take(), now)
@@ -381,7 +390,7 @@ class Session:
 
     def _discard_staged(self, reason: DropReason) -> None:
         self._timers.nothing_staged()
-        self._journal.drop(reason, None, len(self._staged.take()))
+        self._journal.drop(reason, None, count_packets(self._staged.take()))
 
     # Handshakes.
 
@@ -426,8 +435,9 @@ class Session:
         self._watch_expiry()
         self.round_trip_s = now - initiated_at
         if source != self.endpoint:
-            self._move_endpoint(source)
-        self._note_received(now, len(data))
+            self._move_endpoint(source, now)
+        self.received.bytes += len(data)
+        self._note_received(now)
         self._complete(now, self.round_trip_s)
         if not self._flush_staged(now):
             self._send_keepalive(now)  # the responder may not send before it has heard us under the new key
@@ -442,6 +452,8 @@ class Session:
         self._timers.handshake_completed()
         self._journal.tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
         self._settle()
+        self._tunnel.aim(self.endpoint, now)
+        self._tunnel.connected(now)
 
     # Timers and bookkeeping.
 
@@ -458,10 +470,9 @@ class Session:
         self._watch_expiry()
         self._settle()
 
-    def _note_received(self, now: float, size: int) -> None:
-        """An authentic datagram of `size` bytes arrived."""
+    def _note_received(self, now: float) -> None:
+        """An authentic datagram arrived."""
         self.last_received_at = now
-        self.received.bytes += size
         self._timers.any_received(now)
 
     def _refresh_on_receive(self, now: float) -> None:
@@ -469,9 +480,11 @@ class Session:
         if keys is not None and keys.is_initiator and now - keys.created_at >= self._durations.rekey_on_receive_s:
             self._dial(now)
 
-    def _move_endpoint(self, source: Address) -> None:
+    def _move_endpoint(self, source: Address, now: float) -> None:
         self._journal.tell(EndpointMoved(self.endpoint, source))
         self.set_endpoint(source)
+        if self._ring.current is not None:
+            self._tunnel.aim(source, now)
 
     def _refuse_if_closed(self) -> None:
         if self.state is State.CLOSED:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import DropReason
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
 
@@ -22,8 +23,9 @@ class SessionConfig:
     """One peer. Keys are 32 raw bytes; `preshared` is zeros where there is none.
 
     `keepalive_s`: the interval of unasked keepalives, 0 for none. `mtu`: inner bytes a datagram. `inspect` judges an
-    inner packet from the peer: `None` to deliver it, or the reason to drop it. Raises `LocalError` for unusable
-    numbers.
+    inner packet from the peer: `None` to deliver it, or the reason to drop it. `memory`: what everything that waits takes
+    from; the sessions of one node share one budget, by default each configuration has its own. Raises `LocalError` for
+    unusable numbers.
     """
 
     suite: Suite
@@ -34,6 +36,7 @@ class SessionConfig:
     keepalive_s: float = 0.0
     mtu: int = DEFAULT_MTU
     inspect: Callable[[bytes], DropReason | None] = lambda packet: None
+    memory: MemoryBudget = field(default_factory=MemoryBudget, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.keepalive_s == 0 or MIN_KEEPALIVE_S <= self.keepalive_s <= MAX_KEEPALIVE_S):

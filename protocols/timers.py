@@ -69,6 +69,9 @@ class Deadline(Enum):
     SEND_KEEPALIVE = "data was received and nothing was sent back"
     PERSISTENT_KEEPALIVE = "nothing was sent or received for the configured interval"
     DISCARD_STAGED = "packets waited for a session in vain"
+    REPORT = "the peer is to hear how its records arrive"
+    PATH = "a probe of the path is due, or is lost"
+    PIECES_EXPIRY = "pieces waited for the rest of their record in vain"
 
 
 class SessionTimers:
@@ -77,11 +80,12 @@ class SessionTimers:
     Its methods say what happened, and it knows what that arms and disarms (wireguard-go, device/timers.go).
     """
 
-    __slots__ = ("_entropy", "_keepalive_s", "_timers", "_times", "is_unanswered", "owes_keepalive")
+    __slots__ = ("_entropy", "_jitter_s", "_keepalive_s", "_timers", "_times", "is_unanswered", "owes_keepalive")
 
     def __init__(self, timers: Timers, keepalive_s: float, entropy: Callable[[int], bytes], now: float) -> None:
         """`keepalive_s`: the interval of unasked keepalives, 0 for none."""
         self._timers, self._keepalive_s, self._entropy = timers, keepalive_s, entropy
+        self._jitter_s = self._draw_jitter()
         self._times: dict[Deadline, float] = {}
         self.owes_keepalive = False
         """Whether data arrived while a keepalive was due already: one more is to follow."""
@@ -113,7 +117,7 @@ class SessionTimers:
     def data_sent(self, now: float) -> None:
         """Inner packets left: the peer has to answer them, if only with a keepalive."""
         if Deadline.NEW_HANDSHAKE not in self._times:
-            self._times[Deadline.NEW_HANDSHAKE] = now + self._timers.silence_s + self._jitter()
+            self._times[Deadline.NEW_HANDSHAKE] = now + self._timers.silence_s + self._jitter_s
 
     def data_received(self, now: float) -> None:
         """Inner packets arrived: the peer will want to hear that we live."""
@@ -136,7 +140,8 @@ class SessionTimers:
 
     def initiation_sent(self, now: float) -> None:
         self._disarm(Deadline.DEFERRED_HANDSHAKE)
-        self.retransmit_at(now + self._timers.rekey_timeout_s + self._jitter())
+        self._jitter_s = self._draw_jitter()
+        self.retransmit_at(now + self._timers.rekey_timeout_s + self._jitter_s)
 
     def retransmit_at(self, at: float) -> None:
         self._times[Deadline.RETRANSMIT_HANDSHAKE] = at
@@ -172,6 +177,24 @@ class SessionTimers:
     def nothing_staged(self) -> None:
         self._disarm(Deadline.DISCARD_STAGED)
 
+    def report_due(self, at: float | None) -> None:
+        """The next report is due at `at`; None: there is nothing to report."""
+        self._set(Deadline.REPORT, at)
+
+    def path_due(self, at: float | None) -> None:
+        """The path is to be looked at at `at`; None: nothing is awaited of it."""
+        self._set(Deadline.PATH, at)
+
+    def pieces_expire(self, at: float | None) -> None:
+        """Pieces of records expire at `at`; None: there are none."""
+        self._set(Deadline.PIECES_EXPIRY, at)
+
+    def _set(self, deadline: Deadline, at: float | None) -> None:
+        if at is None:
+            self._times.pop(deadline, None)
+        else:
+            self._times[deadline] = at
+
     def _any_traffic(self, now: float) -> None:
         if self._keepalive_s:
             self._times[Deadline.PERSISTENT_KEEPALIVE] = now + self._keepalive_s
@@ -179,5 +202,6 @@ class SessionTimers:
     def _disarm(self, deadline: Deadline) -> None:
         self._times.pop(deadline, None)
 
-    def _jitter(self) -> float:
+    def _draw_jitter(self) -> float:
+        """Once for each initiation: drawing it for every batch that is sent would cost a system call."""
         return int.from_bytes(self._entropy(2), "little") / 0x10000 * RETRY_JITTER_S

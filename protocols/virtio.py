@@ -26,12 +26,12 @@ from holloway.protocols.packets import (
     MAX_SEGMENTS,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
-    TCP_HEADER_BYTES,
-    UDP_HEADER_BYTES,
     ByteView,
+    Layout,
     Packet,
     SuperPacket,
     internet_checksum,
+    layout_of,
     transport,
 )
 
@@ -111,7 +111,7 @@ def parse(data: ByteView) -> VirtioHeader | None:
     )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True, unsafe_hash=True, repr=False)
 class OffloadedPacket(SuperPacket):
     """A super-packet, or a lone packet with a partial checksum, ready to be written to a device after its `virtio`.
 
@@ -149,14 +149,11 @@ def offloaded(packet: SuperPacket) -> OffloadedPacket | None:
     None when it is malformed (see `SuperPacket.segments`) or a device would refuse it; its segments can still be written.
     """
     data, size = packet.data, packet.segment_size
-    found = transport(data)
-    if found is None:
+    found = packet.layout
+    if found is None or size < 1:
         return None
-    protocol, at = found
-    header_bytes = _header_bytes(data, protocol, at)
+    protocol, at, header_bytes = found
     payload = len(data) - header_bytes
-    if not header_bytes or payload < 0 or size < 1:
-        return None
     if payload <= size:
         size = 0
     elif size > MAX_SEGMENT_BYTES or payload > size * (MAX_SEGMENTS if protocol == PROTOCOL_TCP else MAX_UDP_SEGMENTS):
@@ -187,6 +184,20 @@ def finish_header(header: bytearray, protocol: int, at: int, length: int) -> Non
         _U16.pack_into(header, at + UDP_CHECKSUM_AT, checksum)
 
 
+def is_finished(packet: ByteView, protocol: int, at: int) -> bool:
+    """Whether `finish_header` would change nothing of a TCP or UDP packet that is as long as its IP header says."""
+    length = len(packet) - at
+    if packet[0] >> 4 == 4 and int.from_bytes(packet[:at], "big") % 0xFFFF:
+        return False
+    if protocol == PROTOCOL_TCP:
+        field = at + TCP_CHECKSUM_AT
+    else:
+        field = at + UDP_CHECKSUM_AT
+        if packet[at + 4] << 8 | packet[at + 5] != length:
+            return False
+    return packet[field] << 8 | packet[field + 1] == partial_checksum(pseudo_header_sum(packet, protocol, length))
+
+
 def from_device(data: bytes) -> Packet | None:
     """What one read of a device with offloads gave: a virtio header and a packet.
 
@@ -194,27 +205,27 @@ def from_device(data: bytes) -> Packet | None:
     its payload who need not; for any other protocol the checksum is finished here. None for what is malformed, or
     contradicts its own header.
     """
-    packet = data[VIRTIO_HEADER_BYTES:]
     if data[:2] == b"\0\0" and len(data) >= VIRTIO_HEADER_BYTES:
-        return packet
+        return data[VIRTIO_HEADER_BYTES:]
     header = parse(data)
     if header is None:
         return None
+    packet = memoryview(data)[VIRTIO_HEADER_BYTES:]  # 60 KiB are not worth copying
     if header.gso_type is GsoType.NONE and not header.needs_checksum:
-        return packet
-    found = transport(packet)
-    if header.needs_checksum and (found is None or found[0] not in (PROTOCOL_TCP, PROTOCOL_UDP)):
-        return _finished(packet, header) if header.gso_type is GsoType.NONE else None
-    if found is None or not _agrees(packet, header, found[0], found[1]):
+        return bytes(packet)
+    found = layout_of(packet)
+    if header.needs_checksum and found is None and header.gso_type is GsoType.NONE:
+        at = transport(packet)
+        return _finished(packet, header) if at is None or at[0] not in (PROTOCOL_TCP, PROTOCOL_UDP) else None
+    if found is None or not _agrees(packet, header, found):
         return None
-    return SuperPacket(packet, header.segment_size if header.gso_type is not GsoType.NONE else MAX_SEGMENT_BYTES)
+    size = header.segment_size if header.gso_type is not GsoType.NONE else MAX_SEGMENT_BYTES
+    return SuperPacket(packet, size, known_layout=found)
 
 
-def _agrees(packet: bytes, header: VirtioHeader, protocol: int, at: int) -> bool:
+def _agrees(packet: ByteView, header: VirtioHeader, layout: Layout) -> bool:
     """Whether the virtio header of a packet speaks of the same headers as the packet itself."""
-    header_bytes = _header_bytes(packet, protocol, at)
-    if not header_bytes or header_bytes > len(packet):
-        return False
+    protocol, at, _ = layout
     is_ipv4 = packet[0] >> 4 == 4
     checksum_at = TCP_CHECKSUM_AT if protocol == PROTOCOL_TCP else UDP_CHECKSUM_AT
     if header.needs_checksum and (header.checksum_start, header.checksum_offset) != (at, checksum_at):
@@ -231,7 +242,7 @@ def _agrees(packet: bytes, header: VirtioHeader, protocol: int, at: int) -> bool
             assert_never(unknown)
 
 
-def _finished(packet: bytes, header: VirtioHeader) -> bytes | None:
+def _finished(packet: ByteView, header: VirtioHeader) -> bytes | None:
     """The packet with its checksum finished; None when the field is not inside it."""
     start, field = header.checksum_start, header.checksum_start + header.checksum_offset
     if field + 2 > len(packet):
@@ -240,13 +251,3 @@ def _finished(packet: bytes, header: VirtioHeader) -> bytes | None:
     # A sum of 0 would say "no checksum" in UDP; 65535 is as right everywhere else (Linux, skb_checksum_help).
     _U16.pack_into(whole, field, internet_checksum(packet[start:]) or 0xFFFF)
     return bytes(whole)
-
-
-def _header_bytes(packet: bytes, protocol: int, at: int) -> int:
-    """The length of all headers of a TCP or UDP packet; 0 for another protocol or for a TCP header too small to be one."""
-    if protocol == PROTOCOL_UDP:
-        return at + UDP_HEADER_BYTES
-    if protocol == PROTOCOL_TCP and len(packet) >= at + TCP_HEADER_BYTES:
-        length = (packet[at + 12] >> 4) * 4
-        return at + length if length >= TCP_HEADER_BYTES else 0
-    return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, IPv4Network, ip_interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,12 +29,15 @@ from holloway.actors import (
 )
 from holloway.protocols.addresses import Address
 from holloway.protocols.events import DropReason
+from holloway.protocols.packets import Packet
 from holloway.protocols.session import Session
 from holloway.simulations.actor_ports import LifePorts
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.determinism import PROCESS
 from holloway.simulations.identities import PORT, Identity, preshared
+from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import no_actor_crashes
+from holloway.simulations.runs import Heard
 from holloway.simulations.streams import stream
 from holloway.simulations.world import Host
 from holloway.supervisor import (
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 NETWORK = "simulated"
 INTERFACE = "hw0"
 PREFIX_BITS = 16
+PREFIX_BITS_6 = 112
 STARTED_AGAIN_NS = 10**9
 """How long the service manager waits before it starts a node again that ended by itself."""
 _REASONS = {reason.value: reason for reason in DropReason}
@@ -135,6 +139,7 @@ class ActorHost(Host):
         self.world, self.own = world, own
         self.name = own.name
         self.inner = own.inner
+        self.inside = own.inside
         self.key = own.static.public
         self.public = own.configured
         self.clocks = Clocks()
@@ -148,6 +153,7 @@ class ActorHost(Host):
         """When it left in order; `None` while it runs, or when it died."""
         self._stopping: dict[Life, int] = {}
         self._life: Life | None = None
+        self._liar: Liar | None = None
 
     # Lives.
 
@@ -235,9 +241,9 @@ class ActorHost(Host):
         if self._life is not None and (socket := self._life.ports.socket) is not None and socket.is_open:
             if is_forged:
                 self.world.forged[datagram] = None
-            socket.take(datagram, source, cause)
+            socket.take(Heard(datagram, source, is_forged, cause, now_ns))
 
-    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
         """See `Host`."""
         if self._life is None:
             return
@@ -253,6 +259,15 @@ class ActorHost(Host):
             running = self._life.node.roster.running.get(peer)
             if running is not None:
                 running.rekey()
+
+    def lie(self, liar: Liar | None) -> None:
+        """See `Host`."""
+        self._liar = liar
+        for session in self.sessions().values():
+            if liar is not None:
+                liar.corrupt(session)
+            else:
+                reform(session)
 
     def break_port(self, bits: int) -> None:
         """See `Host`."""
@@ -300,6 +315,8 @@ class ActorHost(Host):
 
     def state_of(self, session: Session, peer_key: bytes) -> None:
         """A session of this host has another state or key."""
+        if self._liar is not None:
+            self._liar.corrupt(session)
         self._tell("state", self._by_key.get(peer_key, "stranger"), f"{session.state.name} epoch {session.epoch}")
 
     # What its supervisors say.
@@ -337,7 +354,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     plan = world.plan
     return Config(
         node=NodeConfig(name=own.name, network=NETWORK),
-        interface=InterfaceConfig(name=INTERFACE, addresses=(_interface(own),)),
+        interface=InterfaceConfig(name=INTERFACE, addresses=_interfaces(own)),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
         listen=ListenConfig(port=PORT, advertise=(Endpoint(str(own.configured[0]), PORT),)),
         peers=()
@@ -346,7 +363,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
             PeerConfig(
                 name=peer.name,
                 public_key=peer.static.public,
-                allowed=(IPv4Network((peer.inner, 32)),),
+                allowed=(IPv4Network((peer.inner, 32)), IPv6Network((peer.inner6, 128))),
                 endpoint=Endpoint(str(peer.configured[0]), PORT),
                 suite=plan.suite,
                 preshared_key=preshared(own.static.public, peer.static.public),
@@ -360,7 +377,5 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     )
 
 
-def _interface(own: Identity) -> IPv4Interface:
-    interface = ip_interface(f"{'.'.join(map(str, own.inner))}/{PREFIX_BITS}")
-    assert isinstance(interface, IPv4Interface)
-    return interface
+def _interfaces(own: Identity) -> tuple[IPv4Interface, IPv6Interface]:
+    return IPv4Interface((own.inner, PREFIX_BITS)), IPv6Interface((own.inner6, PREFIX_BITS_6))

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.ports import Arrival, DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
 from holloway.protocols.packets import Packet
 from holloway.simulations.ports import RecordingNetlink, SimulatedTun
+from holloway.simulations.runs import Heard, joined, lone_arrival
 from holloway.simulations.streams import below
 from holloway.simulations.world import SOCKET_DATAGRAMS
 
@@ -126,11 +128,12 @@ class LifeDatagrams(DatagramPort):
         self.is_open = True
         self._life = life
         self._broken: PortError | None = None
-        self._waiting: deque[tuple[Arrival, int]] = deque()
+        self._waiting: deque[Heard] = deque()
+        self._has_offloads = life.host.world.plan.offloads
         self._readers = trio.lowlevel.ParkingLot()
 
     async def receive(self) -> list[Arrival]:
-        """See `DatagramPort`. Takes up to `RECEIVE_BUDGET` datagrams, one `Arrival` each."""
+        """See `DatagramPort`. Takes up to `RECEIVE_BUDGET` datagrams; with offloads those of one instant in runs."""
         if self._waiting:
             await trio.lowlevel.checkpoint()
         while self.is_open and not self._waiting:
@@ -140,10 +143,12 @@ class LifeDatagrams(DatagramPort):
         if not self.is_open:
             raise trio.ClosedResourceError(f"the socket of {self._life.name} is closed")
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), RECEIVE_BUDGET))]
-        self._life.now_handles(taken[-1][1])
-        return [arrival for arrival, _ in taken]
+        self._life.now_handles(taken[-1].cause)
+        if self._has_offloads:
+            return [arrival for arrival, _ in joined(taken)]
+        return [lone_arrival(each) for each in taken]
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""
         if not self.is_open:
             self.drops["udp_ebadf"] += len(datagrams)
@@ -151,12 +156,12 @@ class LifeDatagrams(DatagramPort):
         for datagram in datagrams:
             self._life.transmit(bytes(datagram), destination)
 
-    def take(self, datagram: bytes, source: Address, cause: int) -> None:
-        """A datagram arrives from the wire; `cause` is its line in the trace."""
+    def take(self, heard: Heard) -> None:
+        """A datagram arrives from the wire."""
         if len(self._waiting) >= SOCKET_DATAGRAMS:
             self.drops["receive_buffer_full"] += 1
             return
-        self._waiting.append((Arrival(source, datagram, len(datagram)), cause))
+        self._waiting.append(heard)
         self._readers.unpark_all()
 
     def break_down(self) -> None:

@@ -42,7 +42,7 @@ from holloway.simulations.store import Store
 from holloway.simulations.trace import Trace
 from holloway.simulations.watched import watched_suite
 from holloway.simulations.watched_session import watched_sessions
-from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World
+from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World, has_forgers
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
@@ -161,7 +161,9 @@ class ActorWorld(World):
     def watch(self, suite: Suite) -> Suite:
         """`suite` with its nonces under watch."""
         if suite.name not in self._suites:
-            self._suites[suite.name] = watched_suite(suite, self.check)
+            self._suites[suite.name] = watched_suite(
+                suite, self.check, self.foretold.note_sealed if has_forgers(self.plan) else None
+            )
         return self._suites[suite.name]
 
     def note_transitions(self, session: Session) -> None:

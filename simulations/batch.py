@@ -91,12 +91,13 @@ def run_seeds(
     last: int,
     *,
     depth: Depth | None = None,
+    offloads: bool | None = None,
     jobs: int = 1,
     check_determinism: bool = False,
     progress: Callable[[Summary], None] | None = None,
 ) -> Summary:
-    """Run the seeds `first` to `last` at `depth`, or the one that the scenario prefers. `progress` is told the summary so
-    far after each run.
+    """Run the seeds `first` to `last` at `depth`, or the one that the scenario prefers, with or without `offloads` or as it
+    says. `progress` is told the summary so far after each run.
 
     A `sometimes` of the scenario that no seed of several reached is told in the summary. With `check_determinism` every seed runs
     twice, the second time in a fresh process under another `PYTHONHASHSEED`, and the traces must be equal.
@@ -104,7 +105,7 @@ def run_seeds(
     began = time.perf_counter()
     summary = Summary()
     hashes: dict[int, str] = {}
-    work = _Work(scenario, scenario.check_depth(depth), is_traced=check_determinism)
+    work = _Work(scenario, scenario.check_depth(depth), offloads, is_traced=check_determinism)
     for seed, outcome in _outcomes(work, range(first, last + 1), jobs):
         summary.add(seed, outcome)
         summary.wall_s = time.perf_counter() - began
@@ -127,10 +128,12 @@ class _Work:
 
     scenario: Scenario
     depth: Depth
+    offloads: bool | None
     is_traced: bool
 
     def run(self, seed: int) -> Outcome:
-        return run_plan(draw_plan(self.scenario, seed, self.depth), trace=Trace() if self.is_traced else None)
+        plan = draw_plan(self.scenario, seed, self.depth, offloads=self.offloads)
+        return run_plan(plan, trace=Trace() if self.is_traced else None)
 
 
 def _outcomes(work: _Work, seeds: range, jobs: int) -> Iterator[tuple[int, Outcome]]:

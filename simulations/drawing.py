@@ -15,8 +15,8 @@ from holloway.simulations.scenario import FaultTable, Scenario
 from holloway.simulations.streams import below, stream
 
 
-def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None) -> Plan:
-    """The plan of one seed, at `depth` or the one that the scenario prefers.
+def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None, *, offloads: bool | None = None) -> Plan:
+    """The plan of one seed, at `depth` or the one that the scenario prefers, with or without `offloads` or as it says.
 
     Raises `ScenarioError` when the scenario cannot run at that depth.
     """
@@ -46,6 +46,7 @@ def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None) -> Plan
         faults=tuple(faults),
         eventually=scenario.eventually,
         sometimes=scenario.sometimes,
+        offloads=scenario.offloads if offloads is None else offloads,
     )
 
 

@@ -74,6 +74,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "somebody who listens sends old datagrams again, now and then from an address of his own",
             (Parameter("every", Quantity.PAUSE), Parameter("elsewhere", Quantity.PROBABILITY, "0.25")),
         ),
+        "forge_pieces": Kind(
+            _LINK,
+            "somebody who listens sends forged pieces of records, now and then from an address of his own",
+            (Parameter("every", Quantity.PAUSE), Parameter("elsewhere", Quantity.PROBABILITY, "0.25")),
+        ),
         "bandwidth": Kind(
             _LINK,
             "datagrams queue for a slow line; those that find the queue full are lost",
@@ -102,6 +107,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "strangers who know the node's public key send it initiations, at most `sources` addresses",
             (Parameter("every", Quantity.PAUSE), Parameter("sources", Quantity.COUNT, "1000")),
         ),
+        "false_reports": Kind(_NODE, "what the node reports of how records arrive is false"),
         "port_failure": Kind(
             _NODE,
             "the TUN device, the socket or the netlink of the node breaks under it",

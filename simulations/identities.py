@@ -21,7 +21,13 @@ class Identity:
     static: StaticKey = field(repr=False)
     secret: bytes = field(repr=False)
     inner: bytes
+    inner6: bytes
     configured: Address
+
+    @property
+    def inside(self) -> dict[int, bytes]:
+        """Its addresses inside, by version of IP."""
+        return {4: self.inner, 6: self.inner6}
 
 
 def identity(seed: int, number: int, name: str) -> Identity:
@@ -29,7 +35,10 @@ def identity(seed: int, number: int, name: str) -> Identity:
     private = stream(seed, name, "key").randbytes(32)
     high, low = divmod(number + 1, 256)
     address = (f"198.18.{high}.{low}", PORT)  # RFC 2544's network for benchmarks
-    return Identity(name, private, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), address)
+    inner6 = b"\xfd\x77" + bytes(12) + bytes((high, low))
+    return Identity(
+        name, private, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), inner6, address
+    )
 
 
 def preshared(first: bytes, second: bytes) -> bytes:

@@ -1,18 +1,29 @@
 """The ledger of inner packets: who put which into the tunnel, and what came out where.
 
-It makes the packets, each with a serial number and a marker inside, and judges what leaves the tunnel. Not responsible for
-when packets are made.
+It gives the packets their serial numbers and judges what leaves the tunnel. A super-packet counts for each of its segments,
+because a receiver may join segments otherwise than the sender had them. Not responsible for when packets are made, nor for
+what they look like (`inner_packets`).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from holloway.protocols.packets import Packet, destination, source
+from holloway.simulations.inner_packets import (
+    FORMS,
+    MAX_SEGMENTS,
+    MAX_SUPER_BYTES,
+    MIN_SEGMENT_BYTES,
+    Form,
+    as_seen,
+    plain,
+    read,
+    super_packet,
+)
 from holloway.simulations.oracles import (
-    MARKER,
     delivered_to_the_addressee,
     hold,
     inner_destination_is_ours,
@@ -20,11 +31,6 @@ from holloway.simulations.oracles import (
     nothing_altered_or_invented,
     nothing_delivered_twice,
 )
-
-_HEADER = struct.Struct(">BBHHHBBH4s4s")
-_TAIL = struct.Struct(">BQ")  # what a packet is for, serial number
-_EXPERIMENTAL_PROTOCOL = 253  # RFC 3692, section 2.1
-_FILLER = 0xA5
 
 
 class Purpose(IntEnum):
@@ -55,29 +61,75 @@ class Ledger:
         self._on_their_way: dict[int, tuple[bytes, str, str]] = {}
         self._stolen: dict[int, None] = {}
         self._delivered: dict[int, None] = {}
+        self._supers = 0
+        self._sent_bytes: dict[tuple[str, str, Form], int] = {}
 
     def make(
         self,
         purpose: Purpose,
         size: int,
-        source: bytes,
-        destination: bytes,
+        ends: tuple[bytes, bytes],
         *,
         maker: str,
         addressee: str,
         is_stolen: bool = False,
     ) -> bytes:
-        """A new IPv4 packet of `size` bytes, made on the node `maker`, that is to be sealed for the node `addressee`.
+        """A new IPv4 packet of `size` bytes from the first of `ends` to the second, made on the node `maker`, that is to be
+        sealed for the node `addressee`.
         `is_stolen`: with an address that is not its own, so that it should not arrive.
         """
         serial = self.count
         self.count += 1
         if is_stolen:
             self._stolen[serial] = None
-        header = _HEADER.pack(0x45, 0, size, 0, 0, 64, _EXPERIMENTAL_PROTOCOL, 0, source, destination)
-        packet = (header + _TAIL.pack(purpose, serial) + MARKER).ljust(size, bytes((_FILLER,)))
+        packet = plain(purpose, serial, size, *ends)
         self._on_their_way[serial] = (packet, maker, addressee)
         return packet
+
+    def make_batch(
+        self,
+        purpose: Purpose,
+        sizes: Sequence[int],
+        own: Mapping[int, bytes],
+        peer: Mapping[int, bytes],
+        *,
+        maker: str,
+        addressee: str,
+    ) -> list[Packet]:
+        """New packets in super-packets as long as may be, of each form in turn. `own` and `peer` are addresses by version of
+        IP. Segments have the length of the longest of `sizes`, the last of each super-packet its own.
+        """
+        batch: list[Packet] = []
+        most = max(1, min(MAX_SEGMENTS, MAX_SUPER_BYTES // max(MIN_SEGMENT_BYTES, *sizes, 1)))
+        for at in range(0, len(sizes), most):
+            group = [max(MIN_SEGMENT_BYTES, size) for size in sizes[at : at + most]]
+            group = [max(group)] * (len(group) - 1) + group[-1:]
+            form, first = FORMS[self._supers % len(FORMS)], self.count
+            self._supers += 1
+            self.count += len(group)
+            flow = (maker, addressee, form)
+            sent = self._sent_bytes.get(flow, 0)
+            version, header_bytes = form.version, form.header_bytes
+            packet = super_packet(
+                form,
+                purpose,
+                first,
+                group,
+                own[version],
+                peer[version],
+                identification=first & 0xFFFF,
+                sequence=sent & 0xFFFF_FFFF,
+            )
+            self._sent_bytes[flow] = sent + sum(group) - len(group) * header_bytes
+            segments = packet.segments()
+            for serial, segment in enumerate(segments, first):
+                self._on_their_way[serial] = (as_seen(segment), maker, addressee)
+            batch.append(packet if len(segments) > 1 else segments[0])
+        return batch
+
+    def ends(self, serial: int) -> tuple[str, str]:
+        """Maker and addressee of a packet that is still on its way."""
+        return self._on_their_way[serial][1:]
 
     def missing(self, serials: Iterable[int]) -> list[int]:
         """Those of these packets that have not come out, and should have."""
@@ -88,8 +140,7 @@ class Ledger:
         packet: bytes,
         *,
         receiver: str,
-        receiver_address: bytes,
-        addresses: Mapping[str, bytes],
+        addresses: Mapping[str, tuple[bytes, ...]],
         session: str | None = None,
     ) -> Delivered:
         """Judge a packet that left the tunnel at `receiver`. `addresses` are the inner ones of the nodes; `session` is
@@ -97,16 +148,18 @@ class Ledger:
 
         Raises `PropertyViolated`.
         """
-        if len(packet) < _HEADER.size + _TAIL.size:
+        known = read(packet)
+        if known is None:
             hold(nothing_altered_or_invented, None, packet, receiver)
-        purpose, serial = _TAIL.unpack_from(packet, _HEADER.size)
+        assert known is not None
+        purpose, serial = known
         hold(nothing_delivered_twice, serial in self._delivered, serial, receiver)
         sent, maker, addressee = self._on_their_way.pop(serial, (None, receiver, receiver))
-        hold(nothing_altered_or_invented, sent, packet, receiver)
+        hold(nothing_altered_or_invented, sent, as_seen(packet), receiver)
         hold(delivered_to_the_addressee, addressee, receiver, serial)
         sender = maker if session is None else session
-        hold(inner_source_belongs_to_sender, packet[12:16], addresses[sender], sender)
-        hold(inner_destination_is_ours, packet[16:20], receiver_address, receiver)
+        hold(inner_source_belongs_to_sender, source(packet), addresses[sender], sender)
+        hold(inner_destination_is_ours, destination(packet), addresses[receiver], receiver)
         self._delivered[serial] = None
         self.delivered_total += 1
         return Delivered(serial, Purpose(purpose), len(packet), maker)

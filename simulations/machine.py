@@ -10,19 +10,22 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux
 from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, HandshakeStarted
 from holloway.protocols.inspection import Inspector, LocalPrefixes
+from holloway.protocols.packets import Packet, whole_packets
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.identities import Identity, preshared
+from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import (
     answered_at,
     answers_are_no_longer_than_questions,
@@ -39,6 +42,9 @@ from holloway.simulations.oracles import (
     unconfirmed_key_is_not_used,
     waiting_ends,
 )
+from holloway.simulations.record_oracles import old_pieces_are_forgotten
+from holloway.simulations.record_watch import RecordWatch
+from holloway.simulations.runs import Heard, joined, lone_arrival
 from holloway.simulations.streams import stream
 from holloway.simulations.world import SOCKET_DATAGRAMS, Host
 
@@ -55,6 +61,7 @@ class Seat:
     peer: Identity
     session: Session
     life: int
+    watch: RecordWatch
     state: State = State.IDLE
     epoch: int = 0
     proven: Address | None = None
@@ -83,6 +90,7 @@ class Machine(Host):
         self._suite, self._timers, self._keepalive_s = suite, timers, keepalive_s
         self.name = own.name
         self.inner = own.inner
+        self.inside = own.inside
         self.key = own.static.public
         self.public = own.configured
         self.clocks = Clocks()
@@ -90,9 +98,11 @@ class Machine(Host):
         self.paused = 0
         self.life = 0
         self.seats: dict[str, Seat] = {}
-        self._socket: deque[tuple[bytes, Address, bool, int]] = deque()
+        self._socket: deque[Heard] = deque()
+        self._has_offloads = world.plan.offloads
         self._answered: dict[bytes, None] = {}
         self._demux: Demux[str] | None = None
+        self._liar: Liar | None = None
         self._world_ns = 0
 
     # Lives.
@@ -104,10 +114,11 @@ class Machine(Host):
         dice = stream(self._seed, self.name, "entropy", str(self.life))
         demux: Demux[str] = Demux(self._own.static, secret=self._own.secret, entropy=dice.randbytes)
         routes: RouteTable[str] = RouteTable()
-        local = LocalPrefixes([IPv4Network((self.inner, 32))])
+        local = LocalPrefixes([IPv4Network((self.inner, 32)), IPv6Network((self._own.inner6, 128))])
         self._demux = demux
         for peer in self._peers:
             routes.add(IPv4Network((peer.inner, 32)), peer.name)
+            routes.add(IPv6Network((peer.inner6, 128)), peer.name)
         for peer in self._peers:
             config = SessionConfig(
                 suite=self._suite,
@@ -118,7 +129,9 @@ class Machine(Host):
                 keepalive_s=self._keepalive_s,
                 inspect=Inspector(routes, peer.name, local),
             )
-            self.seats[peer.name] = Seat(peer, self._session(config, demux, peer, dice, now_ns), self.life)
+            session = self._session(config, demux, peer, dice, now_ns)
+            watch = RecordWatch(session, self._world.reached.reach, hold, self._now(now_ns))
+            self.seats[peer.name] = Seat(peer, session, self.life, watch)
         for seat in self.seats.values():
             self._schedule(seat, now_ns)
 
@@ -169,6 +182,15 @@ class Machine(Host):
         """See `Host`: those of the configuration."""
         return tuple(self.seats)
 
+    def lie(self, liar: Liar | None) -> None:
+        """See `Host`."""
+        self._liar = liar
+        for seat in self.seats.values():
+            if liar is not None:
+                liar.corrupt(seat.session)
+            else:
+                reform(seat.session)
+
     def break_port(self, bits: int) -> None:
         """See `Host`. There are no ports here, and no plan with this fault."""
         raise NotImplementedError
@@ -180,13 +202,11 @@ class Machine(Host):
         """See `Host`: deadlines first, then what waits in the socket."""
         for seat in list(self.seats.values()):
             self.wake(seat, seat.life, now_ns)
-        while self._socket:
-            data, source, is_forged, cause = self._socket.popleft()
-            self.receive(data, source, now_ns, is_forged=is_forged, cause=cause)
+        self._read(self.life)
 
     # Inputs.
 
-    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
         """See `Host`. There is no router here to get past."""
         seat = self.seats.get(peer)
         if seat is None or self.paused:
@@ -211,16 +231,40 @@ class Machine(Host):
         demux = self._demux
         if demux is None:
             return
-        if self.paused:
+        heard = Heard(datagram, source, is_forged, cause, now_ns)
+        if self.paused or self._has_offloads:
             if len(self._socket) < SOCKET_DATAGRAMS:
-                self._socket.append((datagram, source, is_forged, cause))
+                self._socket.append(heard)
+            if len(self._socket) == 1 and not self.paused:  # read when all that comes in this instant has come
+                self._world.timeline.at(now_ns, self._read, self.life)
             return
+        self._take(lone_arrival(heard), heard, now_ns)
+
+    def _read(self, life: int) -> None:
+        """Take what waits in the socket."""
+        if life != self.life or self.paused:
+            return
+        waiting = list(self._socket)
+        self._socket.clear()
+        for arrival, first in (
+            joined(waiting) if self._has_offloads else [(lone_arrival(each), each) for each in waiting]
+        ):
+            if self._demux is not None:
+                self._take(arrival, first, self._world.timeline.now_ns)
+
+    def _take(self, arrival: Arrival, heard: Heard, now_ns: int) -> None:
+        """A datagram, or a run of them that `heard` is the first of."""
+        demux = self._demux
+        assert demux is not None
+        datagram, _, is_forged, cause, _ = heard
         before = [snapshot(seat.session) for seat in self.seats.values()] if is_forged else []
         now = self._now(now_ns)
-        found = demux.sort([(datagram, source)], now)
-        for peer, batch in found.datagrams.items():
+        found = demux.sort([arrival], now)
+        for peer, batch in found.arrivals.items():
             seat = self.seats[peer]
+            sight = seat.watch.look()
             seat.session.receive(batch, now)
+            seat.watch.received(sight, batch, now)
             self._flush(seat, now_ns, cause)
         for peer, opened, origin in found.initiations:
             seat = self.seats[peer]
@@ -251,6 +295,7 @@ class Machine(Host):
         now = self._now(now_ns)
         seat.session.handle_timeout(now)
         hold(expired_keys_are_forgotten, seat.session, now)
+        hold(old_pieces_are_forgotten, seat.session, now)
         self._flush(seat, now_ns, 0)
         hold(tables_are_bounded, self._demux, len(self._peers))
 
@@ -266,15 +311,19 @@ class Machine(Host):
             what = f"{session.state.name} epoch {epoch}"
             cause = world.record(self, "state", peer, what, cause)
             seat.state, seat.epoch = session.state, epoch
+            if self._liar is not None:
+                self._liar.corrupt(session)
         while (event := session.next_event()) is not None:
             world.reached.note_event(event)
             self._follow(seat, event)
         for datagram, destination in session.answers_to_send():
             world.transmit(self, datagram, destination, cause)
-        for datagram in session.datagrams_to_send():
+        datagrams = session.datagrams_to_send()
+        seat.watch.sent(datagrams, self.clocks.monotonic_s(now_ns))
+        for datagram in datagrams:
             assert session.endpoint is not None, "a session sends nowhere"
             world.transmit(self, datagram, session.endpoint, cause)
-        for packet in session.packets_to_deliver():
+        for packet in whole_packets(session.packets_to_deliver()):
             world.deliver(self, packet, cause, session=peer)
         self._schedule(seat, now_ns)
 

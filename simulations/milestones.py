@@ -86,6 +86,22 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
             "a source sent handshakes faster than it may", drops=(DropReason.RATE_LIMITED,)
         ),
         "queue_overflowed": Milestone("packets that waited made room for newer ones", drops=(DropReason.STAGING_FULL,)),
+        "record_came_as_run": Milestone("a record of several datagrams came whole, as one run"),
+        "record_came_in_pieces": Milestone("a record of several datagrams was put together from its pieces"),
+        "record_lost": Milestone("a peer reported a lost record"),
+        "record_size_grew": Milestone("a report without a loss made records longer"),
+        "record_size_fell": Milestone("a report of a loss made records shorter"),
+        "path_grew": Milestone("datagrams became longer than they had been on a narrow path"),
+        "path_shrank": Milestone("a path that lost long datagrams got shorter ones"),
+        "told_too_big": Milestone("a node told a program of its host that a packet was too long"),
+        "piece_expired": Milestone("the rest of a record never came", drops=(DropReason.PIECE_EXPIRED,)),
+        "forged_piece_refused": Milestone(
+            "a piece was refused for where it came from, or for its counter",
+            drops=(DropReason.PIECE_FOREIGN_SOURCE, DropReason.PIECE_OUT_OF_RANGE),
+        ),
+        "absurd_report_refused": Milestone(
+            "a report that cannot be true was refused", drops=(DropReason.REPORT_ABSURD,)
+        ),
         "actor_restarted": _whole("a supervisor started an actor again"),
         "node_gave_up": _whole("a node ended by itself, and was started again"),
         "registry_unreachable": _registered("a call to the registry was refused or not answered"),

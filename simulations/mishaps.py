@@ -13,6 +13,8 @@ from holloway.protocols.cookies import MacWriter
 from holloway.protocols.noise import initiation_bytes
 from holloway.protocols.suites import SUITES
 from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.forgers import Forger
+from holloway.simulations.liars import Liar
 from holloway.simulations.links import Listener
 from holloway.simulations.streams import below, stream
 
@@ -36,12 +38,14 @@ class Mishaps:
                 world.timeline.at(fault.until_ns, self._end, fault)
         for listener in world.listeners:
             world.timeline.at(listener.fault.at_ns, self._replay, listener)
+        for forger in world.forgers:
+            world.timeline.at(forger.fault.at_ns, self._forge, forger)
 
     def _begin(self, fault: Fault) -> None:
         self._record(fault, "fault")
         match KINDS[fault.kind].scope:
-            case Scope.LINKS if fault.kind == "replay":
-                pass  # a listener has been there from the first
+            case Scope.LINKS if fault.kind in ("replay", "forge_pieces"):
+                pass  # whoever listens has been there from the first
             case Scope.LINKS:
                 self._world.faults.begin(fault)
             case Scope.NODES:
@@ -87,6 +91,8 @@ class Mishaps:
                 host.clocks.offset_ns += int(fault.values["by"])
             case "clock_skew":
                 self._skew(fault, host, 1)
+            case "false_reports":
+                host.lie(Liar(stream(self._world.plan.seed, fault.name, host.name)))
             case "port_failure":
                 host.break_port(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
             case _:  # handshake_flood: there is no other that befalls nodes
@@ -106,6 +112,8 @@ class Mishaps:
                     host.resume(now_ns)
             case "clock_skew":
                 self._skew(fault, host, -1)
+            case "false_reports":
+                host.lie(None)
             case _:  # a flood looks at its time by itself
                 pass
 
@@ -147,3 +155,15 @@ class Mishaps:
             source = STRANGER if is_elsewhere else old.source
             world.inject(old.data, source, old.destination, is_forged=False)
         world.timeline.at(now_ns + int(fault.values["every"]), self._replay, listener)
+
+    def _forge(self, forger: Forger) -> None:
+        world, fault = self._world, forger.fault
+        now_ns = world.timeline.now_ns
+        if now_ns >= fault.until_ns:
+            return
+        forged = forger.choose()
+        if forged is not None and forged.is_elsewhere:
+            world.flood(forged.data, STRANGER, forged.destination)
+        elif forged is not None:
+            world.inject(forged.data, forged.source, forged.destination, is_forged=True)
+        world.timeline.at(now_ns + int(fault.values["every"]), self._forge, forger)

@@ -23,8 +23,9 @@ from typing import TypeAlias
 
 import trio
 
-from holloway.actors.ports import Arrival, DatagramPort
+from holloway.actors.ports import DatagramPort
 from holloway.protocols.addresses import Address, format_address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, PortError
 
 RECEIVE_QUEUE = 4096  # datagrams a socket holds for a reader that lags; a real one holds 4 MiB
@@ -185,7 +186,7 @@ class SimulatedDatagrams(DatagramPort):
             raise trio.ClosedResourceError(f"{format_address(self.local)} is closed")
         return [self._received.popleft() for _ in range(min(len(self._received), RECEIVE_BUDGET))]
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`. Reasons are those of the kernel's port: `udp_emsgsize`, `udp_ebadf` once closed."""
         if len(destination) != len(self.local):
             raise LocalError(

@@ -1,8 +1,9 @@
 """The promises that every run must keep: `always` at each step, `eventually` some time after the last fault.
 
 Each is a small function whose docstring is the promise; it returns `None`, or a sentence that says how the promise was
-broken. They look at what nodes send and deliver, and, where that cannot tell, into the protocol objects: this is the one
-place of the simulator that knows their insides. Not responsible for when they are asked: that is `machine` and `world`.
+broken. They look at what nodes send and deliver, and, where that cannot tell, into the protocol objects: this is the place
+of the simulator that knows their insides, with `record_oracles`, where the promises about records are. Not responsible for
+when they are asked: that is `machine` and `world`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,28 @@ from holloway.protocols.keyring import RETIRED_KEYS
 from holloway.protocols.membership import NodeRecord, decode_record
 from holloway.protocols.ratelimit import SOURCE_LIMIT
 from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
-from holloway.protocols.staging import STAGED_PACKETS
+from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
 from holloway.simulations.errors import PropertyViolated
+from holloway.simulations.record_oracles import (
+    Path,
+    idle_sessions_fall_silent,
+    loss_shortens_records,
+    old_pieces_are_forgotten,
+    reassembly_is_bounded,
+    record_size_is_within_bounds,
+    records_are_cut_evenly,
+    records_begin_at_their_first_counter,
+    reports_tell_what_was_sent,
+)
 from holloway.supervisor import ChildStartError, IntensityExceeded
 from holloway.supervisor.errors import brief, leaves
 
 MARKER = b"never in the clear"
 """Stands in every inner packet, and so never in a datagram."""
 
+NARROW_NS = 10**9
+"""How long a path may take from losing long datagrams; then it must have been noticed."""
 STOPS_WITHIN_NS = 15 * 10**9
 LEAVES_WITHIN_NS = 2 * 10**9
 
@@ -40,7 +54,9 @@ def no_plaintext_on_the_wire(datagram: bytes) -> str | None:
 
 
 def no_nonce_used_twice(used: dict[bytes, None], nonce: bytes) -> str | None:
-    """A cipher never seals twice with one nonce under one key. `used` are the nonces of the key so far."""
+    """A cipher never seals twice with one nonce under one key, nor two records with one counter, however long they are and
+    whatever they hold. `used` are the nonces of the key so far, or the counters of its records.
+    """
     if nonce in used:
         return f"nonce {nonce.hex()} sealed twice under one key"
     used[nonce] = None
@@ -62,14 +78,14 @@ def delivered_to_the_addressee(addressee: str, receiver: str, serial: int) -> st
     return f"packet {serial} for {addressee} came out at {receiver}" if addressee != receiver else None
 
 
-def inner_source_belongs_to_sender(source: bytes, sender_address: bytes, sender: str) -> str | None:
+def inner_source_belongs_to_sender(source: bytes, sender_addresses: Sequence[bytes], sender: str) -> str | None:
     """A packet that leaves the tunnel has an inner source address that belongs to the peer that sealed it."""
-    return f"{sender} got a packet through under the address of another" if source != sender_address else None
+    return f"{sender} got a packet through under the address of another" if source not in sender_addresses else None
 
 
-def inner_destination_is_ours(destination: bytes, own_address: bytes, receiver: str) -> str | None:
+def inner_destination_is_ours(destination: bytes, own_addresses: Sequence[bytes], receiver: str) -> str | None:
     """A packet that leaves the tunnel has an inner destination that belongs to the node it leaves at."""
-    return f"{receiver} let out a packet for another address" if destination != own_address else None
+    return f"{receiver} let out a packet for another address" if destination not in own_addresses else None
 
 
 def forgery_changes_nothing(before: Sequence[Snapshot], after: Sequence[Snapshot], node: str) -> str | None:
@@ -117,6 +133,8 @@ def queues_are_bounded(session: Session) -> str | None:
     """Packets that wait for a key, and events that nobody has read, stay below their bounds."""
     if session.staged > STAGED_PACKETS:
         return f"{session.staged} packets wait for a key"
+    if session._staged._bytes > STAGED_BYTES:
+        return f"{session._staged._bytes} bytes wait for a key"
     if len(session._events) > max(EVENTS, DROP_EVENTS):
         return f"{len(session._events)} events are unread"
     return None
@@ -166,6 +184,16 @@ class Calm:
     """For each pair (of, to): where `of` would send now, and where `to` is."""
     lost: tuple[int, ...] = ()
     """Packets that should have come out by now, and have not."""
+    lost_by_bystanders: tuple[int, ...] = ()
+    """Packets from before the calm that have not come out, between two nodes that no fault has touched."""
+    lost_unforetold: tuple[int, ...] = ()
+    """Packets from before the calm that have not come out, and were in no record that somebody forged a piece of."""
+    lost_on_narrow_paths: tuple[int, ...] = ()
+    """Packets that have not come out, though their path had been narrow for `NARROW_NS` already."""
+    paths: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    """For each pair (of, to): how long datagrams may be."""
+    record_sizes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """For each pair (of, to): how many datagrams the records of `of` may have."""
     published: tuple[str, ...] = ()
     """Nodes whose records the registry has."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -200,6 +228,40 @@ def endpoints_are_true(calm: Calm) -> str | None:
 def nothing_is_lost(calm: Calm) -> str | None:
     """From then on, and until shortly before the end, every packet comes out: new keys cost none."""
     return f"{len(calm.lost)} packets never came out, the first is packet {calm.lost[0]}" if calm.lost else None
+
+
+def bystanders_lose_nothing(calm: Calm) -> str | None:
+    """Whatever befalls others, between two nodes that no fault touches every packet comes out."""
+    lost = calm.lost_by_bystanders
+    return f"{len(lost)} packets of bystanders never came out, the first is packet {lost[0]}" if lost else None
+
+
+def forgers_cost_what_they_foretold(calm: Calm) -> str | None:
+    """Forged pieces cost at most the records whose counters they have: every other packet comes out."""
+    lost = calm.lost_unforetold
+    return f"{len(lost)} packets of other records never came out, the first is packet {lost[0]}" if lost else None
+
+
+def records_grow(calm: Calm) -> str | None:
+    """Where nothing is lost any more, every session is told so, and its records have several datagrams."""
+    for (first, second), size in calm.record_sizes.items():
+        if size < 2:
+            return f"the records of {first} for {second} still have one datagram"
+    return None
+
+
+def narrow_paths_are_noticed(calm: Calm) -> str | None:
+    """`NARROW_NS` after a path has begun to lose long datagrams, packets of every length come out."""
+    lost = calm.lost_on_narrow_paths
+    return f"{len(lost)} packets were lost on a narrow path, the first is packet {lost[0]}" if lost else None
+
+
+def paths_are_wide(calm: Calm) -> str | None:
+    """Where long datagrams pass, every session has found out."""
+    for (first, second), path in calm.paths.items():
+        if path.size < path.most:
+            return f"{first} sends {second} datagrams of {path.size} bytes at most, {path.most} would pass"
+    return None
 
 
 def membership_is_equal(calm: Calm) -> str | None:
@@ -288,6 +350,14 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             tables_are_bounded,
             transitions_are_legal,
             waiting_ends,
+            records_begin_at_their_first_counter,
+            records_are_cut_evenly,
+            record_size_is_within_bounds,
+            loss_shortens_records,
+            reassembly_is_bounded,
+            old_pieces_are_forgotten,
+            reports_tell_what_was_sent,
+            idle_sessions_fall_silent,
             time_moves,
             addresses_have_one_holder,
             deadlines_are_kept,
@@ -303,7 +373,18 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
 EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
     {
         promise.__name__: promise
-        for promise in (all_pairs_reachable, nothing_waits, endpoints_are_true, nothing_is_lost, membership_is_equal)
+        for promise in (
+            all_pairs_reachable,
+            nothing_waits,
+            endpoints_are_true,
+            nothing_is_lost,
+            bystanders_lose_nothing,
+            forgers_cost_what_they_foretold,
+            records_grow,
+            narrow_paths_are_noticed,
+            paths_are_wide,
+            membership_is_equal,
+        )
     }
 )
 """Checked by the time that a scenario sets."""

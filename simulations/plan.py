@@ -69,7 +69,7 @@ class Meeting:
 class Plan:
     """One run. Times are nanoseconds of virtual time; the last `calm_ns` of `duration_ns` have no fault.
 
-    `depth`: how much of a node is real. `pairs`: who is a peer of whom, each pair once: by configuration, or by the
+    `depth`: how much of a node is real. `offloads`: hosts cut and join packets as kernels do, see `runs`. `pairs`: who is a peer of whom, each pair once: by configuration, or by the
     `registry` when there is one. `eventually`: by when after the last fault a property must hold.
     """
 
@@ -90,6 +90,7 @@ class Plan:
     faults: tuple[Fault, ...]
     eventually: Mapping[str, int]
     sometimes: tuple[str, ...]
+    offloads: bool = False
 
     @property
     def healed_ns(self) -> int:

@@ -92,6 +92,12 @@ class SimulatedTun(TunPort):
             raise trio.ClosedResourceError(f"{self.name} is closed")
         return [self._outbound.popleft() for _ in range(min(len(self._outbound), RECEIVE_BUDGET))]
 
+    def take(self) -> list[Packet]:
+        """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets."""
+        return (
+            [self._outbound.popleft() for _ in range(min(len(self._outbound), RECEIVE_BUDGET))] if self.is_open else []
+        )
+
     def send(self, packets: Sequence[Packet]) -> None:
         """See `TunPort`. Reasons are those of the kernel's port, and `tun_queue_full` when nobody collects."""
         for packet in packets:

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from holloway.protocols.packets import Packet, whole_packets
 from holloway.simulations.ledger import Delivered, Purpose
 from holloway.simulations.plan import MIN_INNER_BYTES, Workload
 from holloway.simulations.streams import below, stream
@@ -158,8 +159,14 @@ class Programs:
         host, peer = world.hosts[source], world.hosts[destination]
         if host.down or host.paused:
             return
-        make = world.ledger.make
-        packets = [make(purpose, size, host.inner, peer.inner, maker=source, addressee=destination) for size in sizes]
+        packets: list[Packet]
+        if len(sizes) > 1 and world.plan.offloads:
+            packets = world.ledger.make_batch(
+                purpose, sizes, host.inside, peer.inside, maker=source, addressee=destination
+            )
+        else:
+            make, ends = world.ledger.make, (host.inner, peer.inner)
+            packets = [make(purpose, size, ends, maker=source, addressee=destination) for size in sizes]
         self._hand_in(host, destination, packets)
 
     def _spoof(self, source: str, destination: str, *, is_source: bool) -> None:
@@ -172,14 +179,14 @@ class Programs:
         stolen = others[0] if others else FOREIGN
         ends = (stolen, peer.inner) if is_source else (host.inner, stolen)
         packet = world.ledger.make(
-            Purpose.ONE_WAY, MIN_INNER_BYTES, *ends, maker=source, addressee=destination, is_stolen=True
+            Purpose.ONE_WAY, MIN_INNER_BYTES, ends, maker=source, addressee=destination, is_stolen=True
         )
         self._hand_in(host, destination, [packet], is_rogue=True)
 
-    def _hand_in(self, host: Host, destination: str, packets: list[bytes], *, is_rogue: bool = False) -> None:
+    def _hand_in(self, host: Host, destination: str, packets: list[Packet], *, is_rogue: bool = False) -> None:
         now_ns, capture = self._world.timeline.now_ns, self._world.capture
         if capture is not None:
-            for packet in packets:
+            for packet in whole_packets(packets):
                 capture.inside(now_ns, host.name, packet, is_entering=True)
         host.send(destination, packets, now_ns, is_rogue=is_rogue)
 

@@ -89,6 +89,7 @@ class Scenario:
     timers: Mapping[str, float]
     keepalive_s: float
     registry: Meeting | None
+    offloads: bool
     workloads: tuple[Workload, ...]
     faults: tuple[FaultTable, ...]
     swarm: tuple[str, ...]
@@ -200,6 +201,7 @@ def read_scenario(text: str, source: str) -> Scenario:
         timers=timers,
         keepalive_s=keepalive_s,
         registry=registry,
+        offloads=_network(top.table("network")),
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
         faults=faults,
         swarm=swarm.texts("kinds", {fault.kind: None for fault in faults}, ()),
@@ -242,6 +244,12 @@ def _topology(table: Table) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...
             steps = [(first, (first + step) % count) for first in range(count) for step in range(1, degree + 1)]
             numbers = list(dict.fromkeys((min(pair), max(pair)) for pair in steps))
     return nodes, tuple((nodes[first], nodes[second]) for first, second in numbers), latency
+
+
+def _network(table: Table) -> bool:
+    offloads = table.flag("offloads")
+    table.finish()
+    return offloads
 
 
 def _session(table: Table) -> tuple[str, dict[str, float], float]:

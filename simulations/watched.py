@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from holloway.protocols.record_wire import SPREAD_BITS
 from holloway.protocols.suites import Aead, Suite
 from holloway.simulations.oracles import no_nonce_used_twice
+from holloway.simulations.record_oracles import records_begin_at_their_first_counter
 
 
-def watched_suite(suite: Suite, hold: Callable[..., None]) -> Suite:
-    """`suite` with a cipher that remembers, for a whole world, which nonces each key has sealed with."""
+def watched_suite(suite: Suite, hold: Callable[..., None], note: Callable[[int, bytes], None] | None = None) -> Suite:
+    """`suite` with a cipher that remembers, for a whole world, which nonces each key has sealed with. `note` is told of each
+    record: its counter, and what is in it.
+    """
+    has_records = suite.transport is None
     used: dict[bytes, dict[bytes, None]] = {}
 
     def make(key: bytes) -> Aead:
-        return _WatchedCipher(suite.aead(key), used.setdefault(key, {}), hold)
+        return _WatchedCipher(suite.aead(key), key, used.setdefault(key, {}), hold, note, has_records)
 
     return replace(suite, aead=make)
 
@@ -22,12 +27,34 @@ def watched_suite(suite: Suite, hold: Callable[..., None]) -> Suite:
 class _WatchedCipher:
     """A cipher that keeps the promise about its nonces under watch."""
 
-    __slots__ = ("_cipher", "_hold", "_used", "decrypt")
+    __slots__ = ("_cipher", "_has_records", "_hold", "_key", "_note", "_used", "decrypt")
 
-    def __init__(self, cipher: Aead, used: dict[bytes, None], hold: Callable[..., None]) -> None:
-        self._cipher, self._used, self._hold = cipher, used, hold
+    def __init__(
+        self,
+        cipher: Aead,
+        key: bytes,
+        used: dict[bytes, None],
+        hold: Callable[..., None],
+        note: Callable[[int, bytes], None] | None,
+        has_records: bool,
+    ) -> None:
+        self._cipher, self._key, self._used, self._hold, self._note = cipher, key, used, hold, note
+        self._has_records = has_records
         self.decrypt = cipher.decrypt
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
-        self._hold(no_nonce_used_twice, self._used, nonce)
+        if self._has_records and nonce[2:4] != b"\0\0":  # a kind: this is no message of a handshake
+            counter = int.from_bytes(nonce[4:], "little") >> SPREAD_BITS
+            if not self._used:
+                self._hold(records_begin_at_their_first_counter, self._key, counter)
+            self._hold(no_nonce_used_twice, self._used, counter.to_bytes(8, "big"))
+            if self._note is not None:
+                self._note(counter, data)
+        else:
+            self._hold(no_nonce_used_twice, self._used, nonce)
         return self._cipher.encrypt(nonce, data, associated_data)
+
+    def encrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int:
+        """See `Aead`."""
+        buf[:] = self.encrypt(nonce, data, associated_data)
+        return len(buf)

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import trio
+
 import holloway.actors.peers as making
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.events import Event
 from holloway.protocols.keyring import Links
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.packets import Packet
+from holloway.protocols.runs import Run, flatten
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.simulations.determinism import PROCESS
 from holloway.simulations.oracles import (
@@ -32,6 +36,8 @@ from holloway.simulations.oracles import (
     unconfirmed_key_is_not_used,
     waiting_ends,
 )
+from holloway.simulations.record_oracles import old_pieces_are_forgotten
+from holloway.simulations.record_watch import RecordWatch
 
 if TYPE_CHECKING:
     from holloway.simulations.actor_host import Life
@@ -69,21 +75,33 @@ class WatchedSession(Session):
         self._answered: dict[bytes, None] = {}
         config = replace(config, suite=self._world.watch(config.suite))
         super().__init__(config, links=links, entropy=entropy, wall_ns=wall_ns, now=now, endpoint=endpoint)
+        self._watch = RecordWatch(self, self._world.reached.reach, self._world.check, now)
 
-    def receive(self, datagrams: Iterable[tuple[bytes, Address]], now: float) -> None:
+    def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
         """See `Session`. A forged datagram is handed in alone, and must change nothing."""
         check, forged = self._world.check, self._world.forged
         genuine = []
-        for each in datagrams:
-            if each[0] not in forged:
+        for each in arrivals:
+            if each.data not in forged:
                 genuine.append(each)
                 continue
-            super().receive(genuine, now)
+            self._receive(genuine, now)
             genuine = []
             before = snapshot(self)
-            super().receive([each], now)
+            self._receive([each], now)
             check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
-        super().receive(genuine, now)
+        self._receive(genuine, now)
+
+    def _receive(self, arrivals: list[Arrival], now: float) -> None:
+        sight = self._watch.look()
+        super().receive(arrivals, now)
+        self._watch.received(sight, arrivals, now)
+
+    def runs_to_send(self) -> list[Run]:
+        """See `Session`. Its owner asks when something has happened."""
+        runs = super().runs_to_send()
+        self._watch.sent(flatten(runs), trio.current_time())
+        return runs
 
     def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
         """See `Session`."""
@@ -107,6 +125,7 @@ class WatchedSession(Session):
         """See `Session`."""
         super().handle_timeout(now)
         self._world.check(expired_keys_are_forgotten, self, now)
+        self._world.check(old_pieces_are_forgotten, self, now)
 
     def next_event(self) -> Event | None:
         """See `Session`. Its owner asks until there is none, at the end of every turn."""

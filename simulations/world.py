@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.packets import Packet
+from holloway.protocols.packets import destination as inner_destination
 from holloway.protocols.session import Session
 from holloway.simulations.clocks import Clocks
-from holloway.simulations.faults import Fault
+from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.forgers import Foretold, Forger
 from holloway.simulations.heap import Agenda
 from holloway.simulations.identities import Identity, identity
+from holloway.simulations.inner_packets import is_too_big
 from holloway.simulations.ledger import Delivered, Ledger
 from holloway.simulations.links import ActiveFaults, Link, Listener, Overheard
 from holloway.simulations.milestones import Reached
@@ -26,18 +30,22 @@ from holloway.simulations.mishaps import Mishaps
 from holloway.simulations.oracles import (
     EVENTUALLY,
     MARKER,
+    NARROW_NS,
     Calm,
     hold,
+    inner_destination_is_ours,
     no_plaintext_on_the_wire,
     nothing_is_lost,
     strangers_gain_nothing,
 )
 from holloway.simulations.plan import Plan
 from holloway.simulations.programs import Programs
+from holloway.simulations.record_oracles import path_of, size_by_reports
 from holloway.simulations.trace import Trace
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
+    from holloway.simulations.liars import Liar
 
 SECOND_NS = 10**9
 SOCKET_DATAGRAMS = 4096
@@ -50,11 +58,12 @@ EVENTS_PER_SECOND = 2_000_000
 
 class Host(Protocol):
     """A node, at either depth. `public`: where it is seen on the wire; `down` and `paused` count the faults that keep it
-    so; `key` is its public key, `inner` its address inside.
+    so; `key` is its public key, `inside` its addresses inside by version of IP, `inner` the one of version 4.
     """
 
     name: str
     inner: bytes
+    inside: Mapping[int, bytes]
     key: bytes
     public: Address
     clocks: Clocks
@@ -79,11 +88,14 @@ class Host(Protocol):
     def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
         """A datagram arrives. `is_forged`: it is not as a peer made it."""
 
-    def send(self, peer: str, packets: list[bytes], now_ns: int, *, is_rogue: bool = False) -> None:
+    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
         """Programs on this node hand in packets for `peer`. `is_rogue`: past everything that a node does to them first."""
 
     def rekey(self, peer: str, now_ns: int) -> None:
         """Ask for new keys."""
+
+    def lie(self, liar: Liar | None) -> None:
+        """From now on sessions report what `liar` makes them, or the truth."""
 
     def break_port(self, bits: int) -> None:
         """Something of the kernel's fails under the node; `bits`, a draw, say what."""
@@ -115,11 +127,17 @@ class World(ABC):
         self.reached = Reached()
         self.faults = ActiveFaults(plan.faults)
         self.listeners = [Listener(fault, plan.seed) for fault in plan.faults if fault.kind == "replay"]
+        self.foretold = Foretold()
+        self.forgers = [
+            Forger(fault, plan.seed, self.foretold.foretell) for fault in plan.faults if fault.kind == "forge_pieces"
+        ]
+        self._ears: list[Listener | Forger] = [*self.listeners, *self.forgers]
         self.deliveries: list[Callable[[Host, str, Delivered], None]] = []
         """Programs that hear of every packet that comes out: (receiver, sender, packet)."""
         self._links: dict[tuple[str, str], Link] = {}
         self._strangers: dict[Address, int] = {}
         """By address, how many bytes more a stranger has sent than he was sent."""
+        self._narrow: list[tuple[int, int]] = []
         self._unheard: dict[tuple[str, str], None] | None = None
         self._first_after_healing = 0
         self._first_expected = 0
@@ -130,7 +148,7 @@ class World(ABC):
             peers[first].append(identities[second])
             peers[second].append(identities[first])
         self.hosts: dict[str, Host] = {name: self.make_host(own, peers[name]) for name, own in identities.items()}
-        self._inner = {name: host.inner for name, host in self.hosts.items()}
+        self._inside = {name: tuple(host.inside.values()) for name, host in self.hosts.items()}
         self.addresses: dict[Address, Host] = {host.public: host for host in self.hosts.values()}
 
     def populate(self) -> None:
@@ -140,6 +158,9 @@ class World(ABC):
         self.mishaps = Mishaps(self)
         self.programs = Programs(self)
         self.timeline.at(self.plan.healed_ns, self._healed)
+        for fault in self.plan.faults:
+            if fault.kind == "mtu_drop" and fault.until_ns > fault.at_ns + NARROW_NS + ON_THE_WAY_NS:
+                self.timeline.at(fault.at_ns + NARROW_NS, self._expect_long, fault.until_ns - ON_THE_WAY_NS)
 
     # What each depth does its own way.
 
@@ -181,7 +202,7 @@ class World(ABC):
                 hold(strangers_gain_nothing, self._strangers[destination], sender.name)
             return
         ends = (sender.name, name)
-        for listener in self.listeners:
+        for listener in self._ears:
             listener.hear(*ends, Overheard(datagram, sender.public, destination))
         link = self._links.get(ends)
         if link is None:
@@ -220,11 +241,14 @@ class World(ABC):
 
     def deliver(self, host: Host, packet: bytes, cause: int, session: str | None = None) -> None:
         """An inner packet came out of the tunnel; through the session with the peer `session`, where that is known."""
+        if is_too_big(packet):  # the node's own answer to a program of the host
+            hold(inner_destination_is_ours, inner_destination(packet), self._inside[host.name], host.name)
+            self.reached.reach("told_too_big")
+            return
         delivered = self.ledger.deliver(
             packet,
             receiver=host.name,
-            receiver_address=host.inner,
-            addresses=self._inner,
+            addresses=self._inside,
             session=session,
         )
         now_ns, maker = self.timeline.now_ns, delivered.maker
@@ -270,6 +294,13 @@ class World(ABC):
     def _both_ways(self) -> list[tuple[str, str]]:
         return list(self.plan.pairs) + [(second, first) for first, second in self.plan.pairs]
 
+    def _expect_long(self, until_ns: int) -> None:
+        """From now on, and until then, a narrow path costs nothing."""
+        self.timeline.at(until_ns, self._expect_long_no_more, self.ledger.count)
+
+    def _expect_long_no_more(self, first: int) -> None:
+        self._narrow.append((first, self.ledger.count))
+
     def _expect_everything(self) -> None:
         """From now on every packet must come out."""
         self._first_expected = self.ledger.count
@@ -293,6 +324,7 @@ class World(ABC):
         sessions = {
             (host.name, peer): session for host in self.hosts.values() for peer, session in host.sessions().items()
         }
+        before = self.ledger.missing(range(self._first_after_healing))
         return Calm(
             unheard=tuple(self._unheard or ()),
             waiting={pair: session.staged for pair, session in sessions.items()},
@@ -301,7 +333,24 @@ class World(ABC):
                 for pair in self._both_ways()
             },
             lost=tuple(self.ledger.missing(self._expected)),
+            lost_by_bystanders=tuple(serial for serial in before if not self._is_touched(*self.ledger.ends(serial))),
+            lost_unforetold=self.foretold.unforetold(before),
+            lost_on_narrow_paths=tuple(
+                serial for first, last in self._narrow for serial in self.ledger.missing(range(first, last))
+            ),
+            paths={pair: path_of(session) for pair, session in sessions.items()},
+            record_sizes={pair: size_by_reports(session)[2] for pair, session in sessions.items()},
         )
+
+    def _is_touched(self, first: str, second: str) -> bool:
+        """Whether a fault has befallen the link between two nodes, or one of them."""
+        for fault in self.plan.faults:
+            if KINDS[fault.kind].scope is Scope.LINKS:
+                if fault.touches(first, second) or fault.touches(second, first):
+                    return True
+            elif first in fault.nodes or second in fault.nodes:
+                return True
+        return False
 
 
 _NAMES = {
@@ -313,3 +362,8 @@ _NAMES = {
     0x23: "cookie",
     0x24: "reset",
 }
+
+
+def has_forgers(plan: Plan) -> bool:
+    """Whether anybody forges pieces, so that what is sealed has to be known."""
+    return any(fault.kind == "forge_pieces" for fault in plan.faults)

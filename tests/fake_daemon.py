@@ -83,6 +83,8 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "version": "0.1.0",
             "backend": "session",
             "offloads": ["csum", "tso4", "gso", "gro"],
+            "refused_runs": {"udp_emsgsize": 2},
+            "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},
         },
         "peers": list(peers),
         "drops": {"replay": 0, "no_route": 3},

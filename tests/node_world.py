@@ -34,8 +34,9 @@ from holloway.actors import (
     SessionConfig,
     open_node,
 )
-from holloway.actors.ports import Arrival, DatagramPort, Netlink, TunPort
+from holloway.actors.ports import DatagramPort, Netlink, TunPort
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.membership import NodeRecord
@@ -151,6 +152,7 @@ class FragileDatagrams(DatagramPort):
         self._port = port
         self.local, self.drops = port.local, port.drops
         self.failure: Exception | None = None
+        self.may_fragment: list[bool] = []
 
     def vanish(self) -> None:
         self.failure = PortError("the socket broke", "EIO")
@@ -164,8 +166,9 @@ class FragileDatagrams(DatagramPort):
                 raise
             raise self.failure from None
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
-        self._port.send(datagrams, destination)
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
+        self.may_fragment += [may_fragment] * len(datagrams)
+        self._port.send(datagrams, destination, may_fragment=may_fragment)
 
     def close(self) -> None:
         self._port.close()

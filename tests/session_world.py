@@ -12,19 +12,25 @@ import itertools
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival, lone
 from holloway.protocols.demux import INDICES_PER_PEER, Demux, index_secret
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import Event
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.packets import Packet, whole_packets
+from holloway.protocols.record_wire import Record, RecordKind
+from holloway.protocols.runs import flatten
+from holloway.protocols.sealing import SealingBuffers, seal
 from holloway.protocols.session import Session, SessionConfig, State
-from holloway.protocols.staging import STAGED_PACKETS
+from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
-from holloway.protocols.suites import AES_GCM, WIREGUARD, Aead, MessageType, Suite
+from holloway.protocols.suites import AES_GCM, FIRST_RECEIVER_INDEX, WIREGUARD, Aead, MessageType, Suite
 from holloway.protocols.timers import Timers
+from holloway.protocols.transport import TransportKeys
 
 MARKER = b"never in the clear"
 LATENCY_S = 0.05
@@ -57,7 +63,11 @@ def watched(suite: Suite, used: set[tuple[bytes, bytes]]) -> Suite:
             used.add((self._key, nonce))
             return self._inner.encrypt(nonce, data, associated_data)
 
-        def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        def encrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int:
+            buf[:] = self.encrypt(nonce, data, associated_data)
+            return len(buf)
+
+        def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
             return self._inner.decrypt(nonce, data, associated_data)
 
     def make(key: bytes) -> Aead:
@@ -74,7 +84,19 @@ def inner_packet(serial: int, size: int = 80) -> bytes:
 
 def name_of(datagram: bytes) -> str:
     word = int.from_bytes(datagram[:4], "little")
+    if word >= FIRST_RECEIVER_INDEX and (kind := int.from_bytes(datagram[6:8], "little")) >= RecordKind.REPORT:
+        return RecordKind(kind).name.lower().replace("_", " ")
     return NAMES.get(word) or ("keepalive" if len(datagram) == 32 else "data")  # type: ignore[call-overload]
+
+
+def sealed(keys: TransportKeys, packets: Sequence[Packet], room: int, now: float = 0.0) -> list[bytes]:
+    """What `keys` seals, each datagram by itself."""
+    return flatten(keys.seal(packets, room, now))
+
+
+def sealed_record(cipher: Aead, receiver: int, counter: int, record: Record) -> list[bytes]:
+    """The datagrams of one record."""
+    return seal(cipher, receiver, counter, record, SealingBuffers()).datagrams()
 
 
 class LinkTable:
@@ -122,13 +144,40 @@ class Node:
 
 @dataclass
 class Network:
-    """What happens to datagrams from now on. `cut` holds the names of nodes that nothing reaches."""
+    """What happens to datagrams from now on. `cut` holds the names of nodes that nothing reaches; what is longer than
+    `limit` is lost without a word; with `runs`, datagrams of one length that arrive at one moment from one source are one
+    arrival, as with UDP GRO.
+    """
 
     cut: set[str] = field(default_factory=set)
+    limit: int = 65_507
+    latency_s: float = LATENCY_S
     loss: float = 0.0
     duplicate: float = 0.0
     jitter_s: float = 0.0
     corrupt: float = 0.0
+    runs: bool = False
+
+
+RUN_DATAGRAMS = 64
+
+
+def runs_of(datagrams: Sequence[tuple[bytes, Address]]) -> list[Arrival]:
+    """Datagrams as a kernel joins them: of one source and one length, but for the last, which may be shorter."""
+    runs: list[Arrival] = []
+    parts: list[bytes] = []
+    for datagram, source in datagrams:
+        if parts and (
+            source != runs[-1].source
+            or not len(datagram) <= len(parts[0]) == len(parts[-1])
+            or len(parts) == RUN_DATAGRAMS
+        ):
+            parts = []
+        if parts:
+            runs.pop()
+        parts.append(datagram)
+        runs.append(Arrival(source, memoryview(b"".join(parts)), len(parts[0])))
+    return runs
 
 
 class World:
@@ -152,9 +201,14 @@ class World:
         self.began_at = self.now
         self.network = Network()
         self.transcript: list[str] = []
+        self.probes: list[str] = []
         self.captured: list[tuple[bytes, Address, Address]] = []
         self.sent: dict[int, bytes] = {}
         self.delivered: dict[str, dict[int, float]] = {"a": {}, "b": {}}
+        self.segments_sent: Counter[bytes] = Counter()
+        self.segments_delivered: dict[str, list[bytes]] = {"a": [], "b": []}
+        self._times_delivered: Counter[bytes] = Counter()
+        self._arrived: dict[str, list[tuple[bytes, Address]]] = {"a": [], "b": []}
         self.transitions: Counter[tuple[State, State]] = Counter()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -217,6 +271,13 @@ class World:
         self.do(node, lambda session: session.send(packets, self.now))
         return serials
 
+    def send_segments(self, node: Node, packets: Sequence[Packet]) -> list[bytes]:
+        """Hand in packets that are like no others, such as super-packets; what a kernel would see of them."""
+        segments = whole_packets(packets)
+        self.segments_sent.update(segments)
+        self.do(node, lambda session: session.send(packets, self.now))
+        return segments
+
     def do(self, node: Node, turn: Callable[[Session], None]) -> None:
         """One turn of a node's session, then whatever it wants sent and delivered."""
         if not node.is_running:
@@ -233,7 +294,12 @@ class World:
         for datagram in datagrams:
             assert session.endpoint is not None
             self.transmit(datagram, node.address, session.endpoint)
-        for packet in session.packets_to_deliver():
+        for packet in whole_packets(session.packets_to_deliver()):
+            if packet in self.segments_sent:
+                self.segments_delivered[node.name].append(packet)
+                self._times_delivered[packet] += 1
+                assert self._times_delivered[packet] <= self.segments_sent[packet], "a segment was delivered twice"
+                continue
             (serial,) = struct.unpack_from(">Q", packet, 20)
             assert self.sent.get(serial) == packet, "a packet was altered or invented"
             assert serial not in self.delivered[node.name], f"packet {serial} was delivered twice"
@@ -245,6 +311,8 @@ class World:
     def _check_bounds(self, node: Node) -> None:
         session, demux = node.session, node.demux
         assert session.staged <= STAGED_PACKETS
+        assert session._staged.held_bytes <= STAGED_BYTES
+        assert all(keys.next_expiry() is None or session.next_timeout() for keys in session._ring.by_index.values())
         assert len(demux._indices) <= INDICES_PER_PEER
         assert len(demux._resets) <= INDICES_PER_PEER
         for (before, after), count in session.transitions.items():
@@ -263,10 +331,14 @@ class World:
         target = next((node for node in self.nodes.values() if node.address == destination), None)
         self.captured.append((datagram, source, destination))
         rng, network = self.random, self.network
-        is_lost = target is None or target.name in network.cut or rng.random() < network.loss
+        is_lost = (
+            target is None or target.name in network.cut or len(datagram) > network.limit or rng.random() < network.loss
+        )
         lost = " (lost)" if is_lost else ""
         elapsed = int(self.now - self.began_at)
-        self.transcript.append(f"{elapsed:3d} {sender}>{target.name if target else '?'} {name_of(datagram)}{lost}")
+        line = f"{elapsed:3d} {sender}>{target.name if target else '?'} {name_of(datagram)}{lost}"
+        # Stories are about sessions: what they find out about the path beside that is told apart.
+        (self.probes if "probe" in line else self.transcript).append(line)
         if is_lost or target is None:
             return
         for _ in range(2 if rng.random() < network.duplicate else 1):
@@ -274,18 +346,28 @@ class World:
             if rng.random() < network.corrupt:
                 place = rng.randrange(len(copy))
                 copy = copy[:place] + bytes((copy[place] ^ 1 << rng.randrange(8),)) + copy[place + 1 :]
-            delay = LATENCY_S + rng.random() * network.jitter_s
+            delay = network.latency_s + rng.random() * network.jitter_s
             self.at(delay, lambda copy=copy: self.arrive(copy, source, destination))
 
     def arrive(self, datagram: bytes, source: Address, destination: Address) -> None:
         """A datagram reaches whoever has the address now."""
         for node in self.nodes.values():
             if node.address == destination and node.is_running:
-                self._receive(node, datagram, source)
+                if not self.network.runs:
+                    self._receive(node, [lone(datagram, source)])
+                    return
+                if not self._arrived[node.name]:
+                    self.at(0.0, lambda node=node: self._receive_runs(node))  # type: ignore[misc]
+                self._arrived[node.name].append((datagram, source))
 
-    def _receive(self, node: Node, datagram: bytes, source: Address) -> None:
-        found, session = node.demux.sort([(datagram, source)], self.now), node.session
-        for batch in found.datagrams.values():
+    def _receive_runs(self, node: Node) -> None:
+        arrived, self._arrived[node.name] = self._arrived[node.name], []
+        if node.is_running:
+            self._receive(node, runs_of(arrived))
+
+    def _receive(self, node: Node, arrivals: list[Arrival]) -> None:
+        found, session = node.demux.sort(arrivals, self.now), node.session
+        for batch in found.arrivals.values():
             session.receive(batch, self.now)
         for _, opened, origin in found.initiations:
             session.receive_initiation(opened, origin, self.now)
@@ -293,7 +375,9 @@ class World:
             session.receive_reset(token, origin, self.now)
         self._flush(node)
         for reply, origin in found.replies:
-            assert len(reply) <= len(datagram), "an answer to a stranger is longer than his question"
+            assert len(reply) <= max(len(arrival.data) for arrival in arrivals), (
+                "an answer to a stranger is longer than his question"
+            )
             self.transmit(reply, node.address, origin)
 
     # Time.

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from holloway.actors.config.model import SIZE_UNITS, Size
+
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1, linux/if.h
 MAX_SOCKET_PATH = 107  # sun_path less its NUL, unix(7)
 MAX_QUOTED = 60  # characters of a wrong value that a message repeats
@@ -21,6 +23,7 @@ MAX_QUOTED = 60  # characters of a wrong value that a message repeats
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
+_SIZE = re.compile(rf"([0-9]{{1,15}}) ?({'|'.join(SIZE_UNITS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,29 @@ def integer_kind(low: int, high: int) -> Kind:
 
 def _integer_from_text(text: str) -> object:
     return int(text) if _DIGITS.fullmatch(text.strip()) else text
+
+
+def size_kind(low: int, high: int) -> Kind:
+    """A number of bytes from `low` to `high`, both included: `"64 MiB"`, or an integer of bytes."""
+    few, many = Size(low), Size(high)
+
+    def read(value: object, reading: Reading) -> Size:
+        if isinstance(value, str):
+            found = _SIZE.fullmatch(value)
+            if found is None:
+                fix = f'write it like "{few}" with one of {", ".join(SIZE_UNITS)}, or a number of bytes without quotes'
+                raise UnfitError(f"{quoted(value)} is not a size", fix)
+            value = int(found[1]) * SIZE_UNITS[found[2]]
+        if isinstance(value, bool) or not isinstance(value, int):
+            what = f"expected a size, found {type_word(value)} {quoted(value)}"
+            raise UnfitError(what, f'write it like "{few}", in quotes')
+        if not low <= value <= high:
+            shown = str(Size(value)) if -(1 << 62) < value < 1 << 62 else quoted(value)
+            side = f"below {few}" if value < low else f"above {many}"
+            raise UnfitError(f"{shown} is {side}", f"use {few} to {many}")
+        return Size(value)
+
+    return Kind(f"size, {few} to {many}", read, _integer_from_text)
 
 
 def seconds_kind(high: float) -> Kind:

@@ -109,7 +109,7 @@ def endpoint_kind() -> Kind:
             raise UnfitError(f"{quoted(text)} is not host:port", f"put an IPv6 address in brackets: {_bracketed(text)}")
         host, colon, port = text.rpartition(":")
         if not colon:
-            raise UnfitError(f"{quoted(text)} has no port", f'write "{text}:1099"')
+            raise UnfitError(f"{quoted(text)} has no port", f"write {quoted(f'{text}:1099')}")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
             raise UnfitError(f"{quoted(port)} is not a port", "use 1 to 65535 after the colon")
         return Endpoint(_host(host, text), int(port))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from holloway.actors.config.documents import EXTENSIONS, MAX_FILE_BYTES
+from holloway.actors.config.model import Size
 from holloway.actors.config.schema import (
     ENVIRONMENT_OTHERS,
     ENVIRONMENT_PREFIX,
@@ -51,6 +52,8 @@ _OTHERS = """
 
 def plain_value(value: object) -> Plain:
     """A typed value as JSON and people read it: keys in base64, everything else as it is written in a file."""
+    if isinstance(value, Size):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):

@@ -21,6 +21,7 @@ from holloway.actors.config.kinds import (
     name_kind,
     path_kind,
     seconds_kind,
+    size_kind,
 )
 from holloway.actors.config.kinds_network import (
     endpoint_kind,
@@ -32,6 +33,7 @@ from holloway.actors.config.kinds_network import (
 )
 from holloway.actors.config.model import (
     DEFAULT_LEASE_S,
+    DEFAULT_MEMORY,
     DEFAULT_MTU,
     DEFAULT_NETWORK,
     DEFAULT_PORT,
@@ -106,6 +108,10 @@ MIN_MTU, MAX_MTU = 576, 65000  # RFC 791, section 3.1, and what a record still c
 MIN_MTU_IPV6 = 1280  # RFC 8200, section 5
 MAX_TIMER_S = 3600.0
 MAX_LEASE_S = 86400.0
+MIN_MEMORY = 8 << 20
+"""No queue may hold more than an eighth of it, and that is to be as much as its own bound allows (`staging.STAGED_BYTES`,
+`reassembly.MAX_BYTES`): with less, a node that nobody floods would lose packets for want of memory."""
+MAX_MEMORY = 256 << 30  # more than the queues of as many peers as there can be will ever hold
 TIMER_KEYS = tuple(field.name for field in fields(TimersConfig))
 _TIMERS = TimersConfig()
 
@@ -224,6 +230,21 @@ SECTIONS: Final = (
                 "Handshakes are given up after this long without an answer.",
                 _TIMERS.rekey_attempt_s,
                 advanced=True,
+            ),
+        ),
+    ),
+    Section(
+        "limits",
+        "What the node may use.",
+        (
+            Field(
+                "memory",
+                size_kind(MIN_MEMORY, MAX_MEMORY),
+                "For packets and datagrams that wait, for a key or for the rest of their record, those of all peers together: "
+                "half of it for those of this host, half for those of the network. No queue holds more than a quarter of what "
+                "the others leave of its half; what finds no room is dropped as `memory_full`.",
+                DEFAULT_MEMORY,
+                example='"64 MiB"',
             ),
         ),
     ),

@@ -11,6 +11,7 @@ from holloway.actors.config.model import (
     Config,
     ControlConfig,
     InterfaceConfig,
+    LimitsConfig,
     ListenConfig,
     NodeConfig,
     PeerConfig,
@@ -34,6 +35,7 @@ def config_from_values(values: Values, path: Path | None) -> Config:
         peers=tuple(PeerConfig(**peer) for peer in values["peer"]),
         registry=RegistryConfig(**values["registry"]) if values["registry"] else None,
         control=ControlConfig(**values["control"]) if values["control"] else None,
+        limits=LimitsConfig(**values["limits"]),
         path=path,
     )
 
@@ -46,6 +48,7 @@ def values_from_config(config: Config) -> Values:
         "listen": config.listen,
         "session": config.session,
         "control": config.control,
+        "limits": config.limits,
         "registry": config.registry,
     }
     values: Values = {}

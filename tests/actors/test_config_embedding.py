@@ -18,6 +18,7 @@ from holloway.actors.config import (
     ControlConfig,
     Endpoint,
     InterfaceConfig,
+    LimitsConfig,
     ListenConfig,
     NodeConfig,
     PeerConfig,
@@ -107,6 +108,8 @@ def test_a_loaded_configuration_passes(tmp_path: Path) -> None:
         (dataclasses.replace(CONFIG, peers=(PEER, dataclasses.replace(PEER, name="c", allowed=()))), "peer[1].allowed"),
         (dataclasses.replace(CONFIG, registry=RegistryConfig(url="etcd:", trust="store")), "registry.url"),
         (dataclasses.replace(CONFIG, registry=RegistryConfig(url="memory:", trust="all")), "registry.trust"),
+        (dataclasses.replace(CONFIG, limits=LimitsConfig(memory=(8 << 20) - 1)), "limits.memory"),
+        (dataclasses.replace(CONFIG, limits=LimitsConfig(memory=64.0)), "limits.memory"),  # type: ignore[arg-type]
         (dataclasses.replace(CONFIG, control=ControlConfig(socket=Path("/" + "x" * 107))), "control.socket"),
     ],
 )
@@ -150,6 +153,7 @@ def test_every_key_of_the_table_is_a_field_of_its_dataclass_with_the_same_defaul
         "listen": ListenConfig,
         "peer": PeerConfig,
         "control": ControlConfig,
+        "limits": LimitsConfig,
         "registry": RegistryConfig,
     }
     for name, kind in classes.items():

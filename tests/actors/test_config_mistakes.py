@@ -56,6 +56,9 @@ socket = "/run/holloway/hw0.sock"
 url = "sqlite:///var/lib/holloway/net.db"
 trust = "store"
 lease_s = 30
+
+[limits]
+memory = "64 MiB"
 """
 
 
@@ -267,6 +270,23 @@ MISTAKES = [
     ("other store", "sqlite:///var/lib/", "etcd://", "registry.url", "not a store", "sqlite:///"),
     ("trust", 'trust = "store"', 'trust = "authority"', "registry.trust", '"authority" is not', 'use "store"'),
     ("no trust", 'trust = "store"', "", "registry.trust", "missing", 'add: trust = "store"'),
+    (
+        "memory unit",
+        "64 MiB",
+        "64 MB",
+        "limits.memory",
+        '"64 MB" is not a size',
+        'write it like "8 MiB" with one of GiB, MiB',
+    ),
+    ("memory fraction", "64 MiB", "1.5 GiB", "limits.memory", "not a size", "8 MiB"),
+    ("memory without unit", "64 MiB", "67108864", "limits.memory", "not a size", "bytes without quotes"),
+    ("memory negative", '"64 MiB"', "-1", "limits.memory", "-1 B is below 8 MiB", "use 8 MiB to 256 GiB"),
+    ("memory nothing", '"64 MiB"', "0", "limits.memory", "0 B is below 8 MiB", "use 8 MiB to 256 GiB"),
+    ("memory small", "64 MiB", "8191 KiB", "limits.memory", "8191 KiB is below 8 MiB", "use 8 MiB to 256 GiB"),
+    ("memory large", "64 MiB", "257 GiB", "limits.memory", "257 GiB is above 256 GiB", "use 8 MiB to 256 GiB"),
+    ("memory enormous", '"64 MiB"', f"0x{'f' * 9000}", "limits.memory", "an enormous number", "use 8 MiB"),
+    ("memory number", '"64 MiB"', "64.0", "limits.memory", "expected a size, found a number", "in quotes"),
+    ("memory boolean", '"64 MiB"', "true", "limits.memory", "expected a size, found a boolean", "in quotes"),
     ("lease", "lease_s = 30", "lease_s = 86401", "registry.lease_s", "out of range", "at most 86400"),
     ("no node name", 'name = "a"', "", "node.name", "missing", 'add: name = "a"'),
     ("no key file", 'private_key_file = "a.key"', "", "session.private_key_file", "missing", "add: private_key_file"),
@@ -304,6 +324,10 @@ def test_one_mistake_is_one_problem_with_its_line_and_remedy(
         ('["10.99.0.1/24", "fd99::1/64"]\nmtu = 1400', '["10.99.0.1/24"]\nmtu = 576'),
         ('"10.99.0.1/24"', '"10.99.0.0/31"'),
         ('"10.98.0.0/16"', '"10.99.0.0/16"'),
+        ("64 MiB", "8MiB"),
+        ('"64 MiB"', "8388608"),
+        ("64 MiB", "256 GiB"),
+        ("64 MiB", "50000001 B"),
         ("rekey_after_s = 100", "reject_after_s = 125.5"),
         ("port = 1099", "port = 0"),
         ("keepalive_s = 25", "keepalive_s = 65535"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holloway.actors.config import Endpoint, Examined, Source, examine_config, load_config
+from holloway.actors.config.reference import toml_value
 from holloway.actors.config.sockets import control_socket, default_socket, socket_folders
 
 FILE = """\
@@ -72,6 +73,20 @@ def test_variables_hold_lists_numbers_and_endpoints(path: Path) -> None:
     assert config.listen.advertise == (Endpoint("192.0.2.1", 7), Endpoint("fd00::1", 8))
     assert config.session.timers.rekey_after_s == 60.5
     assert config.node.prefixes == (ip_network("192.168.0.0/16"),)
+
+
+@pytest.mark.parametrize(("text", "size"), [("8 MiB", 8 << 20), ("8192KiB", 8 << 20), ("8388609", (8 << 20) + 1)])
+def test_a_variable_or_flag_holds_a_size(path: Path, text: str, size: int) -> None:
+    assert load_config(path).limits.memory == 64 << 20
+    assert load_config(path, environ={"HOLLOWAY_LIMITS_MEMORY": text}).limits.memory == size
+    assert load_config(path, overrides={"limits.memory": text}).limits.memory == size
+
+
+def test_a_size_is_shown_as_it_is_written_in_a_file(path: Path) -> None:
+    for written, shown in (("8 MiB", "8 MiB"), ("8192 KiB", "8 MiB"), ("8388609", "8388609 B")):
+        memory = load_config(path, environ={"HOLLOWAY_LIMITS_MEMORY": written}).limits.memory
+        assert toml_value(memory) == f'"{shown}"'
+        assert load_config(path, overrides={"limits.memory": shown}).limits.memory == memory
 
 
 def test_flags_may_be_text_or_native(path: Path) -> None:

@@ -126,7 +126,7 @@ def poison(node: Node, number: int, method: str) -> None:
     setattr(session, method, crash)
 
 
-@pytest.mark.parametrize(("method", "starter"), [("receive", 2), ("send", 1), ("datagrams_to_send", 1)])
+@pytest.mark.parametrize(("method", "starter"), [("receive", 2), ("send", 1), ("runs_to_send", 1)])
 async def test_a_turn_that_crashes_ends_its_own_peer_and_nobody_else(
     method: str, starter: int, autojump_clock: MockClock
 ) -> None:

@@ -27,10 +27,11 @@ from trio.testing import MockClock
 from holloway.actors import Node
 from holloway.actors.peer_session import INBOX_MESSAGES, Outbound, PeerSession
 from holloway.actors.pinging import MAX_PINGS, PING_PAYLOAD, Pinger
+from holloway.protocols.arrivals import lone
 from holloway.protocols.errors import HollowayError
 from holloway.protocols.icmp import answer_echo, echo_request
 from holloway.protocols.noise import OpenedInitiation
-from holloway.protocols.suites import WIREGUARD
+from holloway.protocols.suites import SUITES, WIREGUARD, Suite
 from holloway.simulations.network import Link
 
 
@@ -68,7 +69,7 @@ async def test_a_full_inbox_counts_what_it_loses_and_keeps_the_order_of_the_rest
 async def test_what_is_offered_while_something_waits_does_not_overtake_it(autojump_clock: MockClock) -> None:
     async with World().pair() as (a, _, _, right):
         session = session_of(a, 2)
-        session._queue(packets_message(1), 1)
+        session._queue(packets_message(1))
         session.offer_packets([packet(1, 2, 2)])
         session.offer_packets([packet(1, 2, 3)])
         with trio.fail_after(1):
@@ -85,7 +86,7 @@ async def test_offers_to_an_actor_that_has_ended_are_counted_and_do_nothing(auto
         session = session_of(a, 2)
     sent = len(world.wire)
     session.offer_packets([packet(1, 2, 1)] * 2)
-    session.offer_datagrams([(b"\xff" * 40, ("192.0.2.2", 1))])
+    session.offer_arrivals([lone(b"\xff" * 40, ("192.0.2.2", 1))])
     session.offer_reset(bytes(16), ("192.0.2.2", 1))
     assert session.drops == {"peer_down": 4}
     assert len(world.wire) == sent
@@ -110,6 +111,23 @@ async def test_an_initiation_is_never_answered_in_the_callers_turn(autojump_cloc
         await trio.testing.wait_all_tasks_blocked()
         assert looked_at == ["suite"]
         assert drops(a) == {"wrong_suite": 1}
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
+async def test_what_is_for_a_peer_that_knows_no_probes_may_be_fragmented(
+    suite: Suite, autojump_clock: MockClock
+) -> None:
+    world = World()
+    left, right = world.ports(1), world.ports(2)
+    async with (
+        world.node(config(1, peers=[peer(2, suite=suite.name)]), left) as a,
+        world.node(config(2, peers=[peer(1, suite=suite.name)]), right),
+    ):
+        with trio.fail_after(5):
+            await a.connected(name(2))
+        session_of(a, 2).offer_packets([packet(1, 2, 1)])
+        assert len(left.socket.may_fragment) >= 2
+        assert set(left.socket.may_fragment) == {suite is WIREGUARD}
 
 
 async def test_a_turn_outside_the_task_brings_the_next_deadline_nearer(autojump_clock: MockClock) -> None:

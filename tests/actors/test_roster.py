@@ -85,6 +85,7 @@ async def test_a_change_of_prefixes_or_endpoints_leaves_the_session_alone(autoju
         with trio.fail_after(10):
             await a.connected(name(2))
         session = a.roster.running[name(2)]
+        await trio.sleep(1)  # for what it takes to know the path
         wire = len(world.wire)
         for number in range(50):
             a.roster.set_found([found(2, f"192.168.{number}.0/24", endpoint=f"198.51.100.{number + 1}")])

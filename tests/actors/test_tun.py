@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from holloway.actors import tun
-from holloway.actors.ports import Arrival
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
 
 

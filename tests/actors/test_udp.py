@@ -64,7 +64,7 @@ async def test_datagrams_arrive_in_order_with_their_source(host: str, *, offload
 async def test_the_largest_datagram_arrives_whole_and_a_larger_one_is_counted(host: str, largest: int) -> None:
     with pair(host) as (left, right):
         data = os.urandom(largest)
-        left.send([data + b"x", data], right.local)
+        left.send([data + b"x", data], right.local, may_fragment=True)
         with trio.fail_after(5):
             (arrival,) = await right.receive()
         assert arrival.data == data
@@ -180,6 +180,56 @@ async def test_one_refused_datagram_does_not_hold_up_the_others(number: int) -> 
             left._socket = real
         assert Refusing.sent == [b"first", b"third"]
         assert left.drops == {f"udp_{errno.errorcode[number].lower()}": 1}
+
+
+@in_namespace
+async def test_what_is_longer_than_the_device_bears_is_refused_unless_it_may_be_fragmented() -> None:
+    await trio.run_process(["ip", "link", "set", "lo", "mtu", "1280"])
+    for host, longest in (("127.0.0.1", 1252), ("::1", 1232)):
+        for offloads in (True, False):
+            with pair(host, offloads=offloads) as (left, right):
+                left.send([b"a" * 1400, b"b" * longest], right.local)
+                assert left.drops == {"udp_emsgsize": 1}
+                left.send([b"c" * 1400] * 2, right.local, may_fragment=True)
+                assert left.drops == {"udp_emsgsize": 1}
+                left.send([b"d" * 1400] * 3, right.local)
+                left.send([b"e" * longest], right.local)
+                left.send([b"f" * 1400], right.local, may_fragment=True)
+                assert left.drops == {"udp_emsgsize": 4}
+                arrived: list[bytes] = []
+                with trio.fail_after(5):
+                    while len(arrived) < 5:
+                        for arrival in await right.receive():
+                            arrived += arrival.datagrams()
+                expected = [("b", longest), ("c", 1400), ("c", 1400), ("e", longest), ("f", 1400)]
+                assert [(data[:1].decode(), len(data)) for data in arrived] == expected
+
+
+async def test_the_socket_is_told_only_when_the_other_kind_is_sent() -> None:
+    with pair("127.0.0.1") as (left, right):
+        real, told = left._socket, []
+
+        class Told:
+            """A socket that tells of its options, and whose kernel does not know this one."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def setsockopt(self, *option: int) -> None:
+                told.append(option)
+                raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+        left._socket = Told()  # type: ignore[assignment]
+        try:
+            for may_fragment in (False, False, True, True, False):
+                left.send([b"hello"], right.local, may_fragment=may_fragment)
+        finally:
+            left._socket = real
+        option = udp.MTU_DISCOVER[socket.AF_INET]
+        assert told == [(*option, udp.PMTUDISC_WANT), (*option, udp.PMTUDISC_PROBE)]
+        with trio.fail_after(5):
+            assert sum([len(arrival.datagrams()) for arrival in await right.receive()]) == 5
+        assert not left.drops
 
 
 async def test_an_address_of_the_other_family_is_the_callers_mistake() -> None:

@@ -11,12 +11,14 @@ import trio
 from node_world import PORT, World, config, drops, name, outer, packet, peer, private_key, the_peer
 from trio.testing import MockClock
 
-from holloway.actors.ports import Arrival, DatagramPort
+from holloway.actors.ports import DatagramPort
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import HANDSHAKES_UNDER_LOAD, index_secret
 from holloway.protocols.errors import PortError
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.runs import Run, flatten
 from holloway.protocols.suites import AES_GCM
 
 
@@ -27,13 +29,15 @@ class Socket(DatagramPort):
         self.local = local
         self.drops = Counter({"udp_eagain": 1})
         self.sent: list[tuple[list[bytes], Address]] = []
+        self.fragmentable: list[bytes] = []
 
     async def receive(self) -> list[Arrival]:
         await trio.sleep_forever()
         raise AssertionError
 
-    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         self.sent.append((list(datagrams), destination))
+        self.fragmentable += datagrams if may_fragment else ()
 
     def close(self) -> None:
         pass
@@ -53,6 +57,16 @@ def test_a_datagram_leaves_by_the_socket_of_its_family() -> None:
     assert six.sent == [([b"b", b"c"], ("2001:db8::1", 2, 0, 0))]
     assert made.listening == [("0.0.0.0", 1), ("::", 1, 0, 0)]
     assert made.drops() == {"udp_eagain": 2}
+
+
+def test_a_datagram_may_be_fragmented_only_if_its_sender_says_so() -> None:
+    four = Socket(("0.0.0.0", 1))
+    made = endpoint(four)
+    for may_fragment, word in ((False, b"a"), (True, b"b")):
+        made.send([word], ("192.0.2.1", 2), may_fragment=may_fragment)
+        made.send_runs([Run((word * 5,), 2, 5)], ("192.0.2.1", 2), may_fragment=may_fragment)
+    assert [datagrams for datagrams, _ in four.sent] == [[b"a"], [b"aa", b"aa", b"a"], [b"b"], [b"bb", b"bb", b"b"]]
+    assert four.fragmentable == [b"b", b"bb", b"bb", b"b"]
 
 
 def test_what_has_no_socket_of_its_family_is_counted() -> None:
@@ -129,7 +143,7 @@ async def test_both_sockets_of_a_node_are_read(autojump_clock: MockClock, monkey
         assert a.status()["node"]["listen"] == [f"{outer(1)}:{PORT}", f"[2001:db8::1]:{PORT}"]  # type: ignore[index]
         session = b.roster.running[name(1)]
         datagrams: list[bytes] = []
-        monkeypatch.setattr(session._udp, "send", lambda found, destination: datagrams.extend(found))
+        monkeypatch.setattr(session._udp, "send_runs", lambda runs, destination, **_: datagrams.extend(flatten(runs)))
         session.offer_packets([packet(2, 1, 1)])
         world.network.bind("2001:db8::2", PORT).send(datagrams, ("2001:db8::1", PORT, 0, 0))
         with trio.fail_after(1):

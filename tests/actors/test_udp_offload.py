@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,11 +24,12 @@ from namespaces import in_namespace, namespaces, needs_namespaces, run_in, start
 
 from holloway.actors import udp, udp_binding, udp_offload
 from holloway.actors.kernel import KernelPorts
-from holloway.actors.ports import Arrival
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
-from holloway.actors.udp_offload import RUN_BYTES, RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, runs, stride_of
+from holloway.actors.udp_offload import RUN_BYTES, RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, gathered, stride_of
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
+from holloway.protocols.runs import Run, flatten, lone_run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -81,19 +83,44 @@ def flat(arrivals: Sequence[Arrival]) -> list[bytes]:
     return [datagram for arrival in arrivals for datagram in arrival.datagrams()]
 
 
+LENGTHS = st.sampled_from([0, 1, 2, 500, 1399, 1400, 30_000, RUN_BYTES, RUN_BYTES + 1])
+
+
+@st.composite
+def runs_to_send(draw: st.DrawFn) -> list[Run]:
+    """Lone datagrams and runs of them, in one part or in several."""
+    made = []
+    for stride in draw(st.lists(LENGTHS, max_size=60)):
+        number = draw(st.sampled_from([1, 1, 2, 45, 64, 70])) if stride else 1
+        length = stride * number - (draw(st.integers(0, stride - 1)) if number > 1 else 0)
+        data = bytes(length)
+        cut_at = draw(st.integers(0, length))
+        made.append(Run((memoryview(data)[:cut_at], data[cut_at:]), stride, length))
+    return made
+
+
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([0, 1, 2, 500, 1399, 1400, 30_000, RUN_BYTES, RUN_BYTES + 1]), max_size=200))
-def test_runs_are_what_the_receiver_cuts_back_into_the_same_datagrams(lengths: list[int]) -> None:
-    datagrams = [bytes(length) for length in lengths]
-    cut = list(runs(datagrams))
-    assert [datagram for run in cut for datagram in run] == datagrams
-    for run, following in zip(cut, [*cut[1:], []], strict=False):
-        whole = b"".join(run)
-        assert Arrival(("192.0.2.1", 1), whole, len(run[0])).datagrams() == list(run)
-        assert len(run) == 1 or (len(run) <= RUN_DATAGRAMS and len(whole) <= RUN_BYTES and all(run))
-        if following and following[0] and len(run[-1]) == len(run[0]) >= len(following[0]):
-            has_no_room = len(run) == RUN_DATAGRAMS or len(whole) + len(run[0]) > RUN_BYTES
-            assert has_no_room or not run[0], "a run ends early for no reason"
+@given(runs_to_send())
+def test_few_calls_carry_the_same_datagrams_in_order(runs: list[Run]) -> None:
+    calls = list(gathered(runs))
+    assert [datagram for call in calls for datagram in call.datagrams()] == flatten(runs)
+    for call in calls:
+        whole = call.datagrams()
+        assert len(whole) == call.number
+        assert {len(datagram) for datagram in whole[:-1]} <= {call.stride}
+        assert len(whole[-1]) <= call.stride
+        size = sum(map(len, whole))
+        assert call.number == 1 or (call.number <= RUN_DATAGRAMS and size <= RUN_BYTES and all(whole))
+
+
+@settings(deadline=None)
+@given(st.lists(LENGTHS, max_size=200))
+def test_lone_datagrams_are_put_into_as_few_calls_as_there_can_be(lengths: list[int]) -> None:
+    calls = [call.datagrams() for call in gathered([lone_run(bytes(length)) for length in lengths])]
+    for call, following in pairwise(calls):
+        if following[0] and len(call[-1]) == len(call[0]) >= len(following[0]):
+            has_no_room = len(call) == RUN_DATAGRAMS or sum(map(len, call)) + len(following[0]) > RUN_BYTES
+            assert has_no_room, "a call ends early for no reason"
 
 
 @settings(deadline=None)
@@ -350,7 +377,7 @@ async def test_datagrams_above_the_mtu_of_the_path_arrive_though_no_run_of_them_
     for host in LOOPBACKS:
         with pair(host) as (left, right):
             for sent in (long, long, short):
-                left.send(sent, right.local)
+                left.send(sent, right.local, may_fragment=True)
             arrivals = await take(right, 12)
             assert flat(arrivals) == long + long + short
             assert [len(arrival.datagrams()) for arrival in arrivals] == [1] * 8 + [4]
@@ -362,7 +389,6 @@ async def test_datagrams_above_the_mtu_of_the_path_arrive_though_no_run_of_them_
 async def test_datagrams_that_may_not_be_fragmented_are_counted_one_by_one() -> None:
     await trio.run_process(["ip", "link", "set", "lo", "mtu", "1400"])
     with pair("127.0.0.1") as (left, right):
-        left._socket.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
         left.send(numbered(1400, 1400, 1300), right.local)
         assert flat(await take(right, 1)) == numbered(1400, 1400, 1300)[2:]
         assert left.drops == {"udp_emsgsize": 2}

@@ -46,12 +46,16 @@ def test_status_for_people(ask: Callable[..., Any], tmp_path: Path) -> None:
     assert outcome.code == 0
     assert outcome.out.splitlines() == [
         "a  10.99.0.1/24  hw0 mtu 1420  up 3h12m  network home  backend session  offloads csum tso4 gso gro",
-        "listening on 0.0.0.0:1099 [::]:1099  key 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=  pid 4711",
+        (
+            "listening on 0.0.0.0:1099 [::]:1099  key 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=  pid 4711"
+            "  memory 310 B of 64.0 MiB, peak 11.8 MiB"
+        ),
         "NODE  ADDRESS            STATE        PATH            RTT     HANDSHAKE  RX / TX          EPOCH  SUITE",
         "b     10.99.0.2 fd99::2  ok           192.0.2.7:1099  1.25ms  12s ago    1.2 GiB / 999 B  41     aes-gcm",
         "c     10.99.0.2 fd99::2  stale        -               -       4m ago     1.2 GiB / 999 B  39     aes-gcm",
         "d     10.99.0.2 fd99::2  down         192.0.2.7:1099  -       never      1.2 GiB / 999 B  41     aes-gcm",
         "e     10.99.0.2 fd99::2  handshaking  192.0.2.7:1099  1.25ms  12s ago    1.2 GiB / 999 B  41     aes-gcm",
+        "sent one by one, as the kernel refused runs: udp_emsgsize 2",
         "dropped: no_route 3",
     ]
     assert outcome.err.splitlines() == [
@@ -63,7 +67,9 @@ def test_status_for_people(ask: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_status_without_peers_and_drops(ask: Callable[..., Any]) -> None:
-    outcome = ask(lines({"result": status(drops={})}), "status")
+    answer = status(drops={})
+    answer["node"]["refused_runs"] = {}
+    outcome = ask(lines({"result": answer}), "status")
     assert outcome.out.splitlines()[2:] == ["no peers"]
     assert outcome.err == ""
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import random
 import struct
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival, lone
 from holloway.protocols.cookies import MacWriter
 from holloway.protocols.demux import (
     HANDSHAKES_SWAMPED,
@@ -63,7 +65,7 @@ def response(suite: Suite, index: int, writer: MacWriter | None = None) -> bytes
 
 
 def sort(demux: Demux[str], *datagrams: bytes, now: float = 0.0, source: Address = HERE):  # type: ignore[no-untyped-def]
-    return demux.sort([(datagram, source) for datagram in datagrams], now)
+    return demux.sort([lone(datagram, source) for datagram in datagrams], now)
 
 
 @both_suites
@@ -71,20 +73,112 @@ def test_datagrams_go_to_the_owner_of_their_receiver_index_in_order(suite: Suite
     demux, links = node()
     other = demux.register(STRANGER.public, "other")
     mine, theirs = links.allocate(), other.allocate()
-
-    def transport(index: int, fill: bytes) -> bytes:
-        head = struct.pack("<I", index) if suite is AES_GCM else struct.pack("<II", 4, index)
-        return head.ljust(32, fill)
-
-    first, second, third = transport(mine, b"1"), transport(theirs, b"2"), transport(mine, b"3")
+    first, second, third = (transport(suite, *each, 32) for each in ((mine, b"1"), (theirs, b"2"), (mine, b"3")))
     answer = response(suite, mine)
     cookie = struct.pack("<II", suite.cookie_reply, theirs).ljust(64, b"c")
     found = sort(demux, first, second, answer, third, cookie)
-    assert found.datagrams == {
-        "peer": [(first, HERE), (answer, HERE), (third, HERE)],
-        "other": [(second, HERE), (cookie, HERE)],
+    assert found.arrivals == {
+        "peer": [lone(datagram, HERE) for datagram in (first, answer, third)],
+        "other": [lone(datagram, HERE) for datagram in (second, cookie)],
     }
     assert demux.drops == Counter()
+
+
+def transport(suite: Suite, index: int, fill: bytes = b"x", length: int = 60) -> bytes:
+    """What looks like a transport datagram for `index`."""
+    head = struct.pack("<I", index) if suite is AES_GCM else struct.pack("<II", 4, index)
+    return head.ljust(length, fill)
+
+
+@both_suites
+@pytest.mark.parametrize("last", [60, 59, 33])
+@pytest.mark.parametrize("view", [bytes, lambda data: memoryview(bytearray(data))], ids=["bytes", "memoryview"])
+def test_a_run_for_one_index_stays_one_arrival(
+    suite: Suite, last: int, view: Callable[[bytes], bytes | memoryview]
+) -> None:
+    demux, links = node()
+    index = links.allocate()
+    datagrams = [transport(suite, index, b"%d" % n) for n in range(5)] + [transport(suite, index, b"z", last)]
+    run = Arrival(HERE, view(b"".join(datagrams)), 60)
+    assert demux.sort([run], 0.0).arrivals == {"peer": [run]}
+    assert demux.drops == Counter()
+
+
+@both_suites
+def test_a_mixed_run_is_taken_apart_and_every_datagram_finds_its_place_in_order(suite: Suite) -> None:
+    demux, links = node()
+    other = demux.register(STRANGER.public, "other")
+    mine, theirs, unknown = links.allocate(), other.allocate(), 0xABCD_EF01
+    before, after = (lone(transport(suite, mine, fill), HERE) for fill in (b"b", b"a"))
+    datagrams = [transport(suite, index, b"%d" % n) for n, index in enumerate((mine, theirs, mine, unknown))]
+    datagrams.append(transport(suite, mine, b"l"))
+    datagrams.append(struct.pack("<I", 77).ljust(31, b"t"))
+    found = demux.sort([before, Arrival(HERE, b"".join(datagrams), 60), after], 0.0)
+    assert found.arrivals == {
+        "peer": [before, *(lone(datagrams[n], HERE) for n in (0, 2, 4)), after],
+        "other": [lone(datagrams[1], HERE)],
+    }
+    assert demux.drops == {DropReason.UNKNOWN_INDEX: 1, DropReason.UNKNOWN_TYPE: 1}
+
+
+def with_halves(*halves: int) -> tuple[Demux[str], list[int]]:
+    """A node with one peer, `peer`, and its indices, by their upper halves."""
+    drawn = iter(halves)
+    demux: Demux[str] = Demux(
+        OURS,
+        secret=index_secret(b"\x01" * 32),
+        entropy=lambda n: next(drawn).to_bytes(2, "little") if n == 2 else bytes(n),
+    )
+    links = demux.register(PEER.public, "peer")
+    return demux, [links.allocate() for _ in halves]
+
+
+@pytest.mark.parametrize("half", [0x0001, 0x4001], ids=["upper byte zero", "upper byte not zero"])
+@both_suites
+def test_a_handshake_between_the_datagrams_of_a_run_is_noticed(suite: Suite, half: int) -> None:
+    demux, (index,) = with_halves(half)
+    before, after = (transport(suite, index, fill, response_bytes(suite)) for fill in (b"b", b"a"))
+    run = Arrival(HERE, before + response(suite, index) + after, response_bytes(suite))
+    assert demux.sort([run], 0.0).arrivals == {
+        "peer": [lone(datagram, HERE) for datagram in (before, response(suite, index), after)]
+    }
+    assert demux.drops == Counter()
+
+
+def test_a_run_that_begins_and_ends_for_one_index_without_a_handshake_is_left_to_its_session() -> None:
+    demux, (index, other) = with_halves(0x4001, 0x4002)
+    datagrams = [transport(AES_GCM, each) for each in (index, other, index)]
+    run = Arrival(HERE, b"".join(datagrams), 60)
+    assert demux.sort([run], 0.0).arrivals == {"peer": [run]}
+    # With a last datagram that is too short to say whose it is, it is not known to be for one.
+    cut = Arrival(HERE, b"".join(datagrams) + datagrams[0][:3], 60)
+    assert demux.sort([cut], 0.0).arrivals == {"peer": [lone(datagram, HERE) for datagram in datagrams]}
+    assert demux.drops == {DropReason.BAD_LENGTH: 1}
+
+
+def test_handshake_messages_in_a_run_are_sorted_one_by_one() -> None:
+    demux, links = node()
+    links.expect_reset(b"t" * 16)
+    reset = struct.pack("<I", MessageType.RESET) + b"t" * 16
+    found = demux.sort([Arrival(HERE, initiation(AES_GCM) * 2, 164), Arrival(HERE, reset * 3, 20)], 0.0)
+    assert [handle for handle, *_ in found.initiations] == ["peer", "peer"]
+    assert found.resets == [("peer", b"t" * 16, HERE)] * 3
+    assert not found.arrivals
+    cookie = struct.pack("<II", AES_GCM.cookie_reply, links.allocate()).ljust(64, b"c")
+    assert demux.sort([Arrival(HERE, cookie * 2, 64)], 0.0).arrivals == {"peer": [lone(cookie, HERE)] * 2}
+    assert demux.drops == Counter()
+
+
+def test_a_run_for_an_index_that_we_lost_is_counted_datagram_by_datagram_and_answered_once() -> None:
+    demux, links = node()
+    index = links.allocate()
+    token = links.token(index)
+    links.release(index)
+    run = Arrival(HERE, transport(AES_GCM, index) * 40, 60)
+    assert demux.sort([run], 0.0).replies == [(struct.pack("<I", MessageType.RESET) + token, HERE)]
+    short = Arrival(HERE, transport(AES_GCM, index)[:30] * 7, 30)
+    assert demux.sort([short], 0.0).replies == []
+    assert demux.drops == {DropReason.UNKNOWN_INDEX: 40, DropReason.BAD_LENGTH: 7}
 
 
 @both_suites
@@ -93,7 +187,7 @@ def test_an_initiation_is_opened_for_the_peer_that_it_names(suite: Suite) -> Non
     found = sort(demux, initiation(suite))
     ((handle, opened, source),) = found.initiations
     assert (handle, source, opened.peer_public, opened.suite) == ("peer", HERE, PEER.public, suite)
-    assert not found.datagrams
+    assert not found.arrivals
     assert not found.replies
 
 
@@ -120,7 +214,7 @@ def test_without_a_valid_mac1_no_work_is_done(suite: Suite) -> None:
     ]
     found = sort(demux, *messages)
     assert not found.initiations
-    assert not found.datagrams
+    assert not found.arrivals
     assert demux.drops == {DropReason.BAD_MAC1: 3}
 
 
@@ -266,9 +360,9 @@ def test_under_load_responses_need_a_cookie_as_well(suite: Suite) -> None:
     demux, writer = loaded(suite), MacWriter(OURS.public)
     index = demux._peers[PEER.public].allocate()
     found = sort(demux, response(suite, index, writer))
-    assert not found.datagrams
+    assert not found.arrivals
     assert writer.read_cookie_reply(found.replies[0][0], 0.0)
-    assert len(sort(demux, response(suite, index, writer)).datagrams["peer"]) == 1
+    assert len(sort(demux, response(suite, index, writer)).arrivals["peer"]) == 1
 
 
 def test_under_load_even_proven_senders_are_limited() -> None:
@@ -370,18 +464,39 @@ def test_nothing_raises_and_everything_is_counted(
     demux, _ = loaded_once
     links_before = repr(demux)
     demux.drops.clear()
-    batch: list[tuple[bytes, Address]] = []
+    batch: list[Arrival] = []
     for word, length, filling, has_mac1, host, port in pieces:
         data = (struct.pack("<I", word) + filling).ljust(length, b"\0")[:length]
         if has_mac1 and length > 36:
             data = MacWriter(OURS.public).append(data[:-32], 0.0)
-        batch.append((data, (host, port)))
+        batch.append(lone(data, (host, port)))
     found = demux.sort(batch, 0.0)
     assert not found.initiations
     assert not found.resets
-    delivered = sum(map(len, found.datagrams.values()))
+    delivered = sum(map(len, found.arrivals.values()))
     assert delivered + sum(demux.drops.values()) == len(pieces)
     assert repr(demux) == links_before
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.binary(max_size=40)), min_size=1, max_size=20),
+    st.integers(1, 200),
+    st.integers(0, 200),
+    st.booleans(),
+)
+def test_runs_raise_nothing_and_every_datagram_is_somewhere(
+    pieces: list[tuple[int, bytes]], stride: int, last: int, is_one: bool
+) -> None:
+    demux, _ = loaded_once
+    demux.drops.clear()
+    words = [pieces[0] if is_one else piece for piece in pieces]
+    datagrams = [(struct.pack("<I", word) + filling).ljust(stride, b"\0")[:stride] for word, filling in words]
+    datagrams[-1] = datagrams[-1][: max(1, min(last, stride))]
+    run = Arrival(HERE, memoryview(b"".join(datagrams)), stride)
+    assert run.datagrams() == datagrams
+    found = demux.sort([run], 0.0)
+    delivered = sum(arrival.datagram_count for batch in found.arrivals.values() for arrival in batch)
+    assert delivered + sum(demux.drops.values()) + len(found.resets) == len(datagrams)
 
 
 loaded_once = node()

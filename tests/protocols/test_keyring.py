@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from session_world import LinkTable
 
+from holloway.protocols.arrivals import lone
+from holloway.protocols.events import DropReason
+from holloway.protocols.journal import Journal
 from holloway.protocols.keyring import RETIRED_KEYS, Keyring
 from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.reassembly import LIFETIME_S
+from holloway.protocols.record_wire import SPREAD_BITS, first_counter
 from holloway.protocols.suites import AES_GCM
 
 
@@ -15,7 +20,8 @@ class Ring(Keyring):
 
     def __init__(self) -> None:
         self.table = LinkTable()
-        super().__init__(AES_GCM, 180.0, self.table)
+        self.journal = Journal()
+        super().__init__(AES_GCM, 180.0, self.table, self.journal)
 
     def derive(self, token: bytes | None = None) -> DerivedKeys:
         index = self.table.allocate()
@@ -124,3 +130,58 @@ def test_keys_without_a_token_expect_no_reset() -> None:
     ring.clear()
     assert ring.opening() == []
     assert "retired=0" in repr(ring)
+
+
+HOME = ("192.0.2.7", 1099)
+
+
+def wait_for_more(ring: Ring, now: float, count: int = 1) -> None:
+    """Pieces of records that never become whole, under the current key."""
+    keys = ring.current
+    assert keys is not None
+    for serial in range(count):
+        word = first_counter(bytes(32)) + serial << SPREAD_BITS | 1
+        piece = keys.local_index.to_bytes(4, "little") + b"\0\0\1\0" + word.to_bytes(8, "little") + bytes(100)
+        assert keys.open(lone(piece, HOME), HOME, now) == []
+
+
+def test_pieces_expire_under_every_key_at_the_time_that_was_told() -> None:
+    ring = Ring()
+    assert ring.watch_pieces() is None
+    for now in (1.0, 1.2):
+        ring.complete(now)
+        wait_for_more(ring, now)
+    assert ring.watch_pieces() == 1.0 + LIFETIME_S
+    ring.expire_pieces(1.0 + LIFETIME_S)
+    assert ring.journal.drops == {DropReason.PIECE_EXPIRED: 1}
+    assert ring.watch_pieces() == 1.2 + LIFETIME_S
+    ring.expire_pieces(1.2 + LIFETIME_S)
+    assert ring.journal.drops == {DropReason.PIECE_EXPIRED: 2}
+    assert ring.watch_pieces() is None
+
+
+def test_pieces_are_forgotten_with_their_key() -> None:
+    ring = Ring()
+    ring.complete(0.0)
+    wait_for_more(ring, 0.0, 3)
+    for _ in range(RETIRED_KEYS):
+        ring.complete(1.0)
+    assert ring.journal.drops == {}, "a retired key still collects"
+    ring.complete(1.0)
+    assert ring.journal.drops == {DropReason.PIECE_FORGOTTEN: 3}
+    wait_for_more(ring, 1.0)
+    ring.clear()
+    assert ring.journal.drops == {DropReason.PIECE_FORGOTTEN: 4}
+    assert ring.watch_pieces() is None
+
+
+def test_whoever_watches_takes_back_that_keys_are_waiting() -> None:
+    ring = Ring()
+    ring.complete(0.0)
+    keys = ring.current
+    assert keys is not None
+    assert not keys.is_waiting
+    wait_for_more(ring, 0.0)
+    assert keys.is_waiting
+    assert ring.watch_pieces() == LIFETIME_S
+    assert not keys.is_waiting

@@ -29,12 +29,14 @@ from holloway.protocols.packets import (
     PROTOCOL_TCP,
     PROTOCOL_UDP,
     SuperPacket,
+    UnfinishedPacket,
     destination,
     internet_checksum,
     source,
     split_packets,
     total_length,
     transport,
+    whole_packets,
 )
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
@@ -398,3 +400,42 @@ def test_no_bytes_make_a_function_raise_or_say_what_is_not_so(data: bytes, offse
     if segments and found:
         header = found[1] + (8 if found[0] == PROTOCOL_UDP else (data[found[1] + 12] >> 4) * 4)
         assert b"".join(segment[header:] for segment in segments) == data[header:]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("payload", [b"", b"odd", b"\xff" * 1001])
+def test_an_unfinished_packet_is_finished_by_summing_what_it_covers(
+    version: int, protocol: int, payload: bytes
+) -> None:
+    header = (
+        bytes(12) + b"\x50" + bytes(7) if protocol == 6 else bytes(4) + (8 + len(payload)).to_bytes(2, "big") + bytes(2)
+    )
+    length = len(header) + len(payload)
+    if version == 4:
+        ip = b"\x45\0" + (20 + length).to_bytes(2, "big") + bytes(4) + bytes((64, protocol, 0, 0)) + bytes(range(8))
+    else:
+        ip = b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((protocol, 64)) + bytes(range(32))
+    addresses = ip[12:20] if version == 4 else ip[8:40]
+    pseudo = int.from_bytes(addresses, "big") + protocol + length
+    at = len(ip) + (16 if protocol == 6 else 6)
+    partial = (pseudo % 0xFFFF).to_bytes(2, "big")
+    whole = ip + header + payload
+    packet = UnfinishedPacket(whole[:at] + partial + whole[at + 2 :])
+    made = packet.finished()
+    assert type(made) is bytes
+    assert made[:at] + made[at + 2 :] == whole[:at] + whole[at + 2 :]
+    assert internet_checksum(made[len(ip) :], pseudo) == 0
+    assert whole_packets([packet, made]) == [made, made]
+
+
+def test_an_unfinished_packet_that_is_malformed_stays_as_it_is() -> None:
+    assert UnfinishedPacket(b"junk").finished() == b"junk"
+
+
+def test_a_checksum_that_comes_to_zero_is_sent_as_ones() -> None:
+    ip = b"\x45\0\0\x1e" + bytes(4) + b"\x40\x11\0\0" + bytes(8)
+    pseudo = 17 + 10
+    filler = (0xFFFF - pseudo - 10).to_bytes(2, "big")  # with it everything sums to 65535
+    packet = UnfinishedPacket(ip + b"\0\0\0\0\0\x0a" + pseudo.to_bytes(2, "big") + filler)
+    assert packet.finished()[26:28] == b"\xff\xff"

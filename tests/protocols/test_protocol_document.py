@@ -8,16 +8,37 @@ import re
 from pathlib import Path
 
 import pytest
+from session_world import sealed
 
+from holloway.protocols import path_mtu, reassembly, too_big
+from holloway.protocols.arrivals import lone
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker, MacWriter
 from holloway.protocols.demux import RESET_BYTES, Demux, index_secret
+from holloway.protocols.events import DropReason
 from holloway.protocols.indices import IndexTable
+from holloway.protocols.journal import Journal
+from holloway.protocols.keyring import framing
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import Initiator, OpenedInitiation, initiation_bytes, response_bytes
+from holloway.protocols.path_mtu import Probe, ProbeAck
+from holloway.protocols.record_keys import REJECT_AFTER_BYTES, REKEY_AFTER_BYTES
+from holloway.protocols.record_size import (
+    MAX_MISSING,
+    MEMORY,
+    RECORD_S,
+    REPORT_LIFETIME_S,
+    REPORT_S,
+    TOLERATED_LOSS,
+    WORTH_REPORTING,
+    Report,
+)
+from holloway.protocols.record_wire import FIRST_COUNTER_BYTES, MAX_DATAGRAMS, RecordKind, first_counter
+from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS, State
 from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD, MessageType, Suite
 from holloway.protocols.timers import Timers
-from holloway.protocols.transport import MIN_TRANSPORT_BYTES, framing
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES
+from holloway.protocols.tunnel import OVERHEAD_BYTES, TOO_BIG_INTERVAL_S
 
 DOCUMENT = (Path(__file__).resolve().parent.parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
@@ -56,6 +77,116 @@ def test_lengths_of_messages() -> None:
     assert layout("Reset") == {"aes-gcm": RESET_BYTES}
     assert layout("`aes-gcm`") == {"aes-gcm": MIN_TRANSPORT_BYTES}
     assert layout("`wireguard`") == {"wireguard": MIN_TRANSPORT_BYTES}
+
+
+def test_kinds_of_records() -> None:
+    rows = tables(section("Kinds of records"))[1:]
+    stated = {int(number): name.strip("`") for number, name, _ in rows}
+    assert stated == {kind.value: kind.name for kind in RecordKind}
+
+
+def test_the_layout_of_a_report() -> None:
+    rows = tables(section("Reports"))[1:]
+    assert [name.split("`")[1] for _, name in rows] == list(Report._fields)
+    lengths = [int(length) for length, _ in rows]
+    assert sum(lengths) == len(Report(0, 0, 0, 0).encode())
+    at = 0
+    for field, length in zip(Report._fields, lengths, strict=True):
+        report = Report(0, 0, 0, 0)._replace(**{field: 0x0403_0201})
+        assert report.encode()[at : at + length] == b"\1\2\3\4"
+        at += length
+
+
+def test_the_layout_of_a_probe() -> None:
+    rows = tables(section("How long a datagram may be"))[1:]
+    assert [length for length, _ in rows] == ["4", "2", "n"]
+    assert [name.split("`")[1] for _, name in rows[:2]] == list(Probe._fields)
+    assert Probe(0x0403_0201, 40).encode() == b"\1\2\3\4" + b"\x28\0" + bytes(2)
+    assert ProbeAck(0x0403_0201, 40).encode() == Probe(0x0403_0201, 40).encode()[:6]
+
+
+def power(number: int) -> str:
+    assert number.bit_count() == 1
+    return f"2^{number.bit_length() - 1}"
+
+
+def test_numbers_in_the_prose_about_records() -> None:
+    collecting, reports, sizes, lengths, narrow, rules = (
+        re.sub(r"\s+", " ", section(heading))
+        for heading in (
+            "Collecting records",
+            "Reports",
+            "How many datagrams a record may have",
+            "How long a datagram may be",
+            "Narrow paths",
+            "5. Rules",
+        )
+    )
+    for text, phrases in (
+        (
+            re.sub(r"\s+", " ", section("`aes-gcm`")),
+            [f"into 1 to {MAX_DATAGRAMS} datagrams", "or 2^25 or more above it"],
+        ),
+        (
+            collecting,
+            [
+                f"at most {power(reassembly.HORIZON)} above",
+                f"for {reassembly.LIFETIME_S:g} s from",
+                f"at most {reassembly.MAX_RECORDS} records and {power(reassembly.MAX_BYTES)} bytes under one key",
+            ],
+        ),
+        (
+            reports,
+            [
+                f"missing for {REPORT_S * 1000:g} ms while",
+                f"; {MAX_MISSING} missing counters",
+                f"{WORTH_REPORTING} datagrams within {REPORT_S * 1000:g} ms",
+            ],
+        ),
+        (
+            sizes,
+            [
+                f"up to {MAX_DATAGRAMS}.",
+                f"stay within {TOLERATED_LOSS:g}",
+                f"weighs {MEMORY:g} of",
+                f"at most {RECORD_S * 1000:g} ms",
+                f"for {REPORT_LIFETIME_S:g} s the number is 1",
+            ],
+        ),
+        (
+            lengths,
+            [
+                f"within {path_mtu.PROBE_LIFETIME_S:g} s (`{DropReason.PROBE_UNKNOWN.value}`)",
+                f"(`{DropReason.PROBE_MALFORMED.value}`)",
+                f"The size is {path_mtu.BASE_DATAGRAM_BYTES}, what",
+                f"the MTU of the tunnel and {OVERHEAD_BYTES}.",
+                f"less than {path_mtu.GAP_BYTES} bytes lie between",
+                f"when {path_mtu.MAX_PROBES} probes of it",
+                f"round trips, {path_mtu.MIN_TIMEOUT_S:g} s at least and {path_mtu.MAX_TIMEOUT_S:g} s at most",
+                f"confirmed every {path_mtu.CONFIRM_S:g} s; once a confirmation is overdue, every {path_mtu.SUSPECT_S:g} s",
+                f"When {path_mtu.MAX_CONFIRMATIONS} in a row are lost the size is {path_mtu.BASE_DATAGRAM_BYTES} at once",
+                f"anew after {path_mtu.RAISE_S:g} s",
+            ],
+        ),
+        (
+            narrow,
+            [
+                f"one in {TOO_BIG_INTERVAL_S:g} s",
+                f"at least {too_big.MIN_MTU_IPV4} bytes in IPv4 and {too_big.MIN_MTU_IPV6} in IPv6",
+            ],
+        ),
+        (
+            rules,
+            [
+                f"after {power(AES_GCM.rekey_after_messages)} records or {power(REKEY_AFTER_BYTES)} bytes of plaintext",
+                f"more than {power(AES_GCM.reject_after_messages)} records",
+                f"after {power(REJECT_AFTER_BYTES)} bytes",
+                f"the newest {STAGED_PACKETS} of them and {power(STAGED_BYTES)} bytes",
+            ],
+        ),
+    ):
+        for phrase in phrases:
+            assert phrase in text, phrase
 
 
 def test_message_types() -> None:
@@ -146,7 +277,7 @@ def vectors(suite: Suite) -> str:
     )
     response = MacWriter(a.public).append(body, 0.0)
     derived = initiator.read_response(response)
-    keys = framing(suite)(suite, derived, is_initiator=True, created_at=0.0, expires_at=180.0, epoch=1)
+    keys = framing(suite)(suite, derived, Journal(), is_initiator=True, created_at=0.0, expires_at=180.0, epoch=1)
     packet = bytes.fromhex("4500001800000000 40fd0000 0a000001 0a000002 cafef00d")
     lines = {
         "suite": suite.name,
@@ -160,13 +291,18 @@ def vectors(suite: Suite) -> str:
         "key a to b": derived.send.hex(),
         "key b to a": derived.receive.hex(),
         "packet": packet.hex(),
-        "datagram 0": keys.seal([packet], 1420)[0].hex(),
-        "datagram 1": keys.seal([b""], 1420)[0].hex(),
+        "datagram 0": sealed(keys, [packet], 1420, 0.0)[0].hex(),
+        "datagram 1": sealed(keys, [b""], 1420, 0.0)[0].hex(),
     }
+    if suite is AES_GCM:
+        first, second = sealed(keys, [packet], 20, 0.0)
+        lines["datagram 2"], lines["datagram 3"] = first.hex(), second.hex()
+        for direction, key in (("a to b", derived.send), ("b to a", derived.receive)):
+            lines[f"first counter {direction}"] = first_counter(key).to_bytes(FIRST_COUNTER_BYTES, "little").hex()
     if suite.token_bytes:
         lines["token of a"], lines["token of b"] = token_a.hex(), token_b.hex()
         restarted: Demux[None] = Demux(b, secret=index_secret(counted(0x20)), entropy=bytes)
-        ((reset, _),) = restarted.sort([(bytes.fromhex(lines["datagram 1"]), ("192.0.2.7", 1099))], 0.0).replies
+        ((reset, _),) = restarted.sort([lone(bytes.fromhex(lines["datagram 1"]), ("192.0.2.7", 1099))], 0.0).replies
         lines["reset by b"] = reset.hex()
     cookies = MacChecker(b.public, lambda n: b"\xc0" * n)
     reply = cookies.cookie_reply(MessageType(suite.cookie_reply), initiation, ("192.0.2.7", 1099), 0.0)

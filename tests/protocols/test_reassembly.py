@@ -12,8 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_world import sealed_record
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.events import DropReason
 from holloway.protocols.reassembly import (
     HORIZON,
     LIFETIME_S,
@@ -21,10 +23,9 @@ from holloway.protocols.reassembly import (
     MAX_RECORDS,
     PIECE_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
-    PieceDrop,
     Reassembly,
 )
-from holloway.protocols.record_wire import Record, RecordKind, open_record, seal
+from holloway.protocols.record_wire import Record, RecordKind, open_record
 from holloway.protocols.replay import ReplayWindow
 
 CIPHER, RECEIVER, FIRST = AESGCM(bytes(32)), 0x2222_0002, 1 << 47
@@ -36,19 +37,29 @@ def sealed(serial: int, count: int, piece: int = 100) -> tuple[bytes, list[bytes
     """A plaintext that is told from every other, and its datagrams."""
     length = count * piece - 16
     plaintext = (serial.to_bytes(4, "big") * (length // 4 + 1))[:length]
-    return plaintext, seal(CIPHER.encrypt, RECEIVER, FIRST + serial, Record(RecordKind.PACKETS, plaintext, count))
+    return plaintext, sealed_record(CIPHER, RECEIVER, FIRST + serial, Record(RecordKind.PACKETS, plaintext, count))
 
 
 @dataclass
 class Receiver:
     """What a session does with pieces: ask the window, collect, open, commit."""
 
-    reassembly: Reassembly = field(default_factory=Reassembly)
+    drops: Counter[DropReason] = field(default_factory=Counter)
+    told: list[tuple[DropReason, Address | None, int]] = field(default_factory=list)
+    reassembly: Reassembly = field(init=False)
     window: ReplayWindow = field(default_factory=ReplayWindow)
     delivered: list[bytes] = field(default_factory=list)
     offered: int = 0
     joined: int = 0
     forged: int = 0
+
+    def __post_init__(self) -> None:
+        self.reassembly = Reassembly(self.note)
+
+    def note(self, reason: DropReason, source: Address | None, count: int) -> None:
+        assert count > 0
+        self.drops[reason] += count
+        self.told.append((reason, source, count))
 
     def take(self, datagram: bytes, source: Address = HOME, now: float = 0.0) -> None:
         word = int.from_bytes(datagram[8:16].ljust(8, b"\0"), "little")
@@ -72,7 +83,7 @@ class Receiver:
     def account(self) -> None:
         """Every piece is somewhere."""
         held = self.reassembly.held_pieces
-        assert self.offered == self.joined + held + sum(self.reassembly.drops.values())
+        assert self.offered == self.joined + held + sum(self.drops.values())
 
 
 @pytest.mark.parametrize("order", ["in order", "reversed", "shuffled", "twice"])
@@ -91,7 +102,7 @@ def test_pieces_make_their_record_in_any_order(order: str, count: int) -> None:
     assert receiver.delivered == [plaintext]
     assert (len(receiver.reassembly), receiver.reassembly.held_bytes) == (0, 0)
     # Of a record of one datagram, and of the last, the second copy is for the replay window.
-    assert receiver.reassembly.drops == ({PieceDrop.DOUBLE: count - 1} if order == "twice" and count > 1 else {})
+    assert receiver.drops == ({DropReason.PIECE_DOUBLE: count - 1} if order == "twice" and count > 1 else {})
     receiver.account()
 
 
@@ -169,7 +180,7 @@ def test_a_forged_piece_costs_the_record_that_it_foretold_and_no_other() -> None
     assert receiver.delivered == [kept]
     assert lost not in receiver.delivered
     assert receiver.forged == 1
-    assert receiver.reassembly.drops == {PieceDrop.DOUBLE: 1}
+    assert receiver.drops == {DropReason.PIECE_DOUBLE: 1}
 
 
 def test_pieces_of_two_records_never_meet() -> None:
@@ -187,20 +198,20 @@ def test_pieces_of_two_records_never_meet() -> None:
 
 def test_a_piece_from_another_address_than_the_peers_is_dropped() -> None:
     _, datagrams = sealed(0, 2)
-    reassembly = Reassembly()
+    receiver = Receiver()
     for home in (ELSEWHERE, None):
-        assert reassembly.add(datagrams[0], HOME, home, FIRST, 0.0) is None
-    assert reassembly.drops == {PieceDrop.FOREIGN_SOURCE: 2}
-    assert len(reassembly) == 0
+        assert receiver.reassembly.add(datagrams[0], HOME, home, FIRST, 0.0) is None
+    assert receiver.told == [(DropReason.PIECE_FOREIGN_SOURCE, HOME, 1)] * 2
+    assert len(receiver.reassembly) == 0
 
 
 def test_a_piece_far_above_what_the_peer_has_sent_is_dropped() -> None:
     for ahead, is_kept in ((1, True), (HORIZON, True), (HORIZON + 1, False)):
-        reassembly = Reassembly()
+        receiver = Receiver()
         _, datagrams = sealed(ahead, 2)
-        assert reassembly.add(datagrams[0], HOME, HOME, FIRST, 0.0) is None
-        assert len(reassembly) == is_kept
-        assert reassembly.drops == ({} if is_kept else {PieceDrop.OUT_OF_RANGE: 1})
+        assert receiver.reassembly.add(datagrams[0], HOME, HOME, FIRST, 0.0) is None
+        assert len(receiver.reassembly) == is_kept
+        assert receiver.drops == ({} if is_kept else {DropReason.PIECE_OUT_OF_RANGE: 1})
 
 
 def test_a_piece_that_does_not_fit_its_record_is_dropped() -> None:
@@ -209,13 +220,13 @@ def test_a_piece_that_does_not_fit_its_record_is_dropped() -> None:
     receiver.take(datagrams[0])
     receiver.take(datagrams[1][:-1])
     receiver.take(datagrams[1] + b"x")
-    assert receiver.reassembly.drops == {PieceDrop.MISFIT: 2}
+    assert receiver.drops == {DropReason.PIECE_MISFIT: 2}
     receiver.take(datagrams[1])
     receiver.take(datagrams[2])
     assert receiver.delivered == [plaintext]
     too_long = struct.pack("<IHHQ", RECEIVER, 0, 1, (FIRST + 1) << 12 | 63) + bytes(1026)
     receiver.take(too_long)
-    assert receiver.reassembly.drops == {PieceDrop.MISFIT: 3}
+    assert receiver.drops == {DropReason.PIECE_MISFIT: 3}
     receiver.take(too_long[:-1])
     assert len(receiver.reassembly) == 1
 
@@ -224,7 +235,7 @@ def test_what_is_no_piece_is_malformed() -> None:
     receiver = Receiver()
     for datagram in (b"", bytes(16), struct.pack("<IHHQ", RECEIVER, 3, 1, FIRST << 12 | 2) + b"x"):
         receiver.take(datagram)
-    assert receiver.reassembly.drops == {PieceDrop.MALFORMED: 3}
+    assert receiver.drops == {DropReason.PIECE_MALFORMED: 3}
 
 
 def test_a_record_that_stays_incomplete_is_forgotten_half_a_second_after_its_first_piece() -> None:
@@ -238,12 +249,24 @@ def test_a_record_that_stays_incomplete_is_forgotten_half_a_second_after_its_fir
     reassembly.expire(1.0 + LIFETIME_S - 0.001)
     assert reassembly.held_pieces == 2
     reassembly.expire(1.0 + LIFETIME_S)
-    assert (reassembly.held_bytes, reassembly.drops) == (0, {PieceDrop.EXPIRED: 2})
+    assert (reassembly.held_bytes, receiver.drops) == (0, {DropReason.PIECE_EXPIRED: 2})
     # A late piece does not complete what has been forgotten, and adding is enough to forget.
     receiver.take(datagrams[2], now=2.0)
     receiver.take(sealed(1, 2)[1][0], now=3.0)
-    assert reassembly.drops == {PieceDrop.EXPIRED: 3}
+    assert receiver.drops == {DropReason.PIECE_EXPIRED: 3}
     assert plaintext not in receiver.delivered
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(st.floats(0.0, 1e7))
+def test_what_is_said_to_expire_then_does(since: float) -> None:
+    """However the sum is rounded: who acts on a deadline that changes nothing would act on it again at once, and for ever."""
+    reassembly = Receiver().reassembly
+    reassembly.add(struct.pack("<IHHQ", RECEIVER, 0, 1, FIRST << 12 | 2) + bytes(100), HOME, HOME, FIRST, since)
+    at = reassembly.next_expiry()
+    assert at is not None
+    reassembly.expire(at)
+    assert reassembly.next_expiry() is None
 
 
 def test_the_oldest_incomplete_records_make_room_by_number_and_by_bytes() -> None:
@@ -256,7 +279,7 @@ def test_the_oldest_incomplete_records_make_room_by_number_and_by_bytes() -> Non
         for _, datagrams in records:
             receiver.take(datagrams[0])
         assert len(receiver.reassembly) == fit
-        assert receiver.reassembly.drops == {PieceDrop.PUSHED_OUT: 5}
+        assert receiver.drops == {DropReason.PIECE_PUSHED_OUT: 5}
         receiver.account()
         for datagram in records[-1][1][1:]:
             receiver.take(datagram)
@@ -269,7 +292,7 @@ def test_giving_up_the_key_gives_up_everything() -> None:
         receiver.take(sealed(serial, 4)[1][serial])
     receiver.reassembly.clear()
     assert (len(receiver.reassembly), receiver.reassembly.held_bytes) == (0, 0)
-    assert receiver.reassembly.drops == {PieceDrop.FORGOTTEN: 3}
+    assert receiver.drops == {DropReason.PIECE_FORGOTTEN: 3}
     receiver.account()
 
 
@@ -277,7 +300,7 @@ def test_giving_up_the_key_gives_up_everything() -> None:
     ("count", "held", "piece"), [(64, 1, 1), (64, 63, 1), (64, 63, 1000), (2, 1, 1), (2, 1, 30_000)]
 )
 def test_what_is_counted_as_memory_is_no_less_than_what_is_used(count: int, held: int, piece: int) -> None:
-    reassembly = Reassembly()
+    reassembly = Receiver().reassembly
     body = bytes(piece)
     tracemalloc.start()
     try:

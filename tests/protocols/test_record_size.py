@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holloway.protocols.events import DropReason
 from holloway.protocols.record_size import (
     MAX_MISSING,
     REPORT_LIFETIME_S,
@@ -19,7 +20,6 @@ from holloway.protocols.record_size import (
     LossMeter,
     RecordSize,
     Report,
-    ReportDrop,
 )
 from holloway.protocols.record_wire import MAX_DATAGRAMS
 
@@ -97,13 +97,22 @@ def test_a_report_is_due_20_ms_after_there_is_something_to_tell() -> None:
     for n in range(WORTH_REPORTING - 1):
         meter.arrived(FIRST + n, 1, 1.0)
     assert meter.due_at is None
-    meter.arrived(FIRST + WORTH_REPORTING - 1, 1, 2.0)
-    meter.arrived(FIRST + WORTH_REPORTING, 1, 2.01)
-    assert meter.due_at == 2.0 + REPORT_S
-    meter.report(2.0 + REPORT_S)
+    meter.arrived(FIRST + WORTH_REPORTING - 1, 1, 1.01)
+    meter.arrived(FIRST + WORTH_REPORTING, 1, 1.02)
+    assert meter.due_at == 1.01 + REPORT_S
+    meter.report(1.01 + REPORT_S)
     assert meter.due_at is None
     meter.arrived(FIRST + WORTH_REPORTING + 1, MAX_DATAGRAMS, 3.0)
     assert meter.due_at == 3.0 + REPORT_S
+
+
+def test_datagrams_that_come_slowly_are_not_worth_a_report() -> None:
+    meter = LossMeter(FIRST)
+    for n in range(1000):
+        meter.arrived(FIRST + n, WORTH_REPORTING // 2, 1.0 + n * (REPORT_S * 1.01))
+    assert meter.due_at is None
+    meter.arrived(FIRST + 1000, WORTH_REPORTING // 2, 1.0 + 999 * (REPORT_S * 1.01))
+    assert meter.due_at is not None
 
 
 def test_a_gap_is_worth_a_report_until_it_has_been_reported() -> None:
@@ -283,13 +292,27 @@ def test_losses_that_come_back_are_remembered_between_them() -> None:
     assert 2 <= max(path.sizes[50:]) <= 10
 
 
-def test_an_old_report_is_told_from_a_new_one() -> None:
+def test_a_report_that_a_later_one_has_overtaken_changes_nothing_and_is_no_offence() -> None:
+    control = RecordSize()
+    control.sent(1 << 20, 1 << 20)
+    for n in range(1, 5):
+        assert control.hear(Report(n * 7000, n * 7000, 2, 1).encode(), n * REPORT_S) is None
+    size = control.size(4 * REPORT_S)
+    assert size > 1
+    for late in (Report(27_999, 27_999, 2, 1), Report(28_000, 28_000, 1, 1), Report(28_000, 28_000, 2, 1)):
+        assert control.hear(late.encode(), 5 * REPORT_S) is None
+        assert control.size(5 * REPORT_S) == size
+    # Nor does it make what has been heard any younger.
+    assert control.size(4 * REPORT_S + REPORT_LIFETIME_S) == 1
+
+
+def test_a_report_that_takes_back_what_was_reported_is_absurd() -> None:
     control = RecordSize()
     control.sent(100, 100)
-    assert control.hear(Report(50, 50, 2, 1).encode(), 0.0) is None
-    for late in (Report(49, 49, 2, 1), Report(50, 50, 1, 1)):
-        assert control.hear(late.encode(), 0.0) is ReportDrop.STALE
-    assert control.hear(Report(50, 50, 2, 1).encode(), 0.1) is None
+    assert control.hear(Report(50, 50, 2, 2).encode(), 0.0) is None
+    for lie in (Report(51, 51, 1, 1), Report(49, 51, 2, 2), Report(51, 51, 2, 1), Report(49, 49, 3, 2)):
+        assert control.hear(lie.encode(), 0.0) is DropReason.REPORT_ABSURD
+    assert control.hear(Report(51, 51, 2, 2).encode(), 0.1) is None
 
 
 @pytest.mark.parametrize(
@@ -309,14 +332,14 @@ def test_a_report_of_more_than_was_sent_changes_nothing(lie: Report) -> None:
     control.sent(10, 40)
     assert control.hear(Report(4, 16, 0, 0).encode(), 1.0) is None
     before = control.size(1.0)
-    assert control.hear(lie.encode(), 1.001) is ReportDrop.ABSURD
+    assert control.hear(lie.encode(), 1.001) is DropReason.REPORT_ABSURD
     assert control.size(1.001) == before
 
 
 def test_a_report_of_another_length_is_malformed() -> None:
     control = RecordSize()
-    assert control.hear(b"", 0.0) is ReportDrop.MALFORMED
-    assert control.hear(bytes(17), 0.0) is ReportDrop.MALFORMED
+    assert control.hear(b"", 0.0) is DropReason.REPORT_MALFORMED
+    assert control.hear(bytes(17), 0.0) is DropReason.REPORT_MALFORMED
     assert repr(control) == "<RecordSize 1>"
 
 

@@ -9,9 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from session_world import inner_packet
+from session_world import inner_packet, sealed_record
 from super_packets import batches, one_by_one, segments_of, super_packet
 
+from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.errors import LocalError
 from holloway.protocols.packets import IPV6_HEADER_BYTES, Packet, SuperPacket, transport
 from holloway.protocols.record_wire import (
@@ -20,12 +21,10 @@ from holloway.protocols.record_wire import (
     MAX_SEALED_BYTES,
     Record,
     RecordKind,
-    join,
+    join_run,
     open_record,
-    run_length,
-    seal,
 )
-from holloway.protocols.records import capacity, plan, super_packets_of, unpack
+from holloway.protocols.records import capacity, packets_of, plan, super_packets_of
 from holloway.protocols.virtio import OffloadedPacket, offloaded
 
 KEY, RECEIVER, ROOM = bytes(range(32)), 0x2222_0002, 1420
@@ -35,13 +34,26 @@ hostile = settings(deadline=None, max_examples=200, derandomize=True)
 modest = settings(deadline=None, max_examples=40, derandomize=True)
 
 
+def unpack(kind: int, plaintext: bytes, datagrams: int) -> list[Packet] | None:
+    """What a device gets of one record alone."""
+    if kind == RecordKind.SUPER_PACKETS:
+        supers = super_packets_of(plaintext, datagrams)
+        return None if supers is None else list(supers)
+    packets = packets_of(plaintext, datagrams)
+    if packets is None:
+        return None
+    return coalesce(packets, Checksums.GOOD) if kind == RecordKind.UNFINISHED else list(packets)
+
+
 def carried(records: list[Record], *, first: int = 0) -> list[Record]:
     """The records after they have been over the wire."""
     arrived = []
     for counter, record in enumerate(records, first):
-        datagrams = seal(CIPHER.encrypt, RECEIVER, counter, record)
-        assert run_length(datagrams, 0) == len(datagrams) == record.datagrams
-        plaintext = open_record(CIPHER.decrypt, record.kind, counter, len(datagrams), join(datagrams))
+        datagrams = sealed_record(CIPHER, RECEIVER, counter, record)
+        assert len(datagrams) == record.datagrams
+        sealed = join_run(b"".join(datagrams), 0, len(datagrams[0]))
+        assert sealed is not None
+        plaintext = open_record(CIPHER.decrypt, record.kind, counter, len(datagrams), sealed)
         assert plaintext is not None
         arrived.append(Record(record.kind, plaintext, len(datagrams)))
     return arrived
@@ -61,7 +73,7 @@ def test_without_loss_every_packet_comes_out_as_it_would_have_been_sent_one_by_o
     longest = max((len(segment) for segment in expected), default=0)
     for record in records:
         assert record.datagrams <= max(datagrams, -(-(longest + 18) // (room + 16)))
-        sizes = {len(d) for d in seal(CIPHER.encrypt, RECEIVER, 1, record)}
+        sizes = {len(d) for d in sealed_record(CIPHER, RECEIVER, 1, record)}
         assert len(sizes) == 1
         assert sizes.pop() <= room + 32
 
@@ -94,7 +106,7 @@ def test_neighbouring_super_packets_share_a_record_while_they_fit() -> None:
 
 def test_parts_of_a_super_packet_have_nearly_one_length_so_that_they_leave_by_one_call() -> None:
     records, _ = plan([super_packet(64_296, 1368)], ROOM, 8)
-    lengths = [len(seal(CIPHER.encrypt, RECEIVER, n, record)[0]) for n, record in enumerate(records)]
+    lengths = [len(sealed_record(CIPHER, RECEIVER, n, record)[0]) for n, record in enumerate(records)]
     assert [record.datagrams for record in records] == [8] * 5 + [7]
     assert len(set(lengths)) == 2
     records, _ = plan([super_packet(25 * 1368, 1368)], ROOM, 8)
@@ -190,14 +202,14 @@ def test_a_record_has_at_most_64_datagrams_and_the_longest_packet() -> None:
 
 def test_an_empty_packet_is_a_keepalive_and_no_packets_are_no_records() -> None:
     (record,), _ = plan([b""], ROOM, 8)
-    (datagram,) = seal(CIPHER.encrypt, RECEIVER, 0, record)
+    (datagram,) = sealed_record(CIPHER, RECEIVER, 0, record)
     assert len(datagram) == 32
     assert unpack(*record) == []
     assert plan([], ROOM, 8) == ([], 0)
 
 
 @hostile
-@given(kind=st.integers(0, 6), plaintext=st.binary(max_size=200), datagrams=st.integers(1, 64))
+@given(kind=st.sampled_from([1, 2, 3]), plaintext=st.binary(max_size=200), datagrams=st.integers(1, 64))
 def test_no_plaintext_raises(kind: int, plaintext: bytes, datagrams: int) -> None:
     packets = unpack(kind, plaintext, datagrams)
     assert packets is None or sum(len(p.data) if isinstance(p, SuperPacket) else len(p) for p in packets) <= len(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from session_world import World
+from session_world import World, name_of
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.session import Session
@@ -23,6 +23,8 @@ class SlowWorld(World):
         super().__init__(suite, is_a_smaller=is_a_smaller)
 
     def transmit(self, datagram: bytes, source: Address, destination: Address) -> None:
+        if name_of(datagram) in ("probe", "probe ack"):
+            return  # they decide nothing here, and would multiply the orders
         if self.is_holding:
             self.held.append((datagram, source, destination))
         else:

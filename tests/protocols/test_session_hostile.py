@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from session_world import LinkTable, World, watched
 
+from holloway.protocols.arrivals import lone
 from holloway.protocols.cookies import MacWriter
 from holloway.protocols.demux import HANDSHAKES_UNDER_LOAD, Demux
 from holloway.protocols.events import DropReason
@@ -70,9 +71,9 @@ def attack(world: World, datagrams: list[bytes], source: tuple[str, int] = ATTAC
     """Let datagrams arrive at `a`; each must be counted, and change nothing."""
     before, counted = snapshot(world), drops(world)
     for datagram in datagrams:
-        found = world.a.demux.sort([(datagram, source)], world.now)
+        found = world.a.demux.sort([lone(datagram, source)], world.now)
         session: Session = world.a.session
-        for batch in found.datagrams.values():
+        for batch in found.arrivals.values():
             session.receive(batch, world.now)
         for _, opened, origin in found.initiations:
             session.receive_initiation(opened, origin, world.now)
@@ -174,8 +175,8 @@ def test_twenty_thousand_hostile_datagrams_leave_the_tables_as_they_were(suite: 
     demux, session = world.a.demux, world.a.session
     for number in range(20_000):
         source = (f"198.51.{number >> 8 & 255}.{number & 255}", 1 + number % 60_000)
-        found = demux.sort([(pool[number % 4000], source)], world.now)
-        for batch in found.datagrams.values():
+        found = demux.sort([lone(pool[number % 4000], source)], world.now)
+        for batch in found.arrivals.values():
             session.receive(batch, world.now)
         for _, opened, origin in found.initiations:
             session.receive_initiation(opened, origin, world.now)
@@ -199,7 +200,7 @@ def test_a_flood_of_initiations_costs_a_bounded_number_of_key_exchanges() -> Non
         for number in range(4 * HANDSHAKES_UNDER_LOAD):
             body = struct.pack("<I", AES_GCM.initiation) + rng.randbytes(initiation_bytes(AES_GCM) - 36)
             datagram = MacWriter(StaticKey(world.a.private).public).append(body, 0.0)
-            world.a.demux.sort([(datagram, (f"198.51.100.{number % 250}", 1))], world.now)
+            world.a.demux.sort([lone(datagram, (f"198.51.100.{number % 250}", 1))], world.now)
     finally:
         Demux._open = opens  # type: ignore[method-assign]
     assert len(counted) == HANDSHAKES_UNDER_LOAD
@@ -212,7 +213,7 @@ def test_under_a_flood_a_true_peer_gets_in_with_its_cookie() -> None:
     junk = writer.append(struct.pack("<I", AES_GCM.initiation).ljust(initiation_bytes(AES_GCM) - 32, b"x"), 0.0)
 
     def flood() -> None:
-        world.b.demux.sort([(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
+        world.b.demux.sort([lone(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
         world.at(0.5, flood)
 
     flood()
@@ -230,7 +231,7 @@ def test_under_a_flood_the_initiator_demands_a_cookie_of_the_responder() -> None
     junk = writer.append(struct.pack("<I", AES_GCM.initiation).ljust(initiation_bytes(AES_GCM) - 32, b"x"), 0.0)
 
     def flood() -> None:
-        world.a.demux.sort([(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
+        world.a.demux.sort([lone(junk, ATTACKER)] * (HANDSHAKES_UNDER_LOAD + 1), world.now)
         world.at(0.5, flood)
 
     flood()
@@ -330,8 +331,8 @@ def test_a_session_that_is_handed_junk_directly_counts_it() -> None:
         session = world.a.session
         rng = random.Random(5)
         before = session.state, session.endpoint, session.epoch
-        junk = [(rng.randbytes(length), ("not a host", 0)) for length in range(200)]
-        junk += [(struct.pack("<I", word), ATTACKER) for word in range(300)]
+        junk = [lone(rng.randbytes(length), ("not a host", 0)) for length in range(200)]
+        junk += [lone(struct.pack("<I", word), ATTACKER) for word in range(300)]
         session.receive(junk, world.now)
         assert sum(session.drops.values()) == len(junk)
         assert (session.state, session.endpoint, session.epoch) == before

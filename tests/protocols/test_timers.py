@@ -138,6 +138,9 @@ def test_deadlines_due_together_fire_once_in_the_order_of_the_enum() -> None:
     timers.initiation_sent(0.0)
     timers.handshake_wanted(0.0)
     timers.key_expires(5.0)
+    timers.report_due(0.02)
+    timers.path_due(0.1)
+    timers.pieces_expire(0.5)
     assert due(timers, 1000.0) == list(Deadline)
     assert due(timers, 1000.0) == []
 
@@ -170,3 +173,22 @@ def test_disarming_all_leaves_nothing() -> None:
     assert "NEW_HANDSHAKE 15.0" in repr(timers)
     timers.disarm_all()
     assert timers.earliest() is None
+
+
+def test_what_is_told_last_of_reports_and_pieces_holds() -> None:
+    for tell, deadline in (
+        (SessionTimers.report_due, Deadline.REPORT),
+        (SessionTimers.path_due, Deadline.PATH),
+        (SessionTimers.pieces_expire, Deadline.PIECES_EXPIRY),
+    ):
+        timers = armed()
+        tell(timers, None)
+        assert timers.earliest() is None
+        tell(timers, 2.0)
+        tell(timers, 3.0)
+        assert timers.earliest() == 3.0
+        tell(timers, 1.0)
+        assert due(timers, 1.0) == [deadline]
+        tell(timers, 4.0)
+        tell(timers, None)
+        assert timers.earliest() is None

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from holloway.actors.ports import Arrival, DatagramPort
+from holloway.actors.ports import DatagramPort
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, PortError
 from holloway.simulations import network as network_module
 from holloway.simulations.network import Link, SimulatedDatagrams, SimulatedNetwork

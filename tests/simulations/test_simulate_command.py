@@ -115,6 +115,10 @@ def _unsealed() -> Any:
             is_packet = b"never in the clear" in data
             return data + bytes(16) if is_packet else self.inner.encrypt(nonce, data, associated_data)
 
+        def encrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int:
+            buf[:] = self.encrypt(nonce, data, associated_data)
+            return len(buf)
+
     return replace(AES_GCM, aead=Glass)
 
 

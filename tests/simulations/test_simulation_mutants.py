@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # two processes for all mutants, on machines that others use, too
 FOLDER = Path(__file__).parent / "mutants"
 MUTANTS = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 SHRUNK = ("window-moved-before-authentication", "staging-unbounded", "handshake-timer-never-armed")

@@ -1,0 +1,60 @@
+"""Packets from records to the host: judged one by one, those of unfinished checksums joined again.
+
+Responsible for the order of packets and for what the peer may send. Not responsible for who that is: `inspect` is the
+caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.coalescing import Checksums, coalesce
+from holloway.protocols.events import DropReason
+from holloway.protocols.journal import Journal
+from holloway.protocols.packets import IPV6_HEADER_BYTES, Packet, SuperPacket, count_packets
+from holloway.protocols.record_wire import RecordKind
+
+
+class Delivery:
+    """Packets of one peer that wait to be taken, in order."""
+
+    __slots__ = ("_inspect", "_journal", "_packets", "_unfinished")
+
+    def __init__(self, inspect: Callable[[bytes], DropReason | None], journal: Journal) -> None:
+        self._inspect, self._journal = inspect, journal
+        self._packets: list[Packet] = []
+        self._unfinished: list[bytes] = []  # they come after `_packets`
+
+    def add(self, kind: RecordKind, packets: Sequence[Packet], source: Address) -> int:
+        """Packets of an authentic record. How many of them are good, a super-packet counting as what it stands for."""
+        inspect = self._inspect
+        good: list[Packet] = []
+        for packet in packets:
+            reason = inspect(bytes(packet.data[:IPV6_HEADER_BYTES]) if isinstance(packet, SuperPacket) else packet)
+            if reason is None:
+                good.append(packet)
+            else:
+                self._journal.drop(reason, source, packet.count if isinstance(packet, SuperPacket) else 1)
+        if kind is RecordKind.UNFINISHED:
+            self._unfinished += good  # type: ignore[arg-type]
+        else:
+            self._join()
+            self._packets += good
+        return count_packets(good) if kind is RecordKind.SUPER_PACKETS else len(good)
+
+    def add_own(self, packet: bytes) -> None:
+        """A packet that we made for our own host."""
+        self._join()
+        self._packets.append(packet)
+
+    def _join(self) -> None:
+        if self._unfinished:
+            self._packets += coalesce(self._unfinished, Checksums.GOOD)
+            self._unfinished = []
+
+    def take(self) -> list[Packet]:
+        """Everything added since, ready for a device."""
+        self._join()
+        packets, self._packets = self._packets, []
+        return packets

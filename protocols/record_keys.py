@@ -1,0 +1,262 @@
+"""The key slot of the `aes-gcm` suite: packets in records that span as many datagrams as the path bears.
+
+Joins the parts: what is in a record (`records`), records as datagrams (`record_wire`), how many datagrams a record may have
+(`record_size`), and pieces that came out of order (`reassembly`). All of them begin anew with each key, so that nothing
+which was said under one key is believed under another.
+
+Not responsible for choosing a slot, for timers, or for who may send which packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
+from holloway.protocols.events import DropReason
+from holloway.protocols.journal import Journal
+from holloway.protocols.memory import MemoryBudget
+from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.packets import Packet, UnfinishedPacket
+from holloway.protocols.reassembly import Reassembly
+from holloway.protocols.record_size import LossMeter, RecordSize
+from holloway.protocols.record_wire import (
+    HEADER_BYTES,
+    MAX_DATAGRAMS,
+    SPREAD_BITS,
+    RecordKind,
+    first_counter,
+    join_run,
+    open_record,
+)
+from holloway.protocols.records import packets_of, plan, super_packets_of
+from holloway.protocols.runs import Run, lone_run
+from holloway.protocols.sealing import seal
+from holloway.protocols.suites import Suite
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES, Opened, TransportKeys
+
+REKEY_AFTER_BYTES = 1 << 37
+"""With 2^33 blocks of AES under one key its outputs stay 2^-63 from random ones (NIST SP 800-38D; RFC 8446, section 5.5)."""
+REJECT_AFTER_BYTES = 1 << 38
+
+_HEAD = Struct("<HHQ")  # what follows the receiver index: the nonce, in the first datagram of a record
+_HEADER = Struct("<IHHQ")
+_SPREAD_MASK = (1 << SPREAD_BITS) - 1
+_KINDS = {kind.value: kind for kind in RecordKind}
+_PACKETS = RecordKind.PACKETS.value
+_SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
+_REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
+
+
+class RecordKeys(TransportKeys):
+    """See `TransportKeys`."""
+
+    __slots__ = ("_buffers", "_bytes", "_end_in", "_first_in", "_first_out", "_meter", "_pieces", "_size")
+
+    def __init__(
+        self,
+        suite: Suite,
+        derived: DerivedKeys,
+        journal: Journal,
+        *,
+        is_initiator: bool,
+        created_at: float,
+        expires_at: float,
+        epoch: int,
+        memory: MemoryBudget | None = None,
+    ) -> None:
+        """`memory`: what pieces of records take from, by default a budget of their own."""
+        super().__init__(
+            suite,
+            derived,
+            journal,
+            is_initiator=is_initiator,
+            created_at=created_at,
+            expires_at=expires_at,
+            epoch=epoch,
+        )
+        self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
+        self._end_in = self._first_in + self._limit
+        self._bytes = 0
+        self._size = RecordSize()
+        self._meter = LossMeter(self._first_in)
+        memory = memory or MemoryBudget()
+        self._pieces = Reassembly(journal.drop, memory)
+        self._buffers = memory.sealing
+
+    @property
+    def is_worn(self) -> bool:
+        """See `TransportKeys`."""
+        return self._bytes >= REKEY_AFTER_BYTES or self._sent >= self._suite.rekey_after_messages
+
+    def can_seal(self, packets: Sequence[Packet]) -> bool:
+        """See `TransportKeys`."""
+        return self._bytes < REJECT_AFTER_BYTES and super().can_seal(packets)
+
+    # Sending.
+
+    def seal(self, packets: Sequence[Packet], room: int, now: float) -> list[Run]:
+        """See `TransportKeys`. A packet that does not fit in a datagram is spread over several."""
+        if len(packets) == 1 and isinstance(packet := packets[0], bytes) and len(packet) <= room:
+            # Nobody shares its record: it takes the short way, there as well as here.
+            return [self._seal_alone(_PACKETS, packet.finished() if isinstance(packet, UnfinishedPacket) else packet)]
+        records, refused = plan(packets, room, self._size.size(now))
+        if refused:
+            self._journal.drop(DropReason.MALFORMED, None, refused)
+        runs: list[Run] = []
+        cipher, receiver, buffers = self._seal, self.remote_index, self._buffers
+        datagrams = 0
+        for counter, record in enumerate(records, self._first_out + self._take_counters(len(records))):
+            runs.append(seal(cipher, receiver, counter, record, buffers))
+            self._bytes += len(record.plaintext)
+            datagrams += record.datagrams
+        self._size.sent(len(records), datagrams)
+        return runs
+
+    def seal_record(self, kind: RecordKind, plaintext: bytes) -> Run:
+        """One record in one datagram, however long."""
+        return self._seal_alone(kind, plaintext)
+
+    def _seal_alone(self, kind: int, plaintext: bytes) -> Run:
+        header = _HEADER.pack(self.remote_index, 0, kind, (self._first_out + self._take_counters(1)) << SPREAD_BITS)
+        self._size.sent(1, 1)
+        self._bytes += len(plaintext)
+        datagram = header + self._seal.encrypt(header[4:], plaintext, None)
+        return lone_run(datagram)
+
+    def seal_report(self, now: float) -> list[Run]:
+        """See `TransportKeys`."""
+        return [self._seal_alone(RecordKind.REPORT, self._meter.report(now).encode())]
+
+    # Receiving.
+
+    def open(self, arrival: Arrival, home: Address | None, now: float) -> list[Opened]:
+        """See `TransportKeys`. Pieces of a record that do not come in one run must come from `home`."""
+        source, data, stride = arrival
+        opened: list[Opened] = []
+        end = len(data)
+        if stride < MIN_TRANSPORT_BYTES:
+            self._journal.drop(DropReason.BAD_LENGTH, source, arrival.datagram_count)
+            return opened
+        at = 0
+        while at < end:
+            size = stride if at + stride <= end else end - at
+            if size <= HEADER_BYTES:
+                self._journal.drop(DropReason.BAD_LENGTH, source)
+                break
+            index, number, kind, word = _HEADER.unpack_from(data, at)
+            count, counter = (word & _SPREAD_MASK) + 1, word >> SPREAD_BITS
+            reason = self._refusal(index, number, kind, counter, count)
+            if reason is not None:
+                self._journal.drop(reason, source)
+            elif count == 1:
+                if not self._open(kind, counter, 1, data[at + HEADER_BYTES : at + size], source, now, size, opened):
+                    self._journal.drop(
+                        DropReason.BAD_LENGTH if size < MIN_TRANSPORT_BYTES else DropReason.NOT_AUTHENTIC, source
+                    )
+            elif (sealed := join_run(data, at, stride)) is None:
+                self._collect(data[at : at + size], size, source, home, now, opened)
+            else:
+                run = count * stride
+                if not self._open(kind, counter, count, sealed, source, now, run, opened):
+                    self._collect(data[at : at + run], stride, source, home, now, opened)
+                at += run
+                continue
+            at += stride
+        return opened
+
+    def _refusal(self, index: int, number: int, kind: int, counter: int, count: int) -> DropReason | None:
+        """Why a datagram need not be looked at further, if its header is to be believed."""
+        if (
+            counter > self._window.top
+            and self._first_in <= counter < self._end_in
+            and number < count <= MAX_DATAGRAMS
+            and kind in _KINDS
+            and index == self.local_index
+        ):
+            return None  # nearly always; what is not is looked at once more, for the reason
+        if count > MAX_DATAGRAMS or number >= count or kind not in _KINDS:
+            return DropReason.MALFORMED
+        if index != self.local_index:
+            return DropReason.UNKNOWN_INDEX
+        if not self._first_in <= counter < self._end_in:
+            return DropReason.NOT_AUTHENTIC  # no key of the peer's ever seals with it
+        return None if self._window.is_new(counter) else DropReason.REPLAYED
+
+    def _collect(
+        self,
+        data: bytes | memoryview,
+        stride: int,
+        source: Address,
+        home: Address | None,
+        now: float,
+        opened: list[Opened],
+    ) -> None:
+        """Keep pieces of records that are not whole yet."""
+        self.is_waiting = True
+        for at in range(0, len(data), stride):
+            piece = bytes(data[at : at + stride])
+            index, number, kind, word = _HEADER.unpack_from(piece)
+            reason = self._refusal(index, number, kind, word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1)
+            if reason is not None:
+                self._journal.drop(reason, source)
+                continue
+            whole = self._pieces.add(piece, source, home, max(self._window.top, self._first_in - 1), now)
+            if whole is not None:
+                head, sealed = whole
+                size = len(sealed) + head.datagrams * HEADER_BYTES
+                if not self._open(head.kind, head.counter, head.datagrams, sealed, source, now, size, opened):
+                    self._journal.drop(DropReason.NOT_AUTHENTIC, source, head.datagrams)
+
+    def _open(
+        self,
+        kind: int,
+        counter: int,
+        count: int,
+        sealed: bytes | memoryview,
+        source: Address,
+        now: float,
+        size: int,
+        opened: list[Opened],
+    ) -> bool:
+        """Open a record whose counter is new; whether it was authentic."""
+        plaintext = open_record(self._receive.decrypt, kind, counter, count, sealed)
+        if plaintext is None:
+            return False
+        self._window.commit(counter)
+        meter = self._meter
+        due_at = meter.due_at
+        meter.arrived(counter, count, now, is_report=kind >= _REPORT)
+        if meter.due_at is not due_at or (due_at is not None and due_at <= now):
+            self.is_waiting = True
+        if kind >= _REPORT:
+            reason = self._size.hear(plaintext, now) if kind == _REPORT else None
+            if reason is not None:
+                self._journal.drop(reason, source)
+            opened.append(Opened(_KINDS[kind], (), size, count, plaintext))
+            return True
+        packets: Sequence[Packet] | None
+        packets = super_packets_of(plaintext, count) if kind == _SUPER_PACKETS else packets_of(plaintext, count)
+        if packets is None:
+            self._journal.drop(DropReason.MALFORMED, source)
+            packets = ()
+        opened.append(Opened(_KINDS[kind], packets, size, count))
+        return True
+
+    @property
+    def report_due_at(self) -> float | None:
+        """See `TransportKeys`."""
+        return self._meter.due_at
+
+    def next_expiry(self) -> float | None:
+        """See `TransportKeys`."""
+        return self._pieces.next_expiry()
+
+    def expire(self, now: float) -> None:
+        """See `TransportKeys`."""
+        self._pieces.expire(now)
+
+    def forget(self) -> None:
+        """See `TransportKeys`."""
+        self._pieces.clear()

@@ -1,0 +1,115 @@
+"""What becomes of the records of one session, at either depth: places that are reached, and promises about them.
+
+Nobody tells which records came whole and which in pieces, so it is read off the counters of the session before and after a
+batch. Not responsible for the promises: that is `oracles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from holloway.protocols.arrivals import Arrival
+from holloway.protocols.record_size import Report
+from holloway.protocols.record_wire import HEADER_BYTES, RecordKind
+from holloway.protocols.session import Session
+from holloway.simulations.record_oracles import (
+    idle_sessions_fall_silent,
+    long_records_of,
+    loss_shortens_records,
+    path_of,
+    pieces_held_by,
+    reassembly_is_bounded,
+    record_size_is_within_bounds,
+    records_are_cut_evenly,
+    reports_tell_what_was_sent,
+    size_by_reports,
+)
+
+_FIRST_INDEX = 256
+_REPORT = RecordKind.REPORT.value
+_REPORT_BYTES = HEADER_BYTES + 16 + 16
+
+
+class Sight(NamedTuple):
+    """A session between two batches, `key` the receiver index of the key in use. `heard` and `size`: of the key in use, by the reports on it."""
+
+    key: int
+    heard: Report | None
+    size: int
+    long_records: int
+    held: int
+
+
+class RecordWatch:
+    """Of one session in one life. `reach` and `check` are the world's."""
+
+    __slots__ = ("_active_at", "_check", "_path", "_reach", "_session")
+
+    def __init__(self, session: Session, reach: Callable[[str], None], check: Callable[..., None], now: float) -> None:
+        self._session, self._reach, self._check = session, reach, check
+        self._active_at = now
+        self._path = path_of(session)
+
+    def look(self) -> Sight:
+        """How things are before a batch."""
+        session = self._session
+        key, heard, size = size_by_reports(session)
+        return Sight(key, heard, size, long_records_of(session), pieces_held_by(session))
+
+    def received(self, before: Sight, arrivals: Iterable[Arrival], now: float) -> None:
+        """A batch was taken in."""
+        reports = 0
+        has_run = False
+        for _, data, stride in arrivals:
+            has_run = has_run or stride < len(data)
+            for at in range(0, len(data), stride or 1):
+                if _is_report(data[at : at + stride]):
+                    reports += 1
+                else:
+                    self._active_at = now
+        after = self.look()
+        reach, check = self._reach, self._check
+        if after.held:
+            check(reassembly_is_bounded, self._session)
+        if after.long_records > before.long_records:
+            reach("record_came_as_run" if has_run and not before.held and not after.held else "record_came_in_pieces")
+        check(record_size_is_within_bounds, after.size)
+        if after.key != before.key or after.heard is None or before.heard is None or after.heard == before.heard:
+            return
+        check(reports_tell_what_was_sent, self._session)
+        losses = after.heard.losses - before.heard.losses
+        if after.size > before.size:
+            reach("record_size_grew")
+        if losses:
+            reach("record_lost")
+            if after.size < before.size:
+                reach("record_size_fell")
+            if reports == 1:
+                arrived = after.heard.datagrams - before.heard.datagrams
+                check(loss_shortens_records, arrived, losses, before.size, after.size)
+
+    def sent(self, datagrams: Sequence[bytes], now: float) -> None:
+        """These leave together."""
+        if not datagrams:
+            return
+        before, path = self._path, path_of(self._session)
+        self._path = path
+        if path.size > before.size and before.size > path.least:
+            self._reach("path_grew")
+        elif path.size < before.size:
+            self._reach("path_shrank")
+        self._check(records_are_cut_evenly, datagrams, max(before.size, path.size), path.most)
+        for datagram in datagrams:
+            if _is_report(datagram):
+                self._check(idle_sessions_fall_silent, self._active_at, now)
+            else:
+                self._active_at = now
+
+
+def _is_report(datagram: bytes | memoryview) -> bool:
+    return (
+        len(datagram) == _REPORT_BYTES
+        and int.from_bytes(datagram[:4], "little") >= _FIRST_INDEX
+        and int.from_bytes(datagram[6:8], "little") == _REPORT
+    )

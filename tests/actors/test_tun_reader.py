@@ -1,0 +1,61 @@
+"""The order in which packets of the host reach the sessions."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import trio.testing
+from session_world import inner_packet
+
+from holloway.actors.router import Router
+from holloway.actors.tun_reader import TunReader
+from holloway.protocols.packets import Packet, SuperPacket
+from holloway.simulations.ports import SimulatedTun
+
+
+class Peer:
+    def __init__(self, name: str, log: list[tuple[str, list[Packet]]]) -> None:
+        self.name, self._log = name, log
+
+    def offer_packets(self, packets: list[Packet]) -> None:
+        self._log.append((self.name, packets))
+
+
+def packet_to(last: int, size: int = 84) -> bytes:
+    whole = bytearray(inner_packet(1, size))
+    whole[16:20] = bytes((10, 0, 0, last))
+    return bytes(whole)
+
+
+def reader(log: list[tuple[str, list[Packet]]]) -> TunReader:
+    router = Router([])
+    for last in (2, 3, 4):
+        peer: Any = Peer(f"peer {last}", log)
+        router.assign(peer, (ip_network(f"10.0.0.{last}"),))
+    return TunReader(SimulatedTun("hw0", 1420), router)
+
+
+def test_whoever_is_sent_least_comes_first_and_packets_keep_their_order() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    bulk: list[Packet] = [SuperPacket(packet_to(2, 60_000), 1368) for _ in range(3)]
+    middling: list[Packet] = [packet_to(3, 1000), packet_to(3, 900)]
+    ping = packet_to(4)
+    reader(log).offer([*bulk, *middling, ping])
+    assert log == [("peer 4", [ping]), ("peer 3", middling), ("peer 2", bulk)]
+
+
+async def test_what_the_host_answers_at_once_is_taken_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    tun = reader(log)
+    port = tun.port
+    assert isinstance(port, SimulatedTun)
+    tun.take_answers()
+    assert log == [], "there was none"
+    answer = packet_to(3)
+    port.inject([answer])
+    assert tun.write([packet_to(2)]), "a lone packet may be answered"
+    tun.take_answers()
+    assert log == [("peer 3", [answer])]
+    assert not tun.write([packet_to(2)] * 3), "a bulk flow brings its own"
+    assert len(await port.collect()) == 4
