@@ -12,7 +12,7 @@ sends a keepalive or forgets something. While packets wait for a key there is al
 
 The object is pure. Time is the parameter `now`, in monotonic seconds that never go back; randomness, the wall clock for
 TAI64N stamps and the receiver indices come in by the constructor. What a peer sends never raises: it is dropped for a
-`DropReason`, counted in `drops`, and told by `next_event` (`journal`). Nothing leaves `datagrams_to_send` that is not
+`DropReason`, counted in `drops`, and told by `next_event` (`journal`). Nothing leaves `runs_to_send` that is not
 sealed or a handshake message. Not responsible for sockets, for finding the session of a datagram (`demux`) or for who
 may use which inner address (`inspect`, given by the caller).
 
@@ -44,7 +44,7 @@ from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
 from holloway.protocols.noise import OpenedInitiation, initiation_bytes
 from holloway.protocols.packets import Packet, count_packets
-from holloway.protocols.runs import Run, flatten, lone_run
+from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.session_config import SessionConfig
 from holloway.protocols.staging import Staging
 from holloway.protocols.states import TRANSITIONS, State
@@ -248,7 +248,7 @@ class Session:
         if self.endpoint is None:  # there is nothing to lose, and packets may be waiting to be sent anywhere
             self._move_endpoint(source, now)
         if source == self.endpoint:
-            self._queue(message, now)
+            self._tunnel.queue([lone_run(message)], now)
         else:
             self._answers.append((message, source))
             self.transmitted.bytes += len(message)
@@ -327,10 +327,6 @@ class Session:
         """
         return self._tunnel.take_runs()
 
-    def datagrams_to_send(self) -> list[bytes]:
-        """The same, each datagram by itself."""
-        return flatten(self.runs_to_send())
-
     def answers_to_send(self) -> list[tuple[bytes, Address]]:
         """Answers to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
         answers, self._answers = self._answers, []
@@ -369,10 +365,6 @@ class Session:
         else:
             self._dial(now)
 
-    def _queue(self, message: bytes, now: float) -> None:
-        """Send a handshake message."""
-        self._tunnel.queue([lone_run(message)], now)
-
     def _stage(self, packets: Sequence[Packet], now: float) -> None:
         self._timers.packets_staged(now)
         displaced = self._staged.put(packets)
@@ -408,7 +400,7 @@ class Session:
 
     def _initiate(self, message: bytes | None, now: float) -> None:
         if message is not None:
-            self._queue(message, now)
+            self._tunnel.queue([lone_run(message)], now)
         self._settle()
 
     def _receive_handshake(self, word: int, data: bytes, source: Address, now: float) -> None:

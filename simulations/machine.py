@@ -20,6 +20,7 @@ from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, 
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.packets import Packet, whole_packets
 from holloway.protocols.routes import RouteTable
+from holloway.protocols.runs import flatten
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
@@ -318,7 +319,7 @@ class Machine(Host):
             self._follow(seat, event)
         for datagram, destination in session.answers_to_send():
             world.transmit(self, datagram, destination, cause)
-        datagrams = session.datagrams_to_send()
+        datagrams = flatten(session.runs_to_send())
         seat.watch.sent(datagrams, self.clocks.monotonic_s(now_ns))
         for datagram in datagrams:
             assert session.endpoint is not None, "a session sends nowhere"

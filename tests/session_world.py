@@ -289,7 +289,7 @@ class World:
         session = node.session
         for answer, source in session.answers_to_send():
             self.transmit(answer, node.address, source)
-        datagrams = session.datagrams_to_send()
+        datagrams = flatten(session.runs_to_send())
         assert not datagrams or session.endpoint is not None
         for datagram in datagrams:
             assert session.endpoint is not None

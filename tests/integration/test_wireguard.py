@@ -107,7 +107,9 @@ def test_either_side_begins_the_handshake_and_both_families_pass(tmp_path: Path,
             for target in targets:
                 run_in(namespace, ["ping", "-c", "3", "-i", "0.1", "-W", "8", target], timeout=30)
         assert wireguard.handshake() > 0
-        assert {"gso", "gro"} == set(node.status()["node"]["offloads"]), "the kernel cuts for peers that take no records"
+        assert {"gso", "gro"} == set(node.status()["node"]["offloads"]), (
+            "the kernel cuts for peers that take no records"
+        )
         peer = node.peer("w")
         assert (peer["state"], peer["suite"]) == ("ok", "wireguard")
         assert peer["endpoint"] == f"{wireguard.namespace.ipv4}:{PORT}"

@@ -23,6 +23,7 @@ from holloway.protocols.events import (
 from holloway.protocols.journal import DROP_EVENTS, EVENTS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.packets import SuperPacket
+from holloway.protocols.runs import flatten
 from holloway.protocols.session import Session
 from holloway.protocols.session_config import SessionConfig
 from holloway.protocols.staging import STAGED_PACKETS
@@ -814,14 +815,14 @@ def test_without_a_free_index_the_session_tries_again_later() -> None:
         endpoint=("192.0.2.2", 1),
     )
     session.send([inner_packet(0)], 0.0)
-    assert session.datagrams_to_send() == []
+    assert flatten(session.runs_to_send()) == []
     assert session.drops == {DropReason.NO_INDEX: 1}
     assert session.next_event() == PacketDropped(DropReason.NO_INDEX, None)
     table.limit = 1
     at = session.next_timeout()
     assert at == 5.0
     session.handle_timeout(at)
-    assert len(session.datagrams_to_send()) == 1
+    assert len(flatten(session.runs_to_send())) == 1
     assert session.state is State.INITIATING
 
 
@@ -848,7 +849,7 @@ def test_a_closed_session_refuses_intents_and_ignores_the_network() -> None:
     session.connect(world.now)
     session.close()
     session.close()
-    assert (session.state, session.next_timeout(), session.datagrams_to_send()) == (State.CLOSED, None, [])
+    assert (session.state, session.next_timeout(), flatten(session.runs_to_send())) == (State.CLOSED, None, [])
     assert repr(world.a.demux).endswith("0 indices, 0 tokens>")
     for misuse in (
         lambda: session.connect(world.now),
@@ -915,7 +916,7 @@ def test_calls_that_are_early_or_late_or_repeated_do_nothing_wrong() -> None:
     assert len(world.transcript) == before
     session.handle_timeout(world.now + 10_000.0)  # a laptop that slept
     assert session.state is State.IDLE
-    assert session.datagrams_to_send() == []
+    assert flatten(session.runs_to_send()) == []
 
 
 def test_repr_shows_no_key() -> None:

@@ -16,6 +16,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.journal import EVENTS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import Initiator, initiation_bytes, response_bytes
+from holloway.protocols.runs import flatten
 from holloway.protocols.session import Session
 from holloway.protocols.states import State
 from holloway.protocols.suites import AES_GCM, SUITES, MessageType, Suite
@@ -81,7 +82,7 @@ def attack(world: World, datagrams: list[bytes], source: tuple[str, int] = ATTAC
             session.receive_reset(token, origin, world.now)
         assert sum(len(reply) for reply, _ in found.replies) <= len(datagram)
         assert session.packets_to_deliver() == []
-        assert session.datagrams_to_send() == []
+        assert flatten(session.runs_to_send()) == []
     assert snapshot(world) == before
     assert drops(world) == counted + len(datagrams)
 
@@ -185,7 +186,7 @@ def test_twenty_thousand_hostile_datagrams_leave_the_tables_as_they_were(suite: 
     assert snapshot(world) == before
     assert drops(world) == counted + 20_000
     assert len(session._journal.events) <= EVENTS
-    assert session.datagrams_to_send() == []
+    assert flatten(session.runs_to_send()) == []
     assert session.packets_to_deliver() == []
     world.now += 10.0
     assert world.is_through()
@@ -336,7 +337,7 @@ def test_a_session_that_is_handed_junk_directly_counts_it() -> None:
         session.receive(junk, world.now)
         assert sum(session.drops.values()) == len(junk)
         assert (session.state, session.endpoint, session.epoch) == before
-        assert session.packets_to_deliver() == session.datagrams_to_send() == []
+        assert session.packets_to_deliver() == flatten(session.runs_to_send()) == []
 
 
 def test_a_hostile_peer_may_name_any_index_and_token_without_hurting_us() -> None:
