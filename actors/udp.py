@@ -274,7 +274,7 @@ class UdpSocket(DatagramPort):
         if may_fragment is not self._may_fragment:
             self._let_fragment(may_fragment)
         if len(runs) == 1 and runs[0].length <= runs[0].stride:
-            self._send_singly(runs[0].parts, destination)
+            self._send_singly(runs[0].datagrams(), destination)
             return
         if not self._sends_runs:
             self._send_singly(flatten(runs), destination)

@@ -37,7 +37,7 @@ class Delivery:
             else:
                 self._journal.drop(reason, source, packet.count if isinstance(packet, SuperPacket) else 1)
         if kind is RecordKind.UNFINISHED:
-            self._unfinished += good  # type: ignore[arg-type]
+            self._unfinished += good  # type: ignore[arg-type]  # this kind holds no super-packets; to ask each would cost
         else:
             self._join()
             self._packets += good

@@ -10,7 +10,6 @@ Not responsible for choosing a slot, for timers, or for who may send which packe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -22,6 +21,7 @@ from holloway.protocols.packets import Packet, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
 from holloway.protocols.record_size import LossMeter, RecordSize
 from holloway.protocols.record_wire import (
+    HEADER,
     HEADER_BYTES,
     MAX_DATAGRAMS,
     SPREAD_BITS,
@@ -40,8 +40,6 @@ REKEY_AFTER_BYTES = 1 << 37
 """With 2^33 blocks of AES under one key its outputs stay 2^-63 from random ones (NIST SP 800-38D; RFC 8446, section 5.5)."""
 REJECT_AFTER_BYTES = 1 << 38
 
-_HEAD = Struct("<HHQ")  # what follows the receiver index: the nonce, in the first datagram of a record
-_HEADER = Struct("<IHHQ")
 _SPREAD_MASK = (1 << SPREAD_BITS) - 1
 _KINDS = {kind.value: kind for kind in RecordKind}
 _PACKETS = RecordKind.PACKETS.value
@@ -119,7 +117,7 @@ class RecordKeys(TransportKeys):
         return self._seal_alone(kind, plaintext)
 
     def _seal_alone(self, kind: int, plaintext: bytes) -> Run:
-        header = _HEADER.pack(self.remote_index, 0, kind, (self._first_out + self._take_counters(1)) << SPREAD_BITS)
+        header = HEADER.pack(self.remote_index, 0, kind, (self._first_out + self._take_counters(1)) << SPREAD_BITS)
         self._size.sent(1, 1)
         self._bytes += len(plaintext)
         datagram = header + self._seal.encrypt(header[4:], plaintext, None)
@@ -145,7 +143,7 @@ class RecordKeys(TransportKeys):
             if size <= HEADER_BYTES:
                 self._journal.drop(DropReason.BAD_LENGTH, source)
                 break
-            index, number, kind, word = _HEADER.unpack_from(data, at)
+            index, number, kind, word = HEADER.unpack_from(data, at)
             count, counter = (word & _SPREAD_MASK) + 1, word >> SPREAD_BITS
             reason = self._refusal(index, number, kind, counter, count)
             if reason is not None:
@@ -197,7 +195,7 @@ class RecordKeys(TransportKeys):
         self.is_waiting = True
         for at in range(0, len(data), stride):
             piece = bytes(data[at : at + stride])
-            index, number, kind, word = _HEADER.unpack_from(piece)
+            index, number, kind, word = HEADER.unpack_from(piece)
             reason = self._refusal(index, number, kind, word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1)
             if reason is not None:
                 self._journal.drop(reason, source)

@@ -25,7 +25,9 @@ from cryptography.exceptions import InvalidTag
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.packets import ByteView
 
-HEADER_BYTES = 16
+HEADER = Struct("<IHHQ")
+"""Receiver index, number in the record, kind, counter and spread."""
+HEADER_BYTES = HEADER.size
 MAX_DATAGRAMS = 64
 """The most datagrams of one record: what six bits count, and what the kernel takes in one call (UDP_MAX_SEGMENTS)."""
 SIZE_BYTES = 2
@@ -36,7 +38,6 @@ SPREAD_BITS = 12
 """Low bits of the last header word: the number of datagrams of the record less one. The upper six of them are zero."""
 FIRST_COUNTER_BYTES = 6
 
-_HEADER = Struct("<IHHQ")
 _RECORD_KEY = Struct("<HQ")  # what all datagrams of a record have in common
 _HEAD = Struct("<HHQ")
 _FIRST = b"\0\0"  # the number of a record's first datagram

@@ -11,11 +11,10 @@ anybody seals again (see `Session.runs_to_send`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import TypeAlias
 
 from holloway.protocols.noise import TAG_BYTES
-from holloway.protocols.record_wire import HEADER_BYTES, MAX_DATAGRAMS, MAX_SEALED_BYTES, SPREAD_BITS, Record
+from holloway.protocols.record_wire import HEADER, HEADER_BYTES, MAX_DATAGRAMS, MAX_SEALED_BYTES, SPREAD_BITS, Record
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.suites import Aead
 
@@ -24,7 +23,6 @@ BUFFERS = 24
 SHAPES = 8
 """For so many lengths of record each buffer keeps its slices; a bulk flow has one or two."""
 
-_HEADER = Struct("<IHHQ")
 _NUMBERS = bytes(range(MAX_DATAGRAMS))
 
 Parts: TypeAlias = Sequence[bytes | memoryview]
@@ -89,7 +87,7 @@ def seal(cipher: Aead, receiver: int, counter: int, record: Record, buffers: Sea
     All have the same length. `receiver`: the peer's index; `counter`: 0 to 2^52 - 1.
     """
     kind, plaintext, count = record
-    first = _HEADER.pack(receiver, 0, kind, counter << SPREAD_BITS | count - 1)
+    first = HEADER.pack(receiver, 0, kind, counter << SPREAD_BITS | count - 1)
     if count == 1:
         return lone_run(first + cipher.encrypt(first[4:], plaintext, None))
     length = len(plaintext) + TAG_BYTES
