@@ -102,11 +102,14 @@ class TrioNetlink(Netlink):
         self._requests = requests
         self._events = events
 
-    async def configure(self, interface: str, addresses: Sequence[Interface], mtu: int) -> None:
+    async def configure(
+        self, interface: str, addresses: Sequence[Interface], mtu: int, *, bring_up: bool = True
+    ) -> None:
         """See `Netlink`. What is right already is not touched, so that an interface which an administrator prepared
         needs no privilege. The IPv6 link-local address of a device that was up before stays: the kernel's, not ours.
         """
-        await self._ask("cannot configure {interface}", interface, partial(_configure, interface, addresses, mtu))
+        job = partial(_configure, interface, addresses, mtu, bring_up)
+        await self._ask("cannot configure {interface}", interface, job)
 
     async def add_route(self, interface: str, prefix: Prefix) -> None:
         """See `Netlink`. A prefix that an address of the interface connects is left to the kernel's own route, which
@@ -220,10 +223,12 @@ async def _addresses_of(kernel: Any, index: int) -> list[Interface]:
     return found
 
 
-async def _configure(interface: str, addresses: Sequence[Interface], mtu: int, kernel: Any) -> None:
+async def _configure(interface: str, addresses: Sequence[Interface], mtu: int, bring_up: bool, kernel: Any) -> None:
     index = await _index_of(kernel, interface)
     (link,) = await kernel.link("get", index=index)
     is_up = bool(link["flags"] & IFF_UP)
+    if not is_up and not bring_up:
+        return
     present = await _addresses_of(kernel, index)
 
     if not is_up and link.get_nested("IFLA_AF_SPEC", "AF_INET6") is not None:

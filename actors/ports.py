@@ -103,8 +103,17 @@ class DatagramPort(Protocol):
 class Netlink(Protocol):
     """Addresses, MTU and routes of the host. Every call raises `PortError` when the kernel refuses."""
 
-    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
-        """Give `interface` exactly these addresses and this MTU, and bring it up. Changes only what differs."""
+    async def configure(
+        self,
+        interface: str,
+        addresses: Sequence[IPv4Interface | IPv6Interface],
+        mtu: int,
+        *,
+        bring_up: bool = True,
+    ) -> None:
+        """Give `interface` exactly these addresses and this MTU, and bring it up. Changes only what differs. Without `bring_up`
+        one that is down is left as it is.
+        """
         ...
 
     async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:

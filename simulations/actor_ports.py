@@ -191,10 +191,17 @@ class LifeNetlink(RecordingNetlink):
         await self._is_broken.wait()
         raise PortError("netlink broke", "EIO")
 
-    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
+    async def configure(
+        self,
+        interface: str,
+        addresses: Sequence[IPv4Interface | IPv6Interface],
+        mtu: int,
+        *,
+        bring_up: bool = True,
+    ) -> None:
         """See `Netlink`."""
         self._check()
-        await super().configure(interface, addresses, mtu)
+        await super().configure(interface, addresses, mtu, bring_up=bring_up)
 
     async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
         """See `Netlink`."""

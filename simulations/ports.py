@@ -186,7 +186,14 @@ class RecordingNetlink(Netlink):
         self._told.clear()
         return told
 
-    async def configure(self, interface: str, addresses: Sequence[IPv4Interface | IPv6Interface], mtu: int) -> None:
+    async def configure(
+        self,
+        interface: str,
+        addresses: Sequence[IPv4Interface | IPv6Interface],
+        mtu: int,
+        *,
+        bring_up: bool = True,
+    ) -> None:
         """See `Netlink`."""
         await trio.lowlevel.checkpoint()
         self.calls.append(Configured(interface, tuple(addresses), mtu))

@@ -107,6 +107,22 @@ async def test_configuring_twice_changes_nothing() -> None:
 
 
 @in_namespace
+async def test_an_interface_that_is_down_is_left_alone_unless_it_is_to_be_brought_up() -> None:
+    tun = device()
+    async with open_netlink() as netlink:
+        await netlink.configure("hw0", [V4, V6], 1380)
+        ip("link set hw0 down")
+        ip(f"address delete {V4} dev hw0")
+        before = ip("address show dev hw0")
+        await netlink.configure("hw0", [V4, V6], 1400, bring_up=False)
+        assert ip("address show dev hw0") == before
+        await netlink.configure("hw0", [V4, V6], 1400)
+        assert "UP" in ip("link show dev hw0")[0]["flags"]
+        assert str(V4) in addresses()
+    tun.close()
+
+
+@in_namespace
 async def test_addresses_that_are_not_wanted_any_more_go_and_the_new_ones_stay() -> None:
     tun = device()
     async with open_netlink() as netlink:
