@@ -42,6 +42,7 @@ import pytest
 
 DEVICE = "eth0"  # the underlay device in every namespace
 BODY_TIMEOUT_S = 60.0
+BODY_PATIENCE_S = 50.0  # of an async body, which then says where it waited: well before it would be killed
 ADDRESS_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 NAMESPACES = Path("/run/netns")
@@ -264,7 +265,7 @@ def _ask_body_server(namespace: Namespace, output: str, file: str, name: str) ->
         "file": file,
         "name": name,
         # A body that waits in vain ends by itself, a little earlier, with a traceback that shows what for.
-        "patience": 0.9 * BODY_TIMEOUT_S,
+        "patience": BODY_PATIENCE_S,
     }
     try:
         server.stdin.write(json.dumps(request) + "\n")

@@ -115,11 +115,16 @@ def test_a_body_without_end_is_ended_and_the_next_one_runs(monkeypatch: pytest.M
     monkeypatch.setattr(harness, "BODY_TIMEOUT_S", 0.5)
     with pytest.raises(AssertionError, match=f"ended with -{int(signal.SIGKILL)}"):
         in_namespace(endless_body)()
-    with pytest.raises(AssertionError, match=r"sleep_forever\(\)"):  # the line on which it waited
-        in_namespace(waiting_body)()
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="own words"):
         in_namespace(failing_body)()
+
+
+@needs_namespaces
+def test_a_body_that_waits_in_vain_says_on_which_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "BODY_PATIENCE_S", 0.1)
+    with pytest.raises(AssertionError, match=r"sleep_forever\(\)"):
+        in_namespace(waiting_body)()
 
 
 def test_without_root_the_reason_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)  # two processes for all mutants, on machines that others use, too
+pytestmark = [
+    pytest.mark.timeout(300),  # two processes for all mutants, on machines that others use, too
+    pytest.mark.xdist_group("mutants"),  # one worker: each would run them all
+]
 FOLDER = Path(__file__).parent / "mutants"
 MUTANTS = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 SHRUNK = ("window-moved-before-authentication", "staging-unbounded", "handshake-timer-never-armed")
