@@ -48,11 +48,11 @@ def response_bytes(suite: Suite) -> int:
 
 def derive(chaining_key: bytes, material: bytes, count: int) -> tuple[bytes, ...]:
     """Noise's HKDF: `count` keys of 32 bytes each from a chaining key and input key material."""
-    temporary = hmac.digest(chaining_key, material, "blake2s")
+    temporary = hmac.digest(chaining_key, material, blake2s)
     outputs: list[bytes] = []
     previous = b""
     for number in range(1, count + 1):
-        previous = hmac.digest(temporary, previous + bytes((number,)), "blake2s")
+        previous = hmac.digest(temporary, previous + bytes((number,)), blake2s)
         outputs.append(previous)
     return tuple(outputs)
 

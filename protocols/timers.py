@@ -74,6 +74,9 @@ class Deadline(Enum):
     PIECES_EXPIRY = "pieces waited for the rest of their record in vain"
 
 
+_DEADLINES = tuple(Deadline)  # to go through the enum itself costs as much again
+
+
 class SessionTimers:
     """The deadlines of one session: at most one time for each `Deadline`, in monotonic seconds.
 
@@ -105,7 +108,7 @@ class SessionTimers:
 
         What is disarmed meanwhile is not yielded any more.
         """
-        for deadline in Deadline:
+        for deadline in _DEADLINES:
             at = self._times.get(deadline)
             if at is not None and at <= now:
                 del self._times[deadline]

@@ -29,6 +29,8 @@ class Clocks:
 
     def monotonic_s(self, now_ns: int) -> float:
         """What this node's monotonic clock shows, in seconds."""
+        if not self._drift:  # nearly always
+            return (self._stood_ns + now_ns - self._since_ns) / 1e9
         return self._local_ns(now_ns) / 1e9
 
     def global_ns(self, local_s: float) -> int:

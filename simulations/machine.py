@@ -263,7 +263,7 @@ class Machine(Host):
         found = demux.sort([arrival], now)
         for peer, batch in found.arrivals.items():
             seat = self.seats[peer]
-            sight = seat.watch.look()
+            sight = seat.watch.look(batch)
             seat.session.receive(batch, now)
             seat.watch.received(sight, batch, now)
             self._flush(seat, now_ns, cause)
@@ -319,13 +319,15 @@ class Machine(Host):
             self._follow(seat, event)
         for datagram, destination in session.answers_to_send():
             world.transmit(self, datagram, destination, cause)
-        datagrams = flatten(session.runs_to_send())
-        seat.watch.sent(datagrams, self.clocks.monotonic_s(now_ns))
-        for datagram in datagrams:
-            assert session.endpoint is not None, "a session sends nowhere"
-            world.transmit(self, datagram, session.endpoint, cause)
-        for packet in whole_packets(session.packets_to_deliver()):
-            world.deliver(self, packet, cause, session=peer)
+        if runs := session.runs_to_send():
+            datagrams = flatten(runs)
+            seat.watch.sent(datagrams, self.clocks.monotonic_s(now_ns))
+            for datagram in datagrams:
+                assert session.endpoint is not None, "a session sends nowhere"
+                world.transmit(self, datagram, session.endpoint, cause)
+        if packets := session.packets_to_deliver():
+            for packet in whole_packets(packets):
+                world.deliver(self, packet, cause, session=peer)
         self._schedule(seat, now_ns)
 
     def _follow(self, seat: Seat, event: Event) -> None:

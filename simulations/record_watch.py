@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.record_size import Report
-from holloway.protocols.record_wire import HEADER_BYTES, RecordKind
+from holloway.protocols.record_wire import HEADER, HEADER_BYTES, SPREAD_BITS, RecordKind
 from holloway.protocols.session import Session
 from holloway.simulations.record_oracles import (
     idle_sessions_fall_silent,
@@ -27,7 +27,8 @@ from holloway.simulations.record_oracles import (
 )
 
 _FIRST_INDEX = 256
-_REPORT = RecordKind.REPORT.value
+_REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
+_SPREAD_MASK = (1 << SPREAD_BITS) - 1
 _REPORT_BYTES = HEADER_BYTES + 16 + 16
 
 
@@ -51,14 +52,25 @@ class RecordWatch:
         self._active_at = now
         self._path = path_of(session)
 
-    def look(self) -> Sight:
-        """How things are before a batch."""
+    def look(self, arrivals: Iterable[Arrival]) -> Sight | None:
+        """How things are before a batch; None when nothing of it can change with this one, which is of whole records with
+        packets, a datagram each.
+        """
+        for _, data, stride in arrivals:
+            if stride < len(data) or not _is_plain(data):
+                return self._look()
+        return None
+
+    def _look(self) -> Sight:
         session = self._session
         key, heard, size = size_by_reports(session)
         return Sight(key, heard, size, long_records_of(session), pieces_held_by(session))
 
-    def received(self, before: Sight, arrivals: Iterable[Arrival], now: float) -> None:
-        """A batch was taken in."""
+    def received(self, before: Sight | None, arrivals: Iterable[Arrival], now: float) -> None:
+        """A batch was taken in. `before`: what `look` said of it."""
+        if before is None:
+            self._active_at = now
+            return
         reports = 0
         has_run = False
         for _, data, stride in arrivals:
@@ -68,7 +80,7 @@ class RecordWatch:
                     reports += 1
                 else:
                     self._active_at = now
-        after = self.look()
+        after = self._look()
         reach, check = self._reach, self._check
         if after.held:
             check(reassembly_is_bounded, self._session)
@@ -90,9 +102,7 @@ class RecordWatch:
                 check(loss_shortens_records, arrived, losses, before.size, after.size)
 
     def sent(self, datagrams: Sequence[bytes], now: float) -> None:
-        """These leave together."""
-        if not datagrams:
-            return
+        """These leave together, one at least."""
         before, path = self._path, path_of(self._session)
         self._path = path
         if path.size > before.size and before.size > path.least:
@@ -105,6 +115,13 @@ class RecordWatch:
                 self._check(idle_sessions_fall_silent, self._active_at, now)
             else:
                 self._active_at = now
+
+
+def _is_plain(datagram: bytes | memoryview) -> bool:
+    if len(datagram) < HEADER_BYTES:
+        return False
+    index, number, kind, word = HEADER.unpack_from(datagram)
+    return index >= _FIRST_INDEX and not number and kind < _REPORT and not word & _SPREAD_MASK
 
 
 def _is_report(datagram: bytes | memoryview) -> bool:

@@ -93,14 +93,15 @@ class WatchedSession(Session):
         self._receive(genuine, now)
 
     def _receive(self, arrivals: list[Arrival], now: float) -> None:
-        sight = self._watch.look()
+        sight = self._watch.look(arrivals)
         super().receive(arrivals, now)
         self._watch.received(sight, arrivals, now)
 
     def runs_to_send(self) -> list[Run]:
         """See `Session`. Its owner asks when something has happened."""
         runs = super().runs_to_send()
-        self._watch.sent(flatten(runs), trio.current_time())
+        if runs:
+            self._watch.sent(flatten(runs), trio.current_time())
         return runs
 
     def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
