@@ -13,6 +13,8 @@ from typing import Protocol
 import pytest
 import trio
 import trio.testing
+from etcd_back_end import InEtcd
+from etcd_servers import needs_etcd
 
 from holloway.actors.registry import (
     Change,
@@ -27,19 +29,21 @@ from holloway.simulations.store import Store
 
 
 class BackEnd(Protocol):
-    """One store, made anew for each test; `late_s` is how long after its time a lease may still live.
-
-    `small_handle` comes before any `handle`; a back end whose bounds are not ours to set skips the test there.
-    """
+    """One store, made anew for each test; `late_s` is how long after its time a lease may still live."""
 
     late_s: float
 
     @property
     def clock(self) -> trio.abc.Clock: ...
     def handle(self) -> AbstractAsyncContextManager[RegistryPort]: ...
-    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]: ...
     async def compact(self) -> None: ...
     async def pass_time(self, seconds: float) -> None: ...
+
+
+class BoundedBackEnd(BackEnd, Protocol):
+    """One whose bounds are ours to set. `small_handle` comes before any `handle`."""
+
+    def small_handle(self, limits: Limits) -> AbstractAsyncContextManager[RegistryPort]: ...
 
 
 class InMemory:
@@ -134,7 +138,12 @@ BACK_ENDS: dict[str, Callable[[Path], BackEnd]] = {
     "sqlite": InSqlite,
     "simulated": InSimulation,
     "simulated far away": InSimulationFarAway,
+    "etcd": InEtcd,
 }
+NAMES = [pytest.param(name, marks=needs_etcd) if name == "etcd" else name for name in BACK_ENDS]
+"""The keys of BACK_ENDS, for parametrization: some need a program."""
+BOUNDED = [name for name in BACK_ENDS if name != "etcd"]
+"""Those that make a `BoundedBackEnd`: etcd's bounds are etcd's own."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 import trio
@@ -16,6 +16,9 @@ import trio
 from holloway.actors.registry.memory import MemoryRegistry
 from holloway.actors.registry.port import RegistryPort
 from holloway.protocols.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holloway.actors.registry.etcd_url import EtcdAddress
 
 
 class HandleSource(Protocol):
@@ -31,8 +34,9 @@ def open_registry(
     """Return a context that opens the registry at `url` and closes it.
 
     `sqlite:///abs/path` is a file shared by the nodes of one machine (a `?`, `#` or `%` in the path is
-    percent-encoded); `memory:` is the store `memory`, or without one a new store of this handle's own. `wall_ns`
-    gives nanoseconds since 1970, and must be the same clock in every process.
+    percent-encoded); `etcd://host:port/prefix` is a cluster (see `etcd_url`); `memory:` is the store `memory`, or
+    without one a new store of this handle's own. `wall_ns` gives nanoseconds since 1970, and must be the same clock in
+    every process.
 
     Raises ConfigError at once for a URL that means nothing; RegistryError on entering, as the back end says.
     """
@@ -45,10 +49,12 @@ def open_registry(
         )
     if scheme == "sqlite":
         return _sqlite(_path_of(url), wall_ns)
+    if scheme == "etcd" and ":" in url:
+        return _etcd(url)
     raise ConfigError(
         f"The registry URL {url!r} cannot be used",
         f"there is no registry of the kind {scheme!r}" if ":" in url else "it names no kind of registry",
-        "use sqlite:///absolute/path for nodes on one machine, or memory: for nodes in one program",
+        "use etcd://host:2379/prefix, sqlite:///absolute/path on one machine, or memory: in one program",
     )
 
 
@@ -67,6 +73,25 @@ def _sqlite(path: Path, wall_ns: Callable[[], int]) -> AbstractAsyncContextManag
     from holloway.actors.registry.sqlite import open_sqlite
 
     return open_sqlite(path, wall_ns=wall_ns)
+
+
+def _etcd(url: str) -> AbstractAsyncContextManager[RegistryPort]:
+    from holloway.actors.registry.etcd_url import parse_etcd_url
+
+    return _opened(parse_etcd_url(url))
+
+
+@asynccontextmanager
+async def _opened(address: EtcdAddress) -> AsyncIterator[RegistryPort]:
+    # Not before it is entered: gRPC is heavy, and a URL may be read only to be checked.
+    try:
+        from holloway.actors.registry.etcd import open_etcd
+    except ImportError as error:
+        from holloway.actors.registry.etcd_messages import unusable
+
+        raise unusable(f"{error.name} is not installed") from error
+    async with open_etcd(address) as registry:
+        yield registry
 
 
 def _path_of(url: str) -> Path:

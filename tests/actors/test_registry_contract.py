@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from registry_back_ends import BACK_ENDS, BackEnd, gather, refused
+from registry_back_ends import BACK_ENDS, BOUNDED, NAMES, BackEnd, BoundedBackEnd, gather, refused
 
 from holloway.actors.registry import (
     KEY_BYTES_MAX,
@@ -32,7 +32,7 @@ from holloway.actors.registry.limits import BATCH_CHANGES, ENTRY_OVERHEAD_BYTES,
 from holloway.protocols.errors import RegistryError
 
 
-@pytest.fixture(params=BACK_ENDS)
+@pytest.fixture(params=NAMES)
 def back_end(request: pytest.FixtureRequest, tmp_path: Path) -> BackEnd:
     return BACK_ENDS[request.param](tmp_path)
 
@@ -305,8 +305,9 @@ async def test_watch_that_was_not_read_while_history_went_gives_all_of_it_or_say
 
 
 @pytest.mark.parametrize("limits", [Limits(history_changes=8), Limits(history_bytes=8 * 300)])
+@pytest.mark.parametrize("back_end", BOUNDED, indirect=True)
 async def test_watch_that_is_read_too_slowly_is_told_and_bounded_history_is_all_there(
-    back_end: BackEnd, clock: trio.abc.Clock, limits: Limits
+    back_end: BoundedBackEnd, clock: trio.abc.Clock, limits: Limits
 ) -> None:
     async with back_end.small_handle(limits) as registry:
         start = (await registry.snapshot(b"")).revision
@@ -324,7 +325,10 @@ async def test_watch_that_is_read_too_slowly_is_told_and_bounded_history_is_all_
                 await old.receive()
 
 
-async def test_newest_revision_stays_in_the_history_whatever_its_size(back_end: BackEnd, clock: trio.abc.Clock) -> None:
+@pytest.mark.parametrize("back_end", BOUNDED, indirect=True)
+async def test_newest_revision_stays_in_the_history_whatever_its_size(
+    back_end: BoundedBackEnd, clock: trio.abc.Clock
+) -> None:
     async with back_end.small_handle(Limits(history_changes=2)) as registry:
         start = (await registry.put(b"a", b"")).revision
         last = (await registry.transact((), {b"%d" % i: b"" for i in range(50)})).revision
@@ -385,8 +389,9 @@ async def test_largest_key_value_and_transaction_are_taken(back_end: BackEnd, cl
         assert len((await registry.snapshot(b"")).entries) == TRANSACTION_OPERATIONS_MAX + 1
 
 
+@pytest.mark.parametrize("back_end", BOUNDED, indirect=True)
 async def test_full_store_refuses_whole_transactions_until_there_is_room(
-    back_end: BackEnd, clock: trio.abc.Clock
+    back_end: BoundedBackEnd, clock: trio.abc.Clock
 ) -> None:
     async with back_end.small_handle(Limits(store_bytes=100_000)) as registry:
         await registry.put(b"a", bytes(60_000))

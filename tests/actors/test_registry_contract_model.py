@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from registry_back_ends import BACK_ENDS, BackEnd, gather
+from registry_back_ends import BACK_ENDS, NAMES, BackEnd, gather
 
 from holloway.actors.registry import (
     Absent,
@@ -67,7 +67,7 @@ def asks(draw: st.DrawFn) -> Ask:
 programs = st.lists(asks() | st.integers(0, LEASES - 1), max_size=14)  # a number revokes that lease
 
 
-@pytest.mark.parametrize("name", BACK_ENDS)
+@pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     writers=st.lists(programs, min_size=1, max_size=3), watchers=st.lists(st.integers(0, 20), min_size=1, max_size=3)
