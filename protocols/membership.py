@@ -28,6 +28,7 @@ from typing import TypeAlias, TypeVar
 
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.keys import StaticKey, decode_key, encode_key
+from holloway.protocols.z85 import decode_z85
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -40,6 +41,9 @@ MIN_PREFIX_BITS = {4: 8, 6: 16}
 """By IP version. No private network is larger (RFC 1918, section 3; a site of RFC 4193, section 3.1, is far smaller), and a
 shorter prefix would draw much of a host's traffic into the tunnel on the word of a record. A default route may be offered:
 nobody's kernel is told of it."""
+MAX_SERIAL = 2**53 - 1  # the last integer that every reader of JSON keeps exactly (RFC 8259, section 6)
+SECURITY_WORDS = frozenset({"session", "dtls", "none"})
+COMPRESSION_WORDS = frozenset({"lz4", "none"})
 MAX_HOST_CHARS = 253  # RFC 1035, section 2.3.4, without the final dot
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
@@ -58,6 +62,19 @@ class RecordProblem(Enum):
     WRONG_NAME = "record_wrong_name"
     OUR_KEY = "record_has_our_key"
     TOO_MANY = "record_too_many"
+    NOT_PINNED = "record_not_pinned"
+    UNSIGNED = "record_unsigned"
+    BAD_SIGNATURE = "record_bad_signature"
+    BAD_CERTIFICATE = "record_bad_certificate"
+    FOREIGN_AUTHORITY = "record_foreign_authority"
+    EXPIRED = "record_expired"
+    NOT_YET_VALID = "record_not_yet_valid"
+    WRONG_NETWORK = "record_wrong_network"
+    ADDRESS_NOT_CERTIFIED = "record_address_not_certified"
+    PREFIX_NOT_CERTIFIED = "record_prefix_not_certified"
+    REVOKED = "record_revoked"
+    REVOCATIONS_MISSING = "record_revocations_missing"
+    STALE = "record_stale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +82,9 @@ class NodeRecord:
     """One node of a network.
 
     `endpoints`: where it can be called, best first, as (host, port). `addresses`: its overlay addresses.
-    `prefixes`: networks behind it.
+    `prefixes`: networks behind it. `serial`: counts up from one record of a node to the next; 0 in one that is not signed.
+    `curve_key`: its CURVE key in Z85 (ZeroMQ RFC 32), 40 characters. `security` and `compression`: what it offers, the
+    strongest first, by the words of `SECURITY_WORDS` and `COMPRESSION_WORDS`; empty: it does not say.
     """
 
     name: str
@@ -73,6 +92,10 @@ class NodeRecord:
     endpoints: tuple[tuple[str, int], ...] = ()
     addresses: tuple[InterfaceAddress, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
+    serial: int = 0
+    curve_key: str | None = None
+    security: tuple[str, ...] = ()
+    compression: tuple[str, ...] = ()
 
     def allowed(self) -> tuple[Prefix, ...]:
         """The inner prefixes that belong to this node: each of its addresses, and what lies behind it."""
@@ -107,7 +130,7 @@ def address_key(network: str, address: InterfaceAddress) -> bytes:
 
 def encode_record(record: NodeRecord) -> bytes:
     """The record as JSON. Raises `LocalError` when the others would refuse it."""
-    fields = {
+    fields: dict[str, object] = {
         "v": RECORD_VERSION,
         "name": record.name,
         "public_key": encode_key(record.public_key),
@@ -115,6 +138,14 @@ def encode_record(record: NodeRecord) -> bytes:
         "addresses": [str(address) for address in record.addresses],
         "prefixes": [str(prefix) for prefix in record.prefixes],
     }
+    # Left out where they say nothing: such a record is the one that was written before these fields were.
+    more = {
+        "serial": record.serial,
+        "curve_key": record.curve_key,
+        "security": list(record.security),
+        "compression": list(record.compression),
+    }
+    fields |= {key: field for key, field in more.items() if field}
     value = json.dumps(fields, separators=(",", ":")).encode()
     read = decode_record(record.name, value)
     if read != record:
@@ -123,7 +154,7 @@ def encode_record(record: NodeRecord) -> bytes:
             f"the record of node {record.name} would not be read by the others",
             f"{problem}: {len(value)} bytes of {MAX_RECORD_BYTES}, at most {MAX_LIST_ITEMS} addresses, endpoints and "
             f"prefixes each; a prefix has {MIN_PREFIX_BITS[4]} bits or more (IPv6: {MIN_PREFIX_BITS[6]}), or is a default "
-            "route; nothing is loopback, multicast or reserved",
+            "route; nothing is loopback, multicast or reserved; words offered are known, once each",
             "change [interface] addresses, [node] prefixes or [listen] advertise",
         )
     return value
@@ -154,10 +185,24 @@ def decode_record(name: str | None, value: bytes) -> NodeRecord | RecordProblem:
             public_key=_key(fields.get("public_key")),
             endpoints=_items(fields, "endpoints", _endpoint),
             addresses=_items(fields, "addresses", _address),
-            prefixes=_items(fields, "prefixes", _prefix),
+            prefixes=_items(fields, "prefixes", read_prefix),
+            serial=_serial(fields.get("serial", 0)),
+            curve_key=_curve_key(fields.get("curve_key")),
+            security=_words(fields, "security", SECURITY_WORDS),
+            compression=_words(fields, "compression", COMPRESSION_WORDS),
         )
     except (ValueError, LocalError):
         return RecordProblem.BAD_FIELD
+
+
+def read_host_address(item: object) -> IPv4Address | IPv6Address:
+    """An address that a host may have in the overlay, by its one canonical text. Raises ValueError."""
+    text = _text(item)
+    address = ip_address(text)
+    _refuse_special(text, address)
+    if str(address) != text:
+        raise ValueError("not the usual text of the address")
+    return address
 
 
 def _text(value: object) -> str:
@@ -167,12 +212,34 @@ def _text(value: object) -> str:
 
 
 def _key(value: object) -> bytes:
-    key = decode_key(_text(value))
+    return _of_high_order(decode_key(_text(value)))
+
+
+def _of_high_order(key: bytes) -> bytes:
     try:
         _ANY_KEY.exchange(key)
     except HandshakeFailed:
         raise ValueError("a key whose secrets everybody knows") from None
     return key
+
+
+def _serial(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_SERIAL:
+        raise ValueError("not a serial number")
+    return value
+
+
+def _curve_key(value: object) -> str | None:
+    if value is None:
+        return None
+    text = _text(value)
+    _of_high_order(decode_z85(text))
+    return text
+
+
+def _words(fields: dict[str, object], key: str, known: frozenset[str]) -> tuple[str, ...]:
+    """The words that we know, each once; a later version may know more."""
+    return tuple(dict.fromkeys(word for word in _items(fields, key, _text) if word in known))
 
 
 def _endpoint(item: object) -> tuple[str, int]:
@@ -200,7 +267,8 @@ def _address(item: object) -> InterfaceAddress:
     return address
 
 
-def _prefix(item: object) -> Prefix:
+def read_prefix(item: object) -> Prefix:
+    """A prefix that may be routed into the tunnel, by its text. Raises ValueError."""
     text = _text(item)
     prefix = ip_network(text)
     if prefix.prefixlen:

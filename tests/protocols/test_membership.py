@@ -16,6 +16,7 @@ from holloway.protocols.keys import StaticKey, encode_key
 from holloway.protocols.membership import (
     MAX_LIST_ITEMS,
     MAX_RECORD_BYTES,
+    MAX_SERIAL,
     NodeRecord,
     RecordProblem,
     address_key,
@@ -24,6 +25,7 @@ from holloway.protocols.membership import (
     network_prefix,
     node_key,
     nodes_prefix,
+    read_host_address,
 )
 
 KEY = StaticKey(bytes([7]) * 32).public
@@ -68,6 +70,80 @@ def test_what_is_written_is_read_under_its_name_and_where_there_is_none() -> Non
     assert decode_record("node-a", encode_record(RECORD)) == RECORD
     assert decode_record(None, encode_record(RECORD)) == RECORD
     assert decode_record("node-b", encode_record(RECORD)) is RecordProblem.WRONG_NAME
+
+
+SAYING = replace(
+    RECORD,
+    serial=MAX_SERIAL,
+    curve_key="rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
+    security=("dtls", "session", "none"),
+    compression=("lz4", "none"),
+)
+
+
+def test_a_record_that_is_signed_says_more() -> None:
+    assert json.loads(encode_record(SAYING)) == json.loads(encode_record(RECORD)) | {
+        "serial": 2**53 - 1,
+        "curve_key": "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
+        "security": ["dtls", "session", "none"],
+        "compression": ["lz4", "none"],
+    }
+    assert decode_record("node-a", encode_record(SAYING)) == SAYING
+
+
+def test_a_record_that_was_written_before_there_was_more_to_say_is_read() -> None:
+    found = decode_record("node-a", encode_record(RECORD))
+    assert isinstance(found, NodeRecord)
+    assert (found.serial, found.curve_key, found.security, found.compression) == (0, None, (), ())
+    said_nothing = fields(serial=0, curve_key=None, security=[], compression=[])
+    assert decode_record("node-a", said_nothing) == RECORD
+
+
+def test_words_of_a_later_version_are_ignored_and_the_order_of_the_others_kept() -> None:
+    words = fields(security=["quantum", "none", "session", "none", "", "SESSION"], compression=["zstd"])
+    found = decode_record("node-a", words)
+    assert isinstance(found, NodeRecord)
+    assert (found.security, found.compression) == (("none", "session"), ())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"serial": -1},
+        {"serial": MAX_SERIAL + 1},
+        {"serial": True},
+        {"serial": 1.0},
+        {"serial": "1"},
+        {"serial": None},
+        {"curve_key": ""},
+        {"curve_key": 1},
+        {"curve_key": "x" * 39},
+        {"curve_key": "#" * 40},
+        {"curve_key": "0" * 40},
+        {"curve_key": "\u00e9" * 40},
+        {"security": "session"},
+        {"security": None},
+        {"security": [1]},
+        {"security": [["session"]]},
+        {"security": ["x" * 257]},
+        {"security": ["session"] * (MAX_LIST_ITEMS + 1)},
+        {"compression": {"lz4": 1}},
+    ],
+    ids=range(19),
+)
+def test_a_hostile_word_of_a_record_is_refused(changes: Any) -> None:
+    assert decode_record("node-a", fields(**changes)) is RecordProblem.BAD_FIELD
+
+
+@pytest.mark.parametrize("text", ["fd99::1", "10.99.0.1"])
+def test_an_address_is_read_by_its_usual_text(text: str) -> None:
+    assert str(read_host_address(text)) == text
+
+
+@pytest.mark.parametrize("text", ["fd99:0::1", "127.0.0.1", "fe80::1%eth0", "10.0.0.0/8", "", 7, None])
+def test_what_is_no_address_of_a_host_is_none(text: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        read_host_address(text)
 
 
 def test_each_address_and_each_prefix_is_allowed() -> None:
@@ -122,8 +198,13 @@ def test_every_record_that_can_be_written_is_read_as_it_was(name: str, endpoints
         {"prefixes": tuple(ip_network(f"10.{number}.0.0/16") for number in range(MAX_LIST_ITEMS + 1))},
         {"endpoints": tuple(("x" * 60 + f".{number}.example", 1) for number in range(64)) * 5},
         {"public_key": bytes(32)},
+        {"serial": -1},
+        {"serial": MAX_SERIAL + 1},
+        {"curve_key": "x"},
+        {"security": ("quantum",)},
+        {"compression": ("lz4", "lz4")},
     ],
-    ids=range(13),
+    ids=range(18),
 )
 def test_a_record_that_the_others_would_refuse_is_not_written(changes: Any) -> None:
     with pytest.raises(LocalError, match="would not be read by the others"):
@@ -221,7 +302,7 @@ json_values = st.recursive(
     | st.integers()
     | st.floats()
     | st.text()
-    | st.sampled_from(["10.0.0.1/8", "::/0", "a.b"]),
+    | st.sampled_from(["10.0.0.1/8", "::/0", "a.b", "session", "lz4"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
@@ -232,7 +313,21 @@ def test_any_bytes_are_a_record_or_a_reason(value: bytes) -> None:
     assert isinstance(decode_record("node-a", value), RecordProblem)
 
 
-@given(st.dictionaries(st.sampled_from(["v", "name", "public_key", "endpoints", "addresses", "prefixes"]), json_values))
+FIELDS = [
+    "v",
+    "name",
+    "public_key",
+    "endpoints",
+    "addresses",
+    "prefixes",
+    "serial",
+    "curve_key",
+    "security",
+    "compression",
+]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_any_fields_are_a_record_that_can_be_used_or_a_reason(changes: dict[str, Any]) -> None:
     found = decode_record("node-a", fields(**changes))
     if isinstance(found, NodeRecord):
