@@ -1,68 +1,98 @@
 """The actor that meets other nodes through the registry: publishes our record, and turns theirs into peers.
 
 Everything of ours in the store hangs on one lease that the actor keeps alive. When the lease, or an entry under it, is
-lost, it takes a new one and publishes again. With the store away everything known stays as it is. Not responsible for trust
-beyond the store itself, which the configuration must ask for by name, nor for what records are believed to say (`records`).
+lost, it takes a new one and publishes again. With the store away everything known stays as it is, and a node that knew others
+before meets them again from what it kept. Not responsible for who is believed (`belief`), nor for what records are believed to
+say (`records`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from holloway.actors.belief import AuthorityBelief, Belief
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
+from holloway.actors.enrolled import KNOWN
 from holloway.actors.records import Records
-from holloway.actors.registry import Absent, Delete, Put, RegistryPort, Snapshot, ValueIs
+from holloway.actors.registry import Absent, Delete, Entry, Put, RegistryPort, Snapshot, ValueIs
 from holloway.actors.roster import Roster
-from holloway.protocols.errors import RegistryError
+from holloway.actors.wanted import MAX_PEERS
+from holloway.protocols.errors import PortError, RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
+    RecordProblem,
     address_key,
-    decode_record,
-    encode_record,
     network_prefix,
     node_key,
     nodes_prefix,
 )
 
 if TYPE_CHECKING:
-    from holloway.actors.registry import Change, Entry, Lease
+    from holloway.actors.registry import Change, Lease
     from holloway.supervisor import Context
 
 TELL_INTERVAL_S = 1.0
 TELL_BURST = 10
 """Changes are told to the roster at once, but in the long run once in `TELL_INTERVAL_S`: a writer in a hurry costs little."""
 RETRY_S = 1.0
-RETRY_MAX_S = 15.0
+RETRY_MAX_S = 4.0
 STEADY_S = 60.0
 """In touch for as long as this, the next loss is a new one, and begins with `RETRY_S` again."""
+REFRESH_S = 10.0
+"""How often we look whether our record has to say something else."""
+KEEP_S = 2.0
+"""How often what we know is kept, if it has changed: a node that is killed knows the others when it is back."""
+JUDGE_S = 60.0
+"""How often certificates are looked at when nothing changes: they run out."""
+WARN_DAYS = (1, 7, 30)
+"""Days before the end of our certificate from which on the log warns, each once."""
 AT_ONCE = 32
 """Records that are read in one turn."""
 LOG_LINES = 20
 PUBLISH_ROUNDS = 16
 
+Describe = Callable[["Context"], Awaitable[NodeRecord]]
+"""What our record is to say now, but for its serial number."""
+
 
 class Membership:
     """Handle of the running actor."""
 
-    def __init__(self, config: Config, roster: Roster, record: NodeRecord, log: BoundedLog) -> None:
-        """Raises `LocalError` for a record of ours that the others would refuse."""
-        self._network = config.node.network
-        self._record = record
-        self._roster = roster
+    def __init__(
+        self,
+        config: Config,
+        roster: Roster,
+        belief: Belief,
+        describe: Callable[[], Awaitable[NodeRecord]],
+        own_key: bytes,
+        log: BoundedLog,
+    ) -> None:
+        """`describe`: see `Describe`. `own_key`: our session key."""
+        self._network, self._name = config.node.network, config.node.name
+        self._belief, self._describe = belief, describe
+        self._authority = belief if isinstance(belief, AuthorityBelief) else None
+        self._roster, self._log = roster, log
         self.prefix = network_prefix(self._network)
         self._nodes = nodes_prefix(self._network)
-        # An address entry holds the whole record too, so that it names its holder without a second look-up.
-        value = encode_record(record)
-        self._ours = {node_key(self._network, record.name): value}
-        self._ours |= {address_key(self._network, address): value for address in record.addresses}
-        self.records = Records(record.name, record.public_key, roster.found, roster.problems, log, trio.current_time())
+        self._record: NodeRecord | None = None
+        self._ours: dict[bytes, bytes] = {}
+        self.records = Records(
+            self._name, own_key, roster.found, belief.read, roster.problems, log, trio.current_time()
+        )
+        self._kept: dict[str, bytes] = {}
         self._tell_from = -math.inf
+        self._judge_at = trio.current_time() + JUDGE_S
+        self._told: dict[bytes, str] = {}
+        self._warned_days = math.inf
+        self._is_list_old = False
         self.is_in_touch = False
 
     # Ours.
@@ -70,26 +100,86 @@ class Membership:
     async def publish(self, registry: RegistryPort, lease: Lease) -> None:
         """Put our addresses and our record under `lease`, all or nothing. What is ours already is taken over.
 
-        Raises `RegistryError`, kind "denied", when a name or an address of ours belongs to another key.
+        Raises `RegistryError`, kind "denied", when a name or an address of ours belongs to another key, or the authority has
+        taken back our certificate, and `LocalError` for a record that the others would refuse.
         """
         for _ in range(PUBLISH_ROUNDS):  # each round settles at least one entry that moved under us
             found = (await registry.snapshot(self.prefix)).entries
+            self._hear_all(found)
+            self._refuse_when_not_believed()
+            record = await self._describe()
+            ours = self._claims(record)
             compares: list[Absent | ValueIs] = []
-            for key in self._ours:
+            for key in ours:
                 entry = found.get(key)
                 if entry is None:
                     compares.append(Absent(key))
                     continue
-                self._refuse_foreign(key, entry.value)
+                self._refuse_foreign(record, key, entry.value)
                 compares.append(ValueIs(key, entry.value))
-            if (await registry.transact(compares, self._ours, lease=lease.id)).succeeded:
+            self._record, self._ours = record, ours
+            if (await registry.transact(compares, ours, lease=lease.id)).succeeded:
+                await self._pass_on(registry, found)
                 return
         raise RegistryError("our record could not be published", "the store changes faster than we can read it")
 
-    def _refuse_foreign(self, key: bytes, value: bytes) -> None:
+    async def _pass_on(self, registry: RegistryPort, found: Mapping[bytes, Entry]) -> None:
+        """Say what the authority has said where nothing of it stands: it may be offline, or the store is another one."""
+        for key, value in ({} if self._authority is None else self._authority.statements()).items():
+            if key not in found:
+                await registry.create(key, value)
+
+    async def verify(self) -> None:
+        """Raises `LocalError` when the others would refuse our record."""
+        self._claims(await self._describe())
+
+    async def refresh(self, registry: RegistryPort, lease: Lease) -> None:
+        """Publish once more if our record has to say something else, and ask for another certificate when it is time."""
+        self._refuse_when_not_believed()
+        if self._authority is not None:
+            self._warn(self._authority)
+            if (request := self._authority.renewal()) is not None:
+                await registry.put(self._authority.renewal_key, request, lease=lease.id)
+        if await self._describe() != self._record:
+            await self.publish(registry, lease)
+
+    def _warn(self, authority: AuthorityBelief) -> None:
+        """Tell in time what somebody has to look after."""
+        days = authority.days_left
+        self._warned_days, before = next((each for each in WARN_DAYS if days < each), math.inf), self._warned_days
+        if self._warned_days < before:
+            self._log.warning(
+                "our certificate runs out in %d days and was not renewed: is the authority's node up?", days
+            )
+        was_old, self._is_list_old = self._is_list_old, authority.is_list_old
+        if self._is_list_old and not was_old:
+            self._log.warning(
+                "there is no new revocation list: the authority's node is away, or the registry withholds it"
+            )
+
+    def _claims(self, record: NodeRecord) -> dict[bytes, bytes]:
+        """What is to stand in the store for us."""
+        value = self._belief.seal(record)
+        ours = {node_key(self._network, record.name): value}
+        if self._belief.claims_addresses:
+            # An address entry holds the whole record too, so that it names its holder without a second look-up.
+            ours |= {address_key(self._network, address): value for address in record.addresses}
+        return ours
+
+    def _refuse_when_not_believed(self) -> None:
+        problem = None if self._authority is None else self._authority.problem()
+        if problem is not None:
+            raise RegistryError(
+                f"the others do not believe node {self._name} any more",
+                problem.value,
+                "ask the owner of the network for another invitation, and join again",
+                kind="denied",
+            )
+
+    def _refuse_foreign(self, record: NodeRecord, key: bytes, value: bytes) -> None:
         name = key.removeprefix(self._nodes).decode("ascii", "replace") if key.startswith(self._nodes) else None
-        holder = decode_record(name, value)
-        if isinstance(holder, NodeRecord) and holder.public_key == self._record.public_key:
+        holder = self._belief.read(name, value)
+        if self._belief.is_ours(holder, record):
             return
         what = f"the node name {name}" if name else f"the address {key.rsplit(b'/', 1)[-1].decode('ascii', 'replace')}"
         by = f"node {holder.name}" if isinstance(holder, NodeRecord) else f"an entry we cannot read ({holder.value})"
@@ -115,6 +205,7 @@ class Membership:
         """What the store says now is all there is. Raises `RegistryError` when it is not what we published."""
         for key in self._ours:
             self._check_ours(key, snapshot.entries.get(key), lease)
+        self._hear_all(snapshot.entries)
         at = len(self._nodes)
         found = {key[at:]: entry for key, entry in snapshot.entries.items() if key.startswith(self._nodes)}
         self.records.keep_only(found, trio.current_time())
@@ -135,36 +226,113 @@ class Membership:
                     self.records.learn(name, change.entry, now)
                 case Delete():
                     self.records.forget(name, now)
+        elif entry is not None:
+            self._hear(change.key, entry.value)
+
+    def _hear_all(self, entries: Mapping[bytes, Entry]) -> None:
+        if self._authority is not None:
+            for key in (*self._authority.statement_keys, self._authority.renewed_key):
+                if key in entries:
+                    self._hear(key, entries[key].value)
+
+    def _hear(self, key: bytes, value: bytes) -> None:
+        """What the authority says to everybody, or to us."""
+        authority = self._authority
+        if authority is None:
+            return
+        if key == authority.renewed_key:
+            certificate = authority.enrolled.certificate
+            problem = authority.hear_renewed(value)
+            if authority.enrolled.certificate is not certificate:
+                self._log.info("our certificate was renewed")
+                self._record = None  # it goes with our record
+        elif key in authority.statement_keys:
+            problem = authority.hear(key, value)
+        else:
+            return
+        if problem is None:
+            self._told.pop(key, None)
+            self.records.judge_again()
+        elif self._told.get(key) != problem:
+            self._told[key] = problem
+            self._roster.problems[problem] += 1
+            self._log.warning("registry: what stands under %s is refused: %s", key.decode("ascii", "replace"), problem)
 
     def tell(self, now: float) -> float:
         """Tell the roster what is known, unless it was told too often of late. Returns when to call again."""
         if now < self._tell_from:
             return self._tell_from
         self._tell_from = max(self._tell_from + TELL_INTERVAL_S, now - (TELL_BURST - 2) * TELL_INTERVAL_S)
+        if self._authority is not None and now >= self._judge_at:
+            self._judge_at = now + JUDGE_S
+            self.records.judge_again()
         peers, again_at = self.records.peers(now)
         self._roster.set_found(peers)
-        return again_at
+        return again_at if self._authority is None else min(again_at, self._judge_at)
+
+    # What is kept.
+
+    def recall(self) -> bool:
+        """Meet those again whom we knew in an earlier life. Whether there are any."""
+        if self._authority is None:
+            return False
+        for name, value in _known(self._authority.enrolled.state.read(KNOWN)).items():
+            self.records.learn(name.encode(), Entry(value, 0, 0, 0, None), trio.current_time())
+        self._kept = self.records.values()
+        if self._kept:
+            self.tell(trio.current_time())
+        return bool(self._kept)
+
+    def keep(self) -> None:
+        """Keep what we know for another life: whoever has left may be back while the registry is away."""
+        if self._authority is None:
+            return
+        known = self.records.values()
+        absent = [name for name in self._kept if name not in known]
+        gone = [name for name in absent if isinstance(self._belief.read(name, self._kept[name]), RecordProblem)]
+        gone += absent[: max(0, len(absent) + len(known) - MAX_PEERS)]
+        kept = {name: value for name, value in (self._kept | known).items() if name not in gone}
+        if kept != self._kept:
+            enrolled = self._authority.enrolled
+            enrolled.keep_seen()
+            texts = {name: value.decode("ascii", "replace") for name, value in sorted(kept.items())}
+            enrolled.state.write(KNOWN, json.dumps({"v": 1, "records": texts}, separators=(",", ":")))
+            self._kept = kept
+
+
+def _known(kept: bytes | None) -> dict[str, bytes]:
+    """The records in the file, by name; none when it is not as we write it: then the registry will tell."""
+    try:
+        records = json.loads(kept or b"{}").get("records", {})
+        return {str(name): str(value).encode() for name, value in records.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
 
 
 async def membership(
     ctx: Context,
     config: Config,
     roster: Roster,
-    record: NodeRecord,
+    belief: Belief,
+    describe: Describe,
+    own_key: bytes,
     open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
     *,
     task_status: trio.TaskStatus[Membership],
 ) -> None:
     """Actor: our place in the network, and the others'.
 
-    Ready once our record is published and the first snapshot read; raises `RegistryError` when that fails, and `LocalError`
-    for a record that cannot be published anywhere. Whatever the store refuses later is logged and tried again: the data
-    plane goes on with what is known.
+    Ready once our record is published and the first snapshot read, or at once when others are known from an earlier life; raises
+    `RegistryError` when that fails, and `LocalError` for a record that cannot be published anywhere. Whatever the store refuses
+    later is logged and tried again: the data plane goes on with what is known.
     """
     assert config.registry is not None
     log = BoundedLog(ctx.log, lines=LOG_LINES)
-    handle = Membership(config, roster, record, log)
+    handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log)
+    await handle.verify()
     stay = _Stay(handle, config.registry.lease_s, log, task_status)
+    if handle.recall():
+        stay.begin()
     pause_s = RETRY_S
     while True:
         began = trio.current_time()
@@ -194,6 +362,11 @@ class _Stay:
         self._told = ""
         self.is_started = False
 
+    def begin(self) -> None:
+        """The actor is ready."""
+        self.is_started = True
+        self._task_status.started(self._handle)
+
     def tell(self, failure: RegistryError) -> None:
         """Log why we are not there, once for each reason until we are."""
         if str(failure) != self._told:
@@ -207,13 +380,28 @@ class _Stay:
             await self._handle.publish(registry, lease)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep_lease, registry, lease)
+                nursery.start_soon(self._refresh, registry, lease)
                 await self._follow(registry, lease)
         finally:
             self._handle.is_in_touch = False
+            self._keep()
             # A clean stop frees our name and addresses at once. After a loss they are ours still, and we will be back.
             if trio.current_effective_deadline() == -math.inf:
                 with trio.move_on_after(RETRY_S, shield=True), suppress(RegistryError):
                     await registry.revoke(lease.id)
+
+    async def _refresh(self, registry: RegistryPort, lease: Lease) -> None:
+        while True:
+            for _ in range(int(REFRESH_S / KEEP_S)):
+                await trio.sleep(KEEP_S)
+                self._keep()
+            await self._handle.refresh(registry, lease)
+
+    def _keep(self) -> None:
+        try:
+            self._handle.keep()
+        except PortError as error:
+            self._log.warning("what is known cannot be kept: %s", error)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:
         """Snapshot at R, then changes from R+1; from the start again when the history is gone."""
@@ -237,8 +425,7 @@ class _Stay:
 
     def _is_there(self) -> None:
         if not self.is_started:
-            self.is_started = True
-            self._task_status.started(self._handle)
+            self.begin()
         elif not self._handle.is_in_touch:
             self._told = ""
             self._log.info("registry: in touch again")

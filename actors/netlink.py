@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from typing import Any, TypeAlias
 
 import trio
@@ -37,6 +37,8 @@ Prefix: TypeAlias = IPv4Network | IPv6Network
 Job: TypeAlias = Callable[[Any], Awaitable[None]]
 """Asyncio-flavoured work on one `pyroute2.AsyncIPRoute`."""
 
+RT_SCOPE_UNIVERSE = 0  # include/uapi/linux/rtnetlink.h
+_UNUSABLE = 0x08 | 0x20 | 0x40  # IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE (include/uapi/linux/if_addr.h)
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT_ROUTE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 _REFUSED = {
@@ -121,6 +123,12 @@ class TrioNetlink(Netlink):
         """See `Netlink`. Removes only routes like those `add_route` makes."""
         what = f"cannot remove the route for {prefix} from {{interface}}"
         await self._ask(what, interface, partial(_remove_route, interface, prefix))
+
+    async def host_addresses(self) -> list[tuple[str, IPv4Address | IPv6Address]]:
+        """See `Netlink`."""
+        found: list[tuple[str, IPv4Address | IPv6Address]] = []
+        await self._ask("cannot read the addresses of {interface}", "this host", partial(_host_addresses, found))
+        return found
 
     async def wait_changed(self) -> frozenset[str] | None:
         """See `Netlink`."""
@@ -221,6 +229,18 @@ async def _addresses_of(kernel: Any, index: int) -> list[Interface]:
         own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")  # the latter is the far end's on a line
         found.append(ip_interface(f"{own}/{message['prefixlen']}"))
     return found
+
+
+async def _host_addresses(found: list[tuple[str, IPv4Address | IPv6Address]], kernel: Any) -> None:
+    names = {}
+    async for link in await kernel.link("dump"):
+        if link["flags"] & IFF_UP:
+            names[link["index"]] = link.get_attr("IFLA_IFNAME")
+    async for message in await kernel.addr("dump"):
+        address = ip_interface(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")).ip
+        is_usable = message["scope"] == RT_SCOPE_UNIVERSE and not message["flags"] & _UNUSABLE
+        if message["index"] in names and is_usable and not address.is_loopback:
+            found.append((names[message["index"]], address))
 
 
 async def _configure(interface: str, addresses: Sequence[Interface], mtu: int, bring_up: bool, kernel: Any) -> None:

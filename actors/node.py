@@ -13,6 +13,7 @@
     │  ├─ roster      keeps the pool equal to the wanted peers
     │  └─ host        puts back what the kernel forgets, tells peers of new addresses
     ├─ registry   one_for_one                                       (when configured)
+    │  ├─ issuer      lets in whom the authority invited           (with the authority's key)
     │  └─ membership  registry watcher, our record and its lease
     └─ control    one_for_one                                       (when configured)
        └─ socket      local socket
@@ -40,12 +41,15 @@ import trio
 
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
+from holloway.actors.enrolled import Enrolled
 from holloway.actors.host_watch import watch_host
-from holloway.actors.membership import Membership, membership
+from holloway.actors.membership import Membership
 from holloway.actors.netlink_service import netlink_service
+from holloway.actors.own_endpoints import OwnEndpoints
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
-from holloway.actors.ports import Ports
+from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
+from holloway.actors.registry_plane import RegistryPlane, enrolled_node
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
@@ -53,6 +57,7 @@ from holloway.actors.status import (
     PEERS_SCHEMA,
     PING_SCHEMA,
     STATUS_SCHEMA,
+    certificate_status,
     host_prefixes,
     memory_status,
     peer_details,
@@ -71,11 +76,9 @@ from holloway.protocols.membership import NodeRecord
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.psk import network_key
 from holloway.protocols.suites import WIREGUARD
-from holloway.supervisor import ActorDown, Child, Event, Intensity, Strategy, Supervisor, Tree, open_tree
+from holloway.supervisor import ActorDown, Child, Context, Event, Intensity, Ref, Strategy, Supervisor, Tree, open_tree
 
 MAX_PING_COUNT = 10_000
-REGISTRY_TIMEOUT_S = 30.0
-"""How long the registry may take at the start before the node gives up on it."""
 ROSTER_TIMEOUT_S = 120.0
 """How long it may take to begin all configured peers, with the kernel routes to them."""
 
@@ -85,8 +88,18 @@ log = logging.getLogger("holloway.node")
 class Node:
     """A running node, made by `open_node`."""
 
-    def __init__(self, config: Config, ports: Ports, secrets: Secrets, network_secret: bytes | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ports: Ports,
+        secrets: Secrets,
+        network_secret: bytes | None,
+        enrolled: Enrolled | None = None,
+    ) -> None:
         self.config = config
+        self.enrolled = enrolled
+        """Who we are in a network with an authority."""
+        self._endpoints = OwnEndpoints(config.interface.name)
         self._ports = ports
         self._private_key = secrets.private_key
         self._static = StaticKey(secrets.private_key)
@@ -139,11 +152,11 @@ class Node:
         config = self.config
         children = [self._dataplane().as_child()]
         if config.registry is not None and open_store is not None:
-            run = partial(membership, config=config, roster=self.roster, record=self._record(), open_store=open_store)
-            children.append(_plane("registry", Child(name="membership", run=run, start_timeout=REGISTRY_TIMEOUT_S)))
+            plane = RegistryPlane(config, self._ports, self.roster, self.enrolled, self.public_key, self._describe)
+            children.append(_plane("registry", *plane.children(open_store)).as_child())
         if config.control is not None:
             listen = partial(control, path=config.control.socket, service=self.serve)
-            children.append(_plane("control", Child(name="socket", run=listen)))
+            children.append(_plane("control", Child(name="socket", run=listen)).as_child())
         return Supervisor(children, name="node", strategy=Strategy.ONE_FOR_ONE)
 
     def _dataplane(self) -> Supervisor:
@@ -176,17 +189,20 @@ class Node:
 
     def _running(self, path: str) -> Any:
         """The handle of an actor of this node by its path below the root, or `None` between two lives."""
-        try:
-            return None if self._tree is None else self._tree.ref(path).get()
-        except ActorDown:
-            return None
+        return None if self._tree is None else _handle(self._tree.ref(path))
 
-    def _record(self) -> NodeRecord:
+    async def _describe(self, ctx: Context) -> NodeRecord:
+        """What the registry is to tell the others about us. `ctx`: of an actor of ours, which runs before the tree is whole."""
         config = self.config
+        endpoints = tuple((endpoint.host, endpoint.port) for endpoint in config.listen.advertise)
+        if not endpoints:
+            udp: UdpEndpoint | None = _handle(ctx.ref("dataplane.udp"))
+            netlink: Netlink | None = _handle(ctx.ref("dataplane.netlink"))
+            endpoints = await self._endpoints.find(netlink, udp.listening if udp else ())
         return NodeRecord(
             name=config.node.name,
             public_key=self.public_key,
-            endpoints=tuple((endpoint.host, endpoint.port) for endpoint in config.listen.advertise),
+            endpoints=endpoints,
             addresses=config.interface.addresses,
             prefixes=config.node.prefixes,
         )
@@ -214,6 +230,9 @@ class Node:
                 "refused_runs": self._refused_runs(),
                 "memory": memory_status(self.memory),
                 "registry": self._registry_status(),
+                "certificate": None
+                if self.enrolled is None
+                else certificate_status(self.enrolled, self._ports.wall_ns()),
             },
             "peers": [
                 peer_status(peer, self.roster.running.get(name), problems.get(name), now)
@@ -252,6 +271,7 @@ class Node:
         found: Membership | None = self._running("registry.membership")
         refused = {each.name: each.reason.value for each in self.roster.plan.refused if each.prefix is None}
         return {
+            "trust": self.config.registry.trust,
             "in_touch": found is not None and found.is_in_touch,
             "nodes": len(self.roster.found),
             "refused": dict(sorted((refused | (found.records.refused() if found is not None else {})).items())),
@@ -394,9 +414,16 @@ def _number(request: Answer, key: str, default: float, least: float, most: float
     return float(value)
 
 
-def _plane(name: str, child: Child[Any]) -> Child[Supervisor]:
-    """A supervisor for one child, to be restarted for ever by the child's backoff and never at the node's expense."""
-    return Supervisor([child], name=name, intensity=Intensity(restarts=RESTARTS_IN_A_PERIOD)).as_child()
+def _handle(ref: Ref[Any]) -> Any:
+    try:
+        return ref.get()
+    except ActorDown:
+        return None
+
+
+def _plane(name: str, *children: Child[Any]) -> Supervisor:
+    """A supervisor whose children are restarted for ever, by the backoff of each, and never at the node's expense."""
+    return Supervisor(children, name=name, intensity=Intensity(restarts=len(children) * RESTARTS_IN_A_PERIOD))
 
 
 @asynccontextmanager
@@ -414,20 +441,21 @@ async def open_node(
     `ChildStartError` (its `__cause__` says why) when a part of the node does not start.
     """
     verify_config(config)
-    secrets = load_secrets(config, environ=os.environ)
     if ports is None:
         from holloway.actors.kernel import KernelPorts
 
         # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
         takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
         ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super)
+    config, enrolled = enrolled_node(config, ports.wall_ns)
+    secrets = load_secrets(config, environ=os.environ)
     network_secret = None
     if secrets.passphrase is not None:
         # Slow by design, so not in the event loop, nor something to wait for when nobody wants it any more.
         network_secret = await trio.to_thread.run_sync(
             network_key, secrets.passphrase, config.node.network, abandon_on_cancel=True
         )
-    node = Node(config, ports, secrets, network_secret)
+    node = Node(config, ports, secrets, network_secret, enrolled)
     open_store = None
     if config.registry is not None:
         open_store = partial(open_registry, config.registry.url, wall_ns=ports.wall_ns, memory=memory)

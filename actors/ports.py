@@ -17,7 +17,7 @@ import errno
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from types import MappingProxyType
 from typing import Protocol
 
@@ -122,6 +122,12 @@ class Netlink(Protocol):
 
     async def remove_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
         """Undo `add_route`. A route, or an interface, that is not there is fine."""
+        ...
+
+    async def host_addresses(self) -> list[tuple[str, IPv4Address | IPv6Address]]:
+        """The addresses at which others might reach this host, each with its interface: of those that are up, and of no one
+        link or host alone.
+        """
         ...
 
     async def wait_changed(self) -> frozenset[str] | None:

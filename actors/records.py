@@ -1,9 +1,10 @@
 """What is known of the other nodes of a network: their records, made into peers.
 
 Records are hostile input: a bad one is skipped, named in the log and in `status`, and counted; the others are unaffected.
-Two things are given time, so that no writer cuts a session that works by a slip, and none cuts it every second:
+Some things are given time, so that no writer cuts a session that works by a slip, and none cuts it every second:
 
 * A record that vanishes, or turns bad, does not cut its session: the peer stays for `VANISHED_S`.
+* One whose record was believed, and whose certificate has run out or was taken back meanwhile, is gone at once.
 * A name whose record shows another key keeps the peer it has until the new key has stood for `KEY_HOLD_S`.
 
 Pure but for the log: time is a parameter. Not responsible for reading the store (`membership`), nor for records that
@@ -14,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holloway.actors.config import Endpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
-from holloway.protocols.membership import NodeRecord, RecordProblem, decode_record
+from holloway.protocols.membership import NodeRecord, RecordProblem
 
 if TYPE_CHECKING:
     from holloway.actors.bounded_log import BoundedLog
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 VANISHED_S = 180.0
 """How long a peer outlives its record: the life of a session key (WireGuard paper, section 6.2)."""
 KEY_HOLD_S = 5.0
+EXPELLED = frozenset({RecordProblem.REVOKED, RecordProblem.EXPIRED, RecordProblem.FOREIGN_AUTHORITY})
+"""Reasons for which a peer is not given time: it is not one."""
 REFUSED_SHOWN = 100
 """Refused records that are named in `status`, and about which the log remembers that it has told."""
 
@@ -39,6 +42,8 @@ class _Known:
 
     peer: Peer
     since: int
+    value: bytes = b""
+    """As it stands in the store; empty for a peer of an earlier life."""
     vanished_at: float = math.inf
     rival: _Known | None = None
     rival_at: float = math.inf
@@ -57,16 +62,18 @@ class Records:
         own_name: str,
         own_key: bytes,
         before: Iterable[Peer],
+        read: Callable[[str, bytes], NodeRecord | RecordProblem],
         problems: Counter[str],
         log: BoundedLog,
         now: float,
     ) -> None:
-        """`before`: peers known from an earlier life of ours, whose records are still to be seen again. `problems` counts
-        what is refused, by reason.
+        """`before`: peers known from an earlier life of ours, whose records are still to be seen again. `read` gives the record
+        that stands under a name, if it is believed. `problems` counts what is refused, by reason.
         """
         self._own_name, self._own_key = own_name.encode(), own_key
         self._problems, self._log = problems, log
-        self._known = {peer.name: _Known(peer, since, now) for since, peer in enumerate(before)}
+        self._read = read
+        self._known = {peer.name: _Known(peer, since, vanished_at=now) for since, peer in enumerate(before)}
         self._vanished = dict.fromkeys(self._known)  # names, the first to vanish first
         self._refused: dict[str, RecordProblem] = {}
 
@@ -95,12 +102,15 @@ class Records:
         if known is None and len(self._known) >= MAX_PEERS and not self._vanished:
             self._refuse(name, RecordProblem.TOO_MANY)
             return
-        record = decode_record(name, entry.value)
+        record = self._read(name, entry.value)
         if isinstance(record, NodeRecord) and record.public_key == self._own_key:
             record = RecordProblem.OUR_KEY
         if isinstance(record, RecordProblem):
             self._refuse(name, record)
-            self._vanish(name, now)
+            if record in EXPELLED and known is not None and known.value == entry.value:
+                self._expel(name)
+            else:
+                self._vanish(name, now)
             return
         peer = Peer(
             name=name,
@@ -108,7 +118,7 @@ class Records:
             allowed=record.allowed(),
             endpoints=tuple(Endpoint(host, port) for host, port in record.endpoints),
         )
-        new = _Known(peer, entry.create_revision)
+        new = _Known(peer, entry.create_revision, entry.value)
         if known is not None and known.peer.public_key != peer.public_key:
             if known.rival is None or known.rival.peer.public_key != peer.public_key:
                 known.rival_at = now
@@ -125,6 +135,18 @@ class Records:
         name = _text(raw)
         self._refused.pop(name, None)
         self._vanish(name, now)
+
+    def judge_again(self) -> None:
+        """Whom we believe may have changed: whoever is not to be believed any more is gone at once."""
+        for name, known in list(self._known.items()):
+            record = self._read(name, known.value) if known.value else None
+            if record in EXPELLED:
+                self._refuse(name, record)
+                self._expel(name)
+
+    def values(self) -> dict[str, bytes]:
+        """The records of those that are there, or have just vanished, as they stood in the store, by name."""
+        return {name: known.value for name, known in self._known.items() if known.value}
 
     def peers(self, now: float) -> tuple[list[Peer], float]:
         """Whom the records call for at `now`, and when that will be different though no record changes."""
@@ -151,6 +173,10 @@ class Records:
             known.rival, known.rival_at = None, math.inf
             known.vanished_at = min(known.vanished_at, now)
             self._vanished.setdefault(name)
+
+    def _expel(self, name: str) -> None:
+        self._log.warning("node %s is not a peer any more", name)
+        self._remove(name)
 
     def _remove(self, name: str) -> None:
         del self._known[name]

@@ -43,8 +43,8 @@ class SecretsFound:
     denied: PermissionError | None = None
 
 
-class _RefusedError(Exception):
-    """A file holds no secret that may be used: what is wrong with it, and the remedy, in which `{path}` is the file."""
+class RefusedFileError(Exception):
+    """A file holds nothing that may be used: what is wrong with it, and the remedy, in which `{path}` is the file."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what, fix)
@@ -124,8 +124,8 @@ class _Look:
         self.found.files.append(path)
         read, maker = _READERS[str(key[-1])]
         try:
-            return read(_contents(path, systemd=path.parent == self._credentials))
-        except _RefusedError as refused:
+            return read(private_contents(path, systemd=path.parent == self._credentials))
+        except RefusedFileError as refused:
             self.report(key, f"{path} {refused.what}", refused.fix.format(path=shlex.quote(str(path))))
         except FileNotFoundError:
             self.report(key, f"{path} does not exist", f"make it: {maker.format(path=shlex.quote(str(path)))}")
@@ -146,31 +146,34 @@ class _Look:
                 self.report((*key, "public_key"), "this is the node's own public key", fix)
 
 
-def _contents(path: Path, *, systemd: bool) -> bytes:
-    """The bytes of a file that only its owner may use. The open file is judged, so it cannot be swapped in between."""
+def private_contents(path: Path, *, limit: int = MAX_SECRET_BYTES, systemd: bool = False) -> bytes:
+    """The bytes of a file that only its owner may use, at most `limit`; `systemd`: its group may be root's (see `load_secrets`).
+
+    The open file is judged, so it cannot be swapped in between. Raises `RefusedFileError`, and OSError when it cannot be read.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would hang the start
     try:
         _require_private(os.fstat(descriptor), systemd=systemd)
-        data = os.read(descriptor, MAX_SECRET_BYTES + 1)
+        data = os.read(descriptor, limit + 1)
     finally:
         os.close(descriptor)
-    if len(data) > MAX_SECRET_BYTES:
-        raise _RefusedError(f"is larger than {MAX_SECRET_BYTES} bytes", "name a file that holds the secret alone")
+    if len(data) > limit:
+        raise RefusedFileError(f"is larger than {limit} bytes", "name a file that holds the secret alone")
     return data
 
 
 def _require_private(status: os.stat_result, *, systemd: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _RefusedError("is not a regular file", "name a file that holds the secret alone")
+        raise RefusedFileError("is not a regular file", "name a file that holds the secret alone")
     user = os.geteuid()
     if status.st_uid not in (user, 0):
-        raise _RefusedError(f"belongs to user {status.st_uid}, who could change it", f"sudo chown {user} {{path}}")
+        raise RefusedFileError(f"belongs to user {status.st_uid}, who could change it", f"sudo chown {user} {{path}}")
     mode = stat.S_IMODE(status.st_mode)
     excess = mode & _OTHERS_BITS
     if systemd and status.st_uid == 0:
         excess &= ~stat.S_IRGRP
     if excess:
-        raise _RefusedError(f"has mode {mode:04o}, so others may use it", "chmod 600 {path}")
+        raise RefusedFileError(f"has mode {mode:04o}, so others may use it", "chmod 600 {path}")
 
 
 def _key(data: bytes) -> bytes:
@@ -179,16 +182,16 @@ def _key(data: bytes) -> bytes:
     try:
         return decode_key(data.strip())
     except LocalError as error:
-        raise _RefusedError(f"holds no key: {error.why}", f"move it away and make another: {_KEYGEN}") from None
+        raise RefusedFileError(f"holds no key: {error.why}", f"move it away and make another: {_KEYGEN}") from None
 
 
 def _passphrase(data: bytes) -> bytes:
     # One line end only: blanks may belong to the passphrase, and every node must read the same bytes.
     text = data.removesuffix(b"\n").removesuffix(b"\r")
     if not text:
-        raise _RefusedError("is empty", "write the network's passphrase into it")
+        raise RefusedFileError("is empty", "write the network's passphrase into it")
     if b"\n" in text:
-        raise _RefusedError("has several lines", "write the passphrase on one line")
+        raise RefusedFileError("has several lines", "write the passphrase on one line")
     return text
 
 

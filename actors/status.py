@@ -16,6 +16,7 @@ from holloway.protocols.keys import encode_key
 
 if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
+    from holloway.actors.enrolled import Enrolled
     from holloway.actors.peer_session import PeerSession
     from holloway.actors.wanted import Peer
     from holloway.protocols.memory import MemoryBudget
@@ -33,6 +34,17 @@ def program_version() -> str:
 def memory_status(memory: MemoryBudget) -> dict[str, int]:
     """The part `node.memory` of `status`."""
     return {"held_bytes": memory.held, "peak_bytes": memory.peak, "cap_bytes": memory.cap}
+
+
+def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
+    """The part `node.certificate` of `status`: for how long it is good, and why the others do not believe it, if so."""
+    now = wall_ns // 10**9
+    problem = enrolled.trust.problem(enrolled.certificate, now)
+    return {
+        "fingerprint": enrolled.identity.public.fingerprint.hex(),
+        "expires_in_s": enrolled.certificate.not_after - now,
+        "problem": None if problem is None else problem.value,
+    }
 
 
 def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:

@@ -155,9 +155,12 @@ class _Settlement:
         pinned_keys = {self._own_key, *self._keys}
         for prefix in self._held:
             self._pinned.add(prefix)
+        by_key = {peer.public_key: name for name, peer in pinned.items()}
         for peer in found:
             if peer.public_key in pinned_keys:
-                continue  # a node may be pinned under a name of its owner's choice, and be in the registry under its own
+                # A node may be pinned under a name of its owner's choice, and be in the registry under its own.
+                self._complete(by_key.get(peer.public_key), peer.endpoints)
+                continue
             if peer.name in pinned:
                 self._refuse(peer, Refusal.NAME_TAKEN)
             elif peer.public_key in self._keys:
@@ -182,6 +185,13 @@ class _Settlement:
                 self._held.add(prefix)
                 allowed.append(prefix)
         self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
+
+    def _complete(self, name: str | None, endpoints: tuple[Endpoint, ...]) -> None:
+        """The registry tells where a configured peer is, after what the configuration tells."""
+        if name is not None:
+            peer = self._peers[name]
+            places = tuple(dict.fromkeys((*peer.endpoints, *endpoints)))
+            self._peers[name] = replace(peer, endpoints=places)
 
     def _refuse(self, peer: Peer, reason: Refusal, prefix: Prefix | None = None) -> None:
         self._refused.append(Refused(peer.name, reason, prefix))

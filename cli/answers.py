@@ -66,6 +66,24 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryStatus:
+    """The registry as the node sees it: `refused` are records that are not believed, by node, and why."""
+
+    trust: str
+    is_in_touch: bool
+    nodes: int
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """The node's certificate."""
+
+    expires_in_s: float
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -83,6 +101,8 @@ class NodeStatus:
     offloads: list[str]
     refused_runs: dict[str, int]
     memory: Memory
+    registry: RegistryStatus | None
+    certificate: CertificateStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +170,20 @@ class Fields:
     def has(self, key: str) -> bool:
         return key in self._content
 
+    def is_null(self, key: str) -> bool:
+        if key not in self._content:
+            raise misfit(f"{self._place}.{key}", "is missing")
+        return self._content[key] is None
+
+    def names(self) -> list[str]:
+        return list(self._content)
+
+    def flag(self, key: str) -> bool:
+        value = self._content.get(key)
+        if not isinstance(value, bool):
+            raise misfit(f"{self._place}.{key}", "is neither true nor false")
+        return value
+
     def texts(self, key: str) -> list[str]:
         items = self._typed(key, list, "a list")
         for item in items:
@@ -211,9 +245,28 @@ def read_status(answer: Json) -> Status:
             offloads=node.texts("offloads"),
             refused_runs=node.counters("refused_runs"),
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
+            registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),
+            certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),
+    )
+
+
+def _registry_status(registry: Fields) -> RegistryStatus:
+    refused = registry.inner("refused")
+    return RegistryStatus(
+        trust=registry.text("trust"),
+        is_in_touch=registry.flag("in_touch"),
+        nodes=registry.integer("nodes"),
+        refused={name: refused.text(name) for name in refused.names()},
+    )
+
+
+def _certificate_status(certificate: Fields) -> CertificateStatus:
+    return CertificateStatus(
+        expires_in_s=certificate.number("expires_in_s"),
+        problem=None if certificate.is_null("problem") else certificate.text("problem"),
     )
 
 

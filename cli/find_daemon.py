@@ -9,8 +9,9 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -18,6 +19,7 @@ from holloway.actors.config.sockets import control_socket, socket_folders
 from holloway.cli.control_client import DEFAULT_TIMEOUT_S, Daemon
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
+from holloway.cli.state_option import config_file, state_option
 
 MAX_TIMEOUT_S = 3600.0
 SOCKET_VARIABLE = "HOLLOWAY_CONTROL_SOCKET"
@@ -25,9 +27,21 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def daemon_options(function: Decorated) -> Decorated:
-    """The options of every verb that talks to a daemon: `-c`, `--socket`, `--timeout`."""
+    """The options of every verb that talks to a daemon: `-c`, `--state`, `--socket`, `--timeout`. The verb gets `--state` as
+    the configuration that lies there.
+    """
+
+    @wraps(function)
+    def with_config(*positional: Any, state: Path | None, config: str | None, **named: Any) -> Any:
+        if state is not None:
+            if config is not None:
+                raise click.UsageError("-c and --state exclude each other", click.get_current_context(silent=True))
+            config = str(config_file(state))
+        return function(*positional, config=config, **named)
+
     options = (
         click.option("-c", "--config", metavar="FILE", help="The daemon's configuration file."),
+        state_option,
         click.option("--socket", metavar="PATH", help="The daemon's control socket."),
         click.option(
             "--timeout",
@@ -39,9 +53,10 @@ def daemon_options(function: Decorated) -> Decorated:
             help="How long to wait for an answer.",
         ),
     )
+    decorated: Callable[..., Any] = with_config
     for option in reversed(options):
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    return cast("Decorated", decorated)
 
 
 def find_daemon(config: str | None, path: str | None, environ: Mapping[str, str]) -> Daemon:

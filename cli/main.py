@@ -20,6 +20,11 @@ from holloway.cli.failures import explain
 from holloway.cli.groups import LazyGroup
 
 VERBS: Final = {
+    "init": "Make a network, and its first node on this machine.",
+    "invite": "Print an invitation for one more machine.",
+    "join": "Become a node of a network that this machine was invited to.",
+    "sign": "Answer a request to be let in that came as a file.",
+    "revoke": "Take a node out of the network.",
     "up": "Run a node in the foreground until SIGTERM or Ctrl-C.",
     "demo": "Bring up two nodes on this machine and ping through the tunnel.",
     "status": "Show the node and its peers.",

@@ -38,6 +38,11 @@ def color_option(function: Decorated) -> Decorated:
     )(function)
 
 
+def say(line: str) -> None:
+    """Something for the person at the terminal: the result may go elsewhere."""
+    print(line, file=sys.stderr)
+
+
 def print_json(value: Json | Mapping[str, Any]) -> None:
     """One JSON document on one line, at once; characters beyond ASCII are escaped, and so harmless to a terminal."""
     print(json.dumps(value, allow_nan=False), flush=True)

@@ -10,6 +10,7 @@ import click
 from holloway.cli.answers import PeerStatus, Status, read_status
 from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.find_daemon import daemon_options, find_daemon
+from holloway.cli.plain_text import one_line
 from holloway.cli.printing import (
     STATE_STYLES,
     ago,
@@ -25,6 +26,10 @@ from holloway.cli.printing import (
 )
 
 _HEADINGS = ("NODE", "ADDRESS", "STATE", "PATH", "RTT", "HANDSHAKE", "RX / TX", "EPOCH", "SUITE")
+
+
+_MAX_REFUSED = 20
+_SOON_S = 30 * 86_400  # certificates are renewed after half of their 90 days
 
 
 @click.command()
@@ -44,6 +49,7 @@ def command(config: str | None, socket: str | None, timeout_s: float, as_json: b
         return
     _print(status, color=wants_color(color, os.environ))
     sys.stdout.flush()
+    _warn_of_membership(status)
     for peer in status.peers:
         _warn(peer, daemon)
 
@@ -58,6 +64,11 @@ def _print(status: Status, *, color: bool) -> None:
         f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}"
         f"  memory {size(node.memory.held)} of {size(node.memory.cap)}, peak {size(node.memory.peak)}"
     )
+    if node.registry is not None:
+        print(f"registry {'in touch' if node.registry.is_in_touch else 'away'}, trust {node.registry.trust}", end="")
+        print(
+            "" if node.certificate is None else f", certificate for {duration(max(0, node.certificate.expires_in_s))}"
+        )
     if status.peers:
         rows = [_row(peer) for peer in status.peers]
         print_table(_HEADINGS, rows, styles=[STATE_STYLES[peer.state] for peer in status.peers], color=color)
@@ -81,6 +92,17 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
         str(peer.epoch),
         peer.suite,
     )
+
+
+def _warn_of_membership(status: Status) -> None:
+    registry, certificate = status.node.registry, status.node.certificate
+    if registry is not None:
+        for name, why in sorted(registry.refused.items())[:_MAX_REFUSED]:
+            print(f"warning: what the registry says of {one_line(name)} is refused: {one_line(why)}", file=sys.stderr)
+    if certificate is not None and certificate.problem is not None:
+        print(f"warning: the others do not believe this node: {one_line(certificate.problem)}", file=sys.stderr)
+    elif certificate is not None and certificate.expires_in_s < _SOON_S:
+        print("warning: this node's certificate runs out soon; is the authority's node up?", file=sys.stderr)
 
 
 def _warn(peer: PeerStatus, daemon: Daemon) -> None:

@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holloway.cli.exit_codes import ExitCode
+from holloway.cli.failures import CommandFailedError
+from holloway.cli.state_option import config_file, state_option
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -34,18 +38,37 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    required=True,
     metavar="FILE",
-    help="The node's configuration.",
+    help="The node's configuration.  [default: the one in its state directory]",
 )
+@state_option
+@click.option("--listen", metavar="ADDR:PORT", help="Listen there instead.")
+@click.option("--interface", metavar="NAME", help="Name the device so instead.")
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
-def command(path: Path, log_level: str) -> None:
-    """Run a node in the foreground until SIGTERM or Ctrl-C."""
+def command(path: Path | None, state: Path | None, listen: str | None, interface: str | None, log_level: str) -> None:
+    """Run a node in the foreground until SIGTERM or Ctrl-C.
+
+    After `holloway init` or `join` it needs no options: its configuration lies in its state directory.
+    """
     from holloway.actors.config import load_config
 
-    config = load_config(path, environ=os.environ, overrides={})
+    if path is not None and state is not None:
+        raise click.UsageError("-c and --state exclude each other", click.get_current_context(silent=True))
+    file = config_file(state) if path is None else path
+    if path is None and not file.exists():
+        raise CommandFailedError(
+            f"there is no node in {file.parent}",
+            "it has joined no network, and no configuration was named",
+            "holloway init NETWORK, holloway join TOKEN, or holloway up -c node.toml",
+            ExitCode.CONFIG,
+        )
+    overrides: dict[str, object] = {} if interface is None else {"interface.name": interface}
+    if listen is not None:
+        host, _, port = listen.rpartition(":")
+        overrides |= {"listen.port": port} | ({"listen.address": host.strip("[]")} if host else {})
+    config = load_config(file, environ=os.environ, overrides=overrides)
     configure_logging(log_level)
 
     import trio

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import TypeAlias
 
 import trio
@@ -197,6 +197,11 @@ class RecordingNetlink(Netlink):
         """See `Netlink`."""
         await trio.lowlevel.checkpoint()
         self.calls.append(Configured(interface, tuple(addresses), mtu))
+
+    async def host_addresses(self) -> list[tuple[str, IPv4Address | IPv6Address]]:
+        """See `Netlink`. This host tells nothing of itself: what it advertises is configured."""
+        await trio.lowlevel.checkpoint()
+        return []
 
     async def add_route(self, interface: str, prefix: Prefix) -> None:
         """See `Netlink`."""

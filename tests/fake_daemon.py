@@ -85,6 +85,8 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "offloads": ["csum", "tso4", "gso", "gro"],
             "refused_runs": {"udp_emsgsize": 2},
             "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},
+            "registry": None,
+            "certificate": None,
         },
         "peers": list(peers),
         "drops": {"replay": 0, "no_route": 3},

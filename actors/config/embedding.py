@@ -36,7 +36,8 @@ def _findings(config: Config) -> Iterator[Finding]:
             tables = [((each.name,), values[each.name])]
         for path, table in tables:
             for field in each.fields:
-                if table.get(field.key) is not None:
+                is_left_out = field.unless and values[field.unless] and table.get(field.key) == ()
+                if table.get(field.key) is not None and not is_left_out:
                     yield from _judge((*path, field.key), field, table)
     yield from broken_rules(values, lambda key: "")
     yield from _secrets(config)

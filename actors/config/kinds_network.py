@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from holloway.actors.config.kinds import Kind, Reading, UnfitError, expect_text, quoted, type_word
 from holloway.actors.config.model import Endpoint, InterfaceAddress, Prefix
+from holloway.protocols.errors import ConfigError
 
 KEY_BYTES = 32
 MAX_HOST_NAME = 253  # RFC 1035, section 2.3.4, without the final dot
@@ -174,7 +175,7 @@ def _decode_key(text: str, fix: str) -> bytes:
 
 
 def registry_url_kind() -> Kind:
-    """`sqlite://` and an absolute path; `memory:` only for programs that embed a node."""
+    """`etcd://` and hosts, or `sqlite://` and an absolute path; `memory:` only for programs that embed a node."""
     example = "sqlite:///var/lib/holloway/net.db"
 
     def read(value: object, reading: Reading) -> str:
@@ -183,6 +184,14 @@ def registry_url_kind() -> Kind:
             if reading.embedded:
                 return text
             raise UnfitError("memory: is for programs that embed a node", f'use a store on disk, like "{example}"')
+        if text.startswith("etcd:"):
+            from holloway.actors.registry.etcd_url import parse_etcd_url
+
+            try:
+                parse_etcd_url(text)
+            except ConfigError as error:
+                raise UnfitError(f"{error.what}: {error.why}", error.fix) from None
+            return text
         if not text.startswith("sqlite:"):
             raise UnfitError(f"{quoted(text)} is not a store that this version knows", f'write one like "{example}"')
         path = text.removeprefix("sqlite://")
@@ -192,4 +201,4 @@ def registry_url_kind() -> Kind:
             raise UnfitError(f"{quoted(text)} has a query or a fragment", "in a path, write ? as %3F and # as %23")
         return text
 
-    return Kind("sqlite:///absolute/path", read)
+    return Kind("etcd://host:port/prefix, or sqlite:///absolute/path", read)

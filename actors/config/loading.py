@@ -139,6 +139,8 @@ class _Load:
             if given is not None:
                 self.given[key] = given
                 self._judge(field, given, values)
+            elif field.unless and self.sources.sets(BY_NAME[field.unless]):
+                values[field.key] = ()
             elif field.default is Absent.REQUIRED:
                 self._report(key, "missing", f"add: {field.key} = {field.example}")
             elif field.default is not Absent.COMPUTED:

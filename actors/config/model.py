@@ -20,7 +20,7 @@ DEFAULT_PORT = 1099
 DEFAULT_LEASE_S = 30.0
 SIZE_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 SUITES = ("aes-gcm", "wireguard")
-TRUST_MODES = ("store",)
+TRUST_MODES = ("authority", "pinned", "store")
 
 
 class Size(int):
@@ -58,12 +58,12 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceConfig:
-    """The TUN device: its name, its overlay addresses with their prefix lengths, its MTU in bytes; `offloads`: the kernel may
-    cut, join and check packets for us, on this device and on the sockets.
+    """The TUN device: its name, its overlay addresses with their prefix lengths (none: those of the node's certificate), its
+    MTU in bytes; `offloads`: the kernel may cut, join and check packets for us, on this device and on the sockets.
     """
 
     name: str
-    addresses: tuple[InterfaceAddress, ...]
+    addresses: tuple[InterfaceAddress, ...] = ()
     mtu: int = DEFAULT_MTU
     offloads: bool = True
 
@@ -132,9 +132,17 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """Where the node keeps its certificate and all that belongs to it: the folder that `holloway init` or `join` filled."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryConfig:
-    """Where peers are found: `sqlite://` and an absolute path, or `memory:` (embedding only). `trust` says who is
-    believed; `store` is whoever can write it. `lease_s` is how long a record outlives a silent node, in seconds."""
+    """Where peers are found: `etcd://`, `sqlite://` and an absolute path, or `memory:` (embedding only). `trust` says who is
+    believed: `authority` is whoever has a certificate of the network's authority, `pinned` the listed peers alone, `store`
+    whoever can write the store. `lease_s` is how long a record outlives a silent node, in seconds."""
 
     url: str
     trust: str
@@ -151,6 +159,7 @@ class Config:
     listen: ListenConfig = ListenConfig()
     peers: tuple[PeerConfig, ...] = ()
     registry: RegistryConfig | None = None
+    identity: IdentityConfig | None = None
     control: ControlConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     path: Path | None = None

@@ -34,6 +34,7 @@ class Finding:
 def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
     """Every rule that `values` breaks."""
     yield from _interface(values.get("interface", {}))
+    yield from _identity(values)
     yield from _timers(values.get("session", {}))
     peers: Sequence[Values] = values.get("peer", ())
     yield from _peer_names(values.get("node", {}).get("name"), peers, where)
@@ -55,6 +56,14 @@ def _interface(interface: Values) -> Iterator[Finding]:
         if address.ip in seen:
             yield Finding(("interface", "addresses", position), f"{address.ip} is listed twice", "remove one")
         seen.add(address.ip)
+
+
+def _identity(values: Values) -> Iterator[Finding]:
+    if values.get("identity"):
+        return
+    if values.get("registry", {}).get("trust") == "authority":
+        fix = "join the network: holloway join TOKEN; or make one: holloway init NETWORK"
+        yield Finding(("registry", "trust"), "authority needs an [identity], with a certificate", fix)
 
 
 def _timers(session: Values) -> Iterator[Finding]:

@@ -82,6 +82,8 @@ class Field:
     note: str = ""
     example: str = ""
     advanced: bool = False
+    unless: str = ""
+    """A section that makes up for a required key: with it the key may be left out, and is an empty tuple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,11 @@ SECTIONS: Final = (
             Field(
                 "addresses",
                 list_kind(interface_address_kind(), least=1),
-                "The node's addresses in the private network, each with the length of its network's prefix.",
+                "The node's addresses in the private network, each with the length of its network's prefix. A node with an "
+                "[identity] has those of its certificate, and needs none here.",
                 Absent.REQUIRED,
                 example='["10.99.0.1/24", "fd99::1/64"]',
+                unless="identity",
             ),
             Field(
                 "mtu",
@@ -317,22 +321,38 @@ SECTIONS: Final = (
             Field(
                 "url",
                 registry_url_kind(),
-                "The store.",
+                "The store: an etcd, with what it takes to reach it (docs/operations.md), or a file for the nodes of one machine.",
                 Absent.REQUIRED,
                 example='"sqlite:///var/lib/holloway/net.db"',
             ),
             Field(
                 "trust",
                 choice_kind(*TRUST_MODES),
-                "Who is believed. `store`: whoever can write the store. It has no default because it must be asked for.",
+                "Who is believed. `authority`: whoever has a certificate of the network's authority (needs an [identity]). "
+                "`pinned`: the listed peers alone; the store tells where they are. `store`: whoever can write the store. It has "
+                "no default because it must be asked for.",
                 Absent.REQUIRED,
-                example='"store"',
+                example='"authority"',
             ),
             Field(
                 "lease_s",
                 seconds_kind(MAX_LEASE_S),
                 "How long this node's record outlives its silence.",
                 DEFAULT_LEASE_S,
+            ),
+        ),
+        optional=True,
+    ),
+    Section(
+        "identity",
+        "The certificate that the network's authority gave this node, with its keys.",
+        (
+            Field(
+                "directory",
+                path_kind(),
+                "The folder that `holloway init` or `holloway join` filled; nobody else may enter it.",
+                Absent.REQUIRED,
+                example='"/var/lib/holloway"',
             ),
         ),
         optional=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 from holloway.actors.config.model import (
     Config,
     ControlConfig,
+    IdentityConfig,
     InterfaceConfig,
     LimitsConfig,
     ListenConfig,
@@ -34,6 +35,7 @@ def config_from_values(values: Values, path: Path | None) -> Config:
         session=SessionConfig(**session, timers=timers),
         peers=tuple(PeerConfig(**peer) for peer in values["peer"]),
         registry=RegistryConfig(**values["registry"]) if values["registry"] else None,
+        identity=IdentityConfig(**values["identity"]) if values["identity"] else None,
         control=ControlConfig(**values["control"]) if values["control"] else None,
         limits=LimitsConfig(**values["limits"]),
         path=path,
@@ -50,6 +52,7 @@ def values_from_config(config: Config) -> Values:
         "control": config.control,
         "limits": config.limits,
         "registry": config.registry,
+        "identity": config.identity,
     }
     values: Values = {}
     for each in SECTIONS:

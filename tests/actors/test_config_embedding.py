@@ -17,6 +17,7 @@ from holloway.actors.config import (
     ConfigProblems,
     ControlConfig,
     Endpoint,
+    IdentityConfig,
     InterfaceConfig,
     LimitsConfig,
     ListenConfig,
@@ -155,12 +156,15 @@ def test_every_key_of_the_table_is_a_field_of_its_dataclass_with_the_same_defaul
         "control": ControlConfig,
         "limits": LimitsConfig,
         "registry": RegistryConfig,
+        "identity": IdentityConfig,
     }
     for name, kind in classes.items():
         by_name = {field.name: field for field in dataclasses.fields(kind)}
         for field in BY_NAME[name].fields:
             default = by_name[field.key].default
-            if isinstance(field.default, Absent):
+            if field.unless:
+                assert default == ()
+            elif isinstance(field.default, Absent):
                 assert default is dataclasses.MISSING
             else:
                 assert default == field.default

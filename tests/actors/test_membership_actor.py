@@ -25,7 +25,7 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import Config, Endpoint, Node, SessionConfig
+from holloway.actors import Config, Endpoint, Node, RegistryConfig, SessionConfig
 from holloway.actors.membership import AT_ONCE
 from holloway.actors.records import Records
 from holloway.actors.registry.memory import MemoryHandle
@@ -112,9 +112,31 @@ async def test_nodes_meet_and_part_and_leave_nothing_in_the_store(autojump_clock
         assert decode_record(name(1), entries[NODES + b"node-1"].value) == record(1)
         assert entries[NODES + b"node-1"].lease == entries[b"/holloway/holloway/addresses/10.99.0.1"].lease
         assert await crosses(left, right, packet(1, 2, 1))
-        assert registry_of(a) == {"in_touch": True, "nodes": 1, "refused": {}}
+        assert registry_of(a) == {"trust": "store", "in_touch": True, "nodes": 1, "refused": {}}
         assert drops(a) == drops(b) == {}
     assert keys(world) == []
+
+
+async def test_with_pinned_keys_the_registry_tells_where_peers_are_and_makes_no_others(
+    autojump_clock: MockClock,
+) -> None:
+    world = World()
+
+    def pinned(number: int, *others: int) -> Config:
+        peers = [peer(other, endpoint=False) for other in others]
+        registry = RegistryConfig(url="memory:", trust="pinned")
+        return replace(config(number, registry=True, peers=peers), registry=registry)
+
+    async with (
+        world.node(pinned(1, 2), world.ports(1)) as a,
+        world.node(pinned(2, 1), world.ports(2)) as b,
+        world.node(config(3, registry=True), world.ports(3)),
+    ):
+        with trio.fail_after(5):
+            await a.connected(name(2))
+            await b.connected(name(1))
+        assert list(a.roster.plan.peers) == [name(2)]
+        assert registry_of(a)["refused"] == {name(3): "record_not_pinned"}
 
 
 async def test_a_lease_is_kept_alive_for_as_long_as_the_node_lives(autojump_clock: MockClock) -> None:
@@ -286,7 +308,7 @@ async def test_with_the_store_away_everything_known_stays_and_afterwards_goes_on
         weather.away()
         await trio.sleep(3600)
         assert keys(world) == []  # the leases have run out
-        assert registry_of(a) == {"in_touch": False, "nodes": 1, "refused": {}}
+        assert registry_of(a) == {"trust": "store", "in_touch": False, "nodes": 1, "refused": {}}
         validate("status", a.status())
         assert await crosses(left, right, packet(1, 2, 1))
         tries = [at for at, method in weather.calls if method == "grant" and at > 60]

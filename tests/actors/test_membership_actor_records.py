@@ -14,7 +14,7 @@ from node_world import name, public_key, record
 from holloway.actors.records import KEY_HOLD_S, REFUSED_SHOWN, VANISHED_S, Records
 from holloway.actors.registry import Entry
 from holloway.actors.wanted import Peer
-from holloway.protocols.membership import encode_record
+from holloway.protocols.membership import decode_record, encode_record
 
 
 class Said:
@@ -29,7 +29,7 @@ class Said:
 
 def records(*before: Peer, now: float = 0.0) -> tuple[Records, Counter[str], Said]:
     problems, said = Counter[str](), Said()
-    return Records(name(1), public_key(1), before, problems, said, now), problems, said  # type: ignore[arg-type]
+    return Records(name(1), public_key(1), before, decode_record, problems, said, now), problems, said  # type: ignore[arg-type]
 
 
 def entry(number: int, *, since: int = 5, **changes: Any) -> Entry:

@@ -123,6 +123,19 @@ async def test_an_interface_that_is_down_is_left_alone_unless_it_is_to_be_brough
 
 
 @in_namespace
+async def test_the_host_tells_the_addresses_of_its_interfaces_that_others_might_reach() -> None:
+    tun = device()
+    ip("link set lo up")
+    async with open_netlink() as netlink:
+        assert await netlink.host_addresses() == []
+        await netlink.configure("hw0", [V4, V6], 1400)
+        assert sorted(await netlink.host_addresses(), key=str) == [("hw0", V4.ip), ("hw0", V6.ip)]
+        ip("link set hw0 down")
+        assert await netlink.host_addresses() == []
+    tun.close()
+
+
+@in_namespace
 async def test_addresses_that_are_not_wanted_any_more_go_and_the_new_ones_stay() -> None:
     tun = device()
     async with open_netlink() as netlink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -58,6 +59,15 @@ def test_a_configured_peer_is_not_found_again_under_the_name_it_has_in_the_regis
     made = plan([Peer.from_config(configured(2))], [found(2, called="its-own-name")])
     assert list(made.peers) == [name(2)]
     assert made.refused == ()
+
+
+def test_the_registry_tells_where_a_configured_peer_is_after_what_the_configuration_tells() -> None:
+    here, there = Endpoint("192.0.2.2", 1099), Endpoint("192.0.2.99", 7)
+    calls = replace(found(2), name="another-name", endpoints=(there, here))
+    for endpoint, places in ((None, (there, here)), (here, (here, there))):
+        made = plan([Peer.from_config(configured(2, endpoint=endpoint))], [calls])
+        assert made.peers[name(2)].endpoints == places
+        assert list(made.peers) == [name(2)]
 
 
 def test_a_found_peer_does_not_take_the_name_of_a_configured_one() -> None:

@@ -78,7 +78,7 @@ async def test_a_node_that_is_not_running_still_answers(autojump_clock: MockCloc
         validate("status", node.status())
         validate("peers", node.peers())
         assert said(node)["node"]["listen"] == []
-        assert said(node)["node"]["registry"] == {"in_touch": False, "nodes": 0, "refused": {}}
+        assert said(node)["node"]["registry"] == {"trust": "store", "in_touch": False, "nodes": 0, "refused": {}}
         assert said(node)["peers"][0]["state"] == "down"
 
 

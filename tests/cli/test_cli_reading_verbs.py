@@ -74,6 +74,27 @@ def test_status_without_peers_and_drops(ask: Callable[..., Any]) -> None:
     assert outcome.err == ""
 
 
+def test_status_tells_of_the_registry_and_warns_of_what_is_refused(ask: Callable[..., Any]) -> None:
+    answer = status(drops={})
+    answer["node"]["refused_runs"] = {}
+    answer["node"]["registry"] = {
+        "trust": "authority",
+        "in_touch": False,
+        "nodes": 3,
+        "refused": {"evil\x1b[2J": "record_unsigned"},
+    }
+    answer["node"]["certificate"] = {"fingerprint": "00" * 32, "expires_in_s": 86_400, "problem": None}
+    outcome = ask(lines({"result": answer}), "status")
+    assert outcome.out.splitlines()[2:] == ["registry away, trust authority, certificate for 1d0h", "no peers"]
+    assert outcome.err.splitlines() == [
+        "warning: what the registry says of evil[2J is refused: record_unsigned",
+        "warning: this node's certificate runs out soon; is the authority's node up?",
+    ]
+    answer["node"]["certificate"]["problem"] = "certificate_revoked"
+    outcome = ask(lines({"result": answer}), "status")
+    assert "warning: the others do not believe this node: certificate_revoked" in outcome.err
+
+
 @pytest.mark.parametrize("verb", ["status", "peers"])
 def test_names_of_peers_cannot_deceive(ask: Callable[..., Any], verb: str) -> None:
     evil = "\x1b]0;owned\x07[/x][red]\u202e$(rm -rf ~)\nerror: fake"

@@ -41,8 +41,8 @@ def test_help_lists_every_verb_and_goes_to_stdout(holloway: Callable[..., Any]) 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ((), ["missing command", "holloway has: up, demo, status", "holloway --help"]),
-        (("staus",), ["unknown verb staus", "holloway has: up, demo, status", "holloway status"]),
+        ((), ["missing command", "holloway has: init, invite, join", "holloway --help"]),
+        (("staus",), ["unknown verb staus", "holloway has: init, invite, join", "holloway status"]),
         (("PEER",), ["unknown verb PEER", "holloway has: ", "holloway peers"]),
         (("xyzzy",), ["unknown verb xyzzy", "holloway has: ", "holloway --help"]),
         (("x\x1b[2J",), ["unknown verb x[2J", "holloway has: ", "holloway --help"]),

@@ -1,0 +1,189 @@
+"""The actor of the node that holds the authority's key: lets in machines that were invited, renews certificates, and says to
+everybody what the authority has to say.
+
+What the authority publishes is put back when somebody changes it. Everything it reads may be anybody's: what proves nothing is
+counted and never answered. Not responsible for decisions (`authority_files`); files are written in a thread, so that packets
+do not wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.actors.authority_files import AuthorityFiles
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.membership import first_of
+from holloway.actors.registry import Changes, Entry, Put, RegistryPort
+from holloway.protocols.errors import HollowayError, RegistryError
+from holloway.protocols.membership import NAME, network_prefix
+
+if TYPE_CHECKING:
+    from holloway.actors.authority_files import Settled
+    from holloway.supervisor import Context
+
+ANSWER_S = 3600.0
+"""How long an answer stays in the store."""
+CHECK_S = 60.0
+"""How often we look whether what we say is getting old."""
+PUT_BACK_S = 1.0
+"""How often what we say is put back, at most, when somebody goes on changing it."""
+RETRY_S = 1.0
+RETRY_MAX_S = 4.0
+FOREIGN_PAUSE_S = 0.02
+"""After a request that proves nothing: whoever fills the store with them gets no more than this much of our time."""
+MAX_DONE = 4096
+LOG_LINES = 50
+_INVITATION = re.compile(rb"[0-9a-f]{32}\Z")
+
+Publish = Mapping[bytes, bytes]
+
+
+async def issuer(
+    ctx: Context,
+    authority: AuthorityFiles,
+    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    wall_ns: Callable[[], int],
+    problems: Counter[str],
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """Actor: the authority at work. Ready at once; with the registry away it waits for it, as those do who want to join."""
+    log = BoundedLog(ctx.log, lines=LOG_LINES)
+    desk = _Desk(authority, wall_ns, problems, log)
+    task_status.started(None)
+    pause_s, told = RETRY_S, ""
+    while True:
+        failure: HollowayError | None = None
+        try:
+            async with open_store() as registry:
+                pause_s = RETRY_S
+                await desk.work(registry)
+        except* RegistryError as group:
+            failure = first_of(group)
+        except* HollowayError as group:  # a file of ours: somebody has to mend it, and then we go on
+            failure = _first(group)
+        assert failure is not None
+        if str(failure) != told:
+            told = str(failure)
+            log.warning("authority: %s; trying again until it works", failure)
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+
+class _Desk:
+    """Where requests come in."""
+
+    def __init__(
+        self, authority: AuthorityFiles, wall_ns: Callable[[], int], problems: Counter[str], log: BoundedLog
+    ) -> None:
+        self._authority, self._wall_ns, self._problems, self._log = authority, wall_ns, problems, log
+        prefix = network_prefix(authority.network)
+        self._prefix, self._enrol, self._renew = prefix, prefix + b"enrol/", prefix + b"renew/"
+        self._statements: Publish = {}
+        self._spoken_at = -math.inf
+        self._speak_at = math.inf
+        self._done: OrderedDict[bytes, bytes] = OrderedDict()
+
+    @property
+    def _now(self) -> int:
+        return self._wall_ns() // 10**9
+
+    async def work(self, registry: RegistryPort) -> None:
+        """Answer until cancelled, or the store or a file refuses."""
+        self._done.clear()  # answers may have gone with the store
+        while True:
+            await self._speak(registry)
+            snapshot = await registry.snapshot(self._prefix)
+            for key, entry in snapshot.entries.items():
+                await self._take(registry, key, entry)
+            try:
+                async with registry.watch(self._prefix, snapshot.revision) as watch:
+                    while True:
+                        changes: Changes = ()
+                        with trio.move_on_at(self._speak_at):
+                            changes = await watch.receive()
+                        for change in changes:
+                            await self._take(registry, change.key, change.entry if isinstance(change, Put) else None)
+                        if trio.current_time() >= self._speak_at:
+                            await self._speak(registry)
+            except RegistryError as error:
+                if error.kind != "compacted":
+                    raise
+
+    async def _speak(self, registry: RegistryPort) -> None:
+        """Say what the authority has to say, if the store says anything else."""
+        self._spoken_at = trio.current_time()
+        self._speak_at = self._spoken_at + CHECK_S
+        self._statements = await trio.to_thread.run_sync(self._authority.statements, self._now)
+        for key, value in self._statements.items():
+            entry = (await registry.snapshot(key)).entries.get(key)
+            if entry is None or entry.value != value:
+                await registry.put(key, value)
+
+    async def _take(self, registry: RegistryPort, key: bytes, entry: Entry | None) -> None:
+        """What stands under a key now."""
+        if key in self._statements:
+            if entry is None or entry.value != self._statements[key]:
+                self._speak_at = min(self._speak_at, self._spoken_at + PUT_BACK_S)
+        elif entry is None:
+            self._done.pop(key, None)
+        elif key.startswith(self._enrol) and _INVITATION.match(invitation := key.removeprefix(self._enrol)):
+            decide = partial(self._authority.enrol, bytes.fromhex(invitation.decode("ascii")))
+            await self._answer(registry, key, entry.value, "a machine that wants to join", decide)
+        elif key.startswith(self._renew) and NAME.match(
+            name := key.removeprefix(self._renew).decode("ascii", "replace")
+        ):
+            await self._answer(registry, key, entry.value, f"node {name}", partial(self._authority.renew, name))
+
+    async def _answer(
+        self,
+        registry: RegistryPort,
+        key: bytes,
+        value: bytes,
+        who: str,
+        decide: Callable[[bytes, int], Settled],
+    ) -> None:
+        digest = hashlib.sha256(value).digest()
+        if self._done.get(key) == digest:
+            return
+        # Not abandoned when we are stopped: what was decided is written down.
+        settled = await trio.to_thread.run_sync(decide, value, self._now)
+        decision, admitted = settled.decision, settled.admitted
+        self._done[key] = digest
+        if len(self._done) > MAX_DONE:
+            self._done.popitem(last=False)
+        if decision.reason is not None:
+            self._problems[decision.reason.value] += 1
+            self._log.warning("authority: %s is refused: %s", who, decision.reason.value)
+        elif admitted is not None:
+            addresses = ", ".join(sorted(map(str, admitted.addresses)))
+            self._log.info("authority: node %s was let in, with %s", admitted.name, addresses)
+        elif decision.has_changed:
+            self._log.info("authority: the certificate of %s was renewed", who)
+        if decision.answer is None:
+            await trio.sleep(FOREIGN_PAUSE_S)
+            return
+        lease = await registry.grant(ANSWER_S)
+        for place, text in settled.publish.items():
+            if place.startswith((self._prefix + b"grants/", self._prefix + b"renewed/")):
+                await registry.put(place, text, lease=lease.id)
+            else:
+                self._statements = {**self._statements, place: text}
+                await registry.put(place, text)
+
+
+def _first(group: BaseExceptionGroup[HollowayError]) -> HollowayError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HollowayError)
+    return error

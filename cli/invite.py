@@ -1,0 +1,113 @@
+"""`holloway invite`: an invitation for one more machine.
+
+Not responsible for what an invitation is (`holloway.protocols.invitations`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from holloway.cli.option_types import ADDRESS, DURATION, PREFIX
+from holloway.cli.printing import json_option, print_json
+from holloway.cli.registry_files import pack
+from holloway.cli.state_option import config_file, state_directory, state_option
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
+    from holloway.actors.state_directory import StateDirectory
+    from holloway.protocols.membership import Prefix
+
+SCHEMA = "holloway.invite/1"
+DEFAULT_TTL = "1h"
+
+
+@click.command()
+@click.option("--name", metavar="NODE", help="What the machine will be called.  [default: as it wishes]")
+@click.option(
+    "--address", type=ADDRESS, metavar="A", help="Its overlay address.  [default: as it wishes, or the lowest free one]"
+)
+@click.option(
+    "--prefix",
+    "prefixes",
+    type=PREFIX,
+    metavar="CIDR",
+    multiple=True,
+    help="A network that may lie behind it; may be repeated.",
+)
+@click.option(
+    "--ttl",
+    "ttl_s",
+    type=DURATION,
+    default=DEFAULT_TTL,
+    show_default=True,
+    metavar="TIME",
+    help="How long it is good: 30m, 1h, 2d.",
+)
+@state_option
+@json_option
+def command(
+    name: str | None,
+    address: IPv4Address | None,
+    prefixes: tuple[Prefix, ...],
+    ttl_s: int,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Print an invitation for one more machine.
+
+    It is one word, and good once. Whoever has the token can join in that machine's place: treat it like a password. Runs where the authority's key is.
+    """
+    import os
+
+    from holloway.actors.config import load_config
+
+    config = load_config(config_file(state), environ=os.environ)
+    assert config.registry is not None, "a member's configuration has a registry"
+    token = invitation_text(
+        state_directory(state),
+        config.node.network,
+        config.registry.url,
+        ttl_s,
+        name=name,
+        addresses=() if address is None else (address,),
+        prefixes=prefixes,
+    )
+    if as_json:
+        print_json({"schema": SCHEMA, "network": config.node.network, "expires_s": ttl_s, "invitation": token})
+    else:
+        print(token)
+
+
+def invitation_text(
+    state: StateDirectory,
+    network: str,
+    registry: str,
+    ttl_s: int,
+    *,
+    name: str | None = None,
+    addresses: tuple[IPv4Address, ...] = (),
+    prefixes: tuple[Prefix, ...] = (),
+) -> str:
+    """The token. Raises `LocalError` where there is no authority."""
+    import os
+
+    from holloway.actors.authority_files import AuthorityFiles
+    from holloway.protocols.invitations import encode_token
+
+    url, files = pack(registry)
+    authority = AuthorityFiles(state, network, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
+    return encode_token(
+        authority.invite(
+            expires=time.time_ns() // 10**9 + ttl_s,
+            registry=url,
+            files=files,
+            name=name,
+            addresses=addresses,
+            prefixes=prefixes,
+        )
+    )
