@@ -75,7 +75,7 @@ class AuthorityFiles:
     """The authority whose files lie in a state directory."""
 
     def __init__(self, state: StateDirectory, network: str, entropy: Entropy) -> None:
-        self._state, self.network, self._entropy = state, network, entropy
+        self.state, self.network, self._entropy = state, network, entropy
 
     @staticmethod
     def exist(state: StateDirectory) -> bool:
@@ -167,7 +167,7 @@ class AuthorityFiles:
 
     @contextmanager
     def _open(self) -> Iterator[_Desk]:
-        with self._state.alone():
+        with self.state.alone():
             identity = Identity.from_pem(self._text(AUTHORITY_KEY))
             authority = Authority(identity, from_pem(self._text(AUTHORITY_CERTIFICATE)), self.network)
             invitation_key = self._invitation_key()
@@ -190,7 +190,7 @@ class AuthorityFiles:
             if desk.issuer.ledger.is_list_due:
                 publish |= self._new_list(desk, now)
             else:
-                self._state.write(LEDGER, write_ledger(desk.issuer.ledger))
+                self.state.write(LEDGER, write_ledger(desk.issuer.ledger))
         if decision.answer is not None:
             publish[key] = decision.answer
         admitted = None
@@ -201,12 +201,12 @@ class AuthorityFiles:
 
     def _new_list(self, desk: _Desk, now: int) -> dict[bytes, bytes]:
         revocations = desk.issuer.revocation_list(now)
-        self._state.write(LEDGER, write_ledger(desk.issuer.ledger))
-        self._state.write(LIST, revocations.der)
+        self.state.write(LEDGER, write_ledger(desk.issuer.ledger))
+        self.state.write(LIST, revocations.der)
         return {revoked_key(self.network): revocations.der}
 
     def _current_list(self, desk: _Desk, now: int) -> bytes:
-        kept = self._state.read(LIST)
+        kept = self.state.read(LIST)
         if kept is not None and not desk.issuer.ledger.is_list_due:
             found = read_list(kept, [desk.authority.certificate])
             if (
@@ -221,14 +221,14 @@ class AuthorityFiles:
         try:
             return bytes.fromhex(self._text(INVITATION_KEY).strip())
         except ValueError:
-            path, why = self._state.file(INVITATION_KEY), "it holds no hexadecimal number"
+            path, why = self.state.file(INVITATION_KEY), "it holds no hexadecimal number"
             raise LocalError(f"{path} cannot be used", why, "bring it back from a copy") from None
 
     def _must_have(self, name: str) -> bytes:
-        kept = self._state.read(name)
+        kept = self.state.read(name)
         if kept is None:
             raise LocalError(
-                f"{self._state.path} holds no authority",
+                f"{self.state.path} holds no authority",
                 f"{name} does not exist",
                 "run it on the machine that made the network, or name its folder: --state DIR",
             )

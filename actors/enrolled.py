@@ -10,7 +10,8 @@
     known.json         those records themselves: with the registry away, known nodes can be met again
 
 Everything of the registry is kept as it was signed, and verified again when it is read: whoever alters a file alters nothing.
-Each is written before it is acted on, so that a restart brings back nobody. Not responsible for the registry, for the authority's
+Each is written as soon as it counts, so that a restart brings back nobody; while the disk refuses, it counts all the same and is
+owed (`keep_owed`). Not responsible for the registry, for the authority's
 own files (`authority_files`), nor for what is believed (`holloway.protocols.trust`).
 """
 
@@ -94,15 +95,18 @@ def settings_of(value: bytes) -> NetworkSettings:
 
 
 class Enrolled:
-    """A node with a certificate, and what it has learned of its network. Changes are kept before they count."""
+    """A node with a certificate, and what it has learned of its network. Methods that raise `PortError`, because a file cannot be
+    written, have done everything else.
+    """
 
-    def __init__(self, directory: Path, network: str, now: int) -> None:
-        """What `directory` holds for a node of `network`; `now` in seconds since 1970.
+    def __init__(self, state: StateDirectory, network: str, now: int) -> None:
+        """What `state` holds for a node of `network`; `now` in seconds since 1970.
 
         Raises LocalError when something is missing, damaged, of another network, or not in time, and `PortError` for files that
         cannot be used.
         """
-        self.state = StateDirectory(directory)
+        self.state = state
+        self._owed: dict[str, bytes] = {}
         self.identity = identity_in(self.state)
         bundle = kept_bundle(self._must_have(AUTHORITIES), network)
         number = self.state.read(REVOKED_NUMBER) or b"0"
@@ -146,7 +150,7 @@ class Enrolled:
         if problem is not None:
             return problem.value
         if self.trust.bundle is not before:
-            self.state.write(AUTHORITIES, value)
+            self._keep(AUTHORITIES, value)
         return None
 
     def take_revocations(self, value: bytes) -> str | None:
@@ -156,7 +160,7 @@ class Enrolled:
         if problem is not None:
             return problem.value
         if self.trust.revocations is not before:
-            self.state.write(REVOKED, value)
+            self._keep(REVOKED, value)
         return None
 
     def take_settings(self, value: bytes, now: int) -> str | None:
@@ -167,17 +171,27 @@ class Enrolled:
         if value != self.settings_value:
             settings_of(value)
             self.settings_value = value
-            self.state.write(SETTINGS, value)
+            self._keep(SETTINGS, value)
         return None
 
     def take_certificate(self, certificate: NodeCertificate) -> None:
         """Another certificate of ours, which has been verified."""
-        self.state.write(CERTIFICATE, to_pem(certificate.der))
         self.certificate = certificate
+        self._keep(CERTIFICATE, to_pem(certificate.der).encode())
 
     def keep_seen(self) -> None:
         """Remember the newest records for the next start."""
         self.state.write(SEEN, self.records.memory())
+
+    def keep_owed(self) -> None:
+        """Write what the disk has refused to take. Raises `PortError` while it does."""
+        for name, value in list(self._owed.items()):
+            self.state.write(name, value)
+            del self._owed[name]
+
+    def _keep(self, name: str, value: bytes) -> None:
+        self._owed[name] = value
+        self.keep_owed()
 
     def _must_have(self, name: str) -> bytes:
         kept = self.state.read(name)

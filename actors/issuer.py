@@ -123,7 +123,7 @@ class _Desk:
         """Say what the authority has to say, if the store says anything else."""
         self._spoken_at = trio.current_time()
         self._speak_at = self._spoken_at + CHECK_S
-        self._statements = await trio.to_thread.run_sync(self._authority.statements, self._now)
+        self._statements = await self._authority.state.apart(partial(self._authority.statements, self._now))
         for key, value in self._statements.items():
             entry = (await registry.snapshot(key)).entries.get(key)
             if entry is None or entry.value != value:
@@ -155,8 +155,7 @@ class _Desk:
         digest = hashlib.sha256(value).digest()
         if self._done.get(key) == digest:
             return
-        # Not abandoned when we are stopped: what was decided is written down.
-        settled = await trio.to_thread.run_sync(decide, value, self._now)
+        settled = await self._authority.state.apart(partial(decide, value, self._now))
         decision, admitted = settled.decision, settled.admitted
         self._done[key] = digest
         if len(self._done) > MAX_DONE:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 from holloway.actors.netlink import open_netlink
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.state_directory import StateDirectory
 from holloway.actors.tun import open_tun
 from holloway.actors.udp_binding import open_udp
 
@@ -36,6 +38,10 @@ class KernelPorts(Ports):
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""
         return open_netlink()
+
+    def open_state(self, directory: Path) -> StateDirectory:
+        """See `Ports`."""
+        return StateDirectory(directory)
 
     def wall_ns(self) -> int:
         """See `Ports`."""

@@ -58,6 +58,7 @@ AT_ONCE = 32
 """Records that are read in one turn."""
 LOG_LINES = 20
 PUBLISH_ROUNDS = 16
+UNKEPT = "what is known cannot be kept: %s"
 
 Describe = Callable[["Context"], Awaitable[NodeRecord]]
 """What our record is to say now, but for its serial number."""
@@ -242,12 +243,12 @@ class Membership:
             return
         if key == authority.renewed_key:
             certificate = authority.enrolled.certificate
-            problem = authority.hear_renewed(value)
+            problem = self._kept_or_owed(partial(authority.hear_renewed, value))
             if authority.enrolled.certificate is not certificate:
                 self._log.info("our certificate was renewed")
                 self._record = None  # it goes with our record
         elif key in authority.statement_keys:
-            problem = authority.hear(key, value)
+            problem = self._kept_or_owed(partial(authority.hear, key, value))
         else:
             return
         if problem is None:
@@ -257,6 +258,14 @@ class Membership:
             self._told[key] = problem
             self._roster.problems[problem] += 1
             self._log.warning("registry: what stands under %s is refused: %s", key.decode("ascii", "replace"), problem)
+
+    def _kept_or_owed(self, hear: Callable[[], str | None]) -> str | None:
+        """What is heard counts, also when it cannot be written down."""
+        try:
+            return hear()
+        except PortError as error:
+            self._log.warning(UNKEPT, error)
+            return None
 
     def tell(self, now: float) -> float:
         """Tell the roster what is known, unless it was told too often of late. Returns when to call again."""
@@ -287,6 +296,7 @@ class Membership:
         """Keep what we know for another life: whoever has left may be back while the registry is away."""
         if self._authority is None:
             return
+        self._authority.enrolled.keep_owed()
         known = self.records.values()
         absent = [name for name in self._kept if name not in known]
         gone = [name for name in absent if isinstance(self._belief.read(name, self._kept[name]), RecordProblem)]
@@ -348,6 +358,8 @@ async def membership(
         if trio.current_time() - began >= STEADY_S:
             pause_s = RETRY_S
         stay.tell(failure)
+        handle.tell(trio.current_time())  # the visit may have ended before anybody heard what it brought
+        stay.keep()
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, RETRY_MAX_S)
 
@@ -384,7 +396,7 @@ class _Stay:
                 await self._follow(registry, lease)
         finally:
             self._handle.is_in_touch = False
-            self._keep()
+            self.keep()
             # A clean stop frees our name and addresses at once. After a loss they are ours still, and we will be back.
             if trio.current_effective_deadline() == -math.inf:
                 with trio.move_on_after(RETRY_S, shield=True), suppress(RegistryError):
@@ -394,14 +406,15 @@ class _Stay:
         while True:
             for _ in range(int(REFRESH_S / KEEP_S)):
                 await trio.sleep(KEEP_S)
-                self._keep()
+                self.keep()
             await self._handle.refresh(registry, lease)
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Keep what is known, if the disk takes it."""
         try:
             self._handle.keep()
         except PortError as error:
-            self._log.warning("what is known cannot be kept: %s", error)
+            self._log.warning(UNKEPT, error)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:
         """Snapshot at R, then changes from R+1; from the start again when the history is gone."""

@@ -447,7 +447,7 @@ async def open_node(
         # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
         takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
         ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super)
-    config, enrolled = enrolled_node(config, ports.wall_ns)
+    config, enrolled = enrolled_node(config, ports)
     secrets = load_secrets(config, environ=os.environ)
     network_secret = None
     if secrets.passphrase is not None:

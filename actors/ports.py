@@ -1,6 +1,7 @@
 """The seams of the daemon: what an actor may ask of the kernel, as Protocols.
 
-Responsible for the shapes only: the TUN device, the datagram sockets, addresses and routes, the wall clock, randomness.
+Responsible for the shapes only: the TUN device, the datagram sockets, addresses and routes, kept files, the wall clock,
+randomness.
 Not responsible for any of them: `holloway.actors.kernel` asks the kernel, `holloway.simulations.ports` pretends to be
 one, and nothing above this module knows which of the two it has.
 
@@ -18,13 +19,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.packets import Packet
 from holloway.protocols.runs import Run, flatten
+
+if TYPE_CHECKING:
+    from holloway.actors.state_directory import StateDirectory
 
 
 class TunPort(Protocol):
@@ -155,6 +160,10 @@ class Ports(Protocol):
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """Addresses and routes of the host for as long as the context lasts."""
+        ...
+
+    def open_state(self, directory: Path) -> StateDirectory:
+        """What the node keeps from one process to the next, in a folder that is there."""
         ...
 
     def wall_ns(self) -> int:

@@ -29,14 +29,15 @@ REGISTRY_TIMEOUT_S = 30.0
 SECOND_NS = 10**9
 
 
-def enrolled_node(config: Config, wall_ns: Callable[[], int]) -> tuple[Config, Enrolled | None]:
+def enrolled_node(config: Config, ports: Ports) -> tuple[Config, Enrolled | None]:
     """What the node keeps of its membership, and the configuration with what follows from its certificate.
 
     Raises `ConfigProblems` when the two contradict each other, and as `Enrolled` does.
     """
     if config.identity is None:
         return config, None
-    enrolled = Enrolled(config.identity.directory, config.node.network, wall_ns() // SECOND_NS)
+    state = ports.open_state(config.identity.directory)
+    enrolled = Enrolled(state, config.node.network, ports.wall_ns() // SECOND_NS)
     name = enrolled.certificate.name
     if name != config.node.name:
         fix = f'write name = "{name}", or join under the other name'

@@ -9,9 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+import trio
 
 from holloway.actors.secrets import RefusedFileError, private_contents
 from holloway.protocols.errors import PortError
@@ -20,6 +23,8 @@ SYSTEM_STATE = Path("/var/lib/holloway")
 CONFIG_FILE = "holloway.toml"
 MAX_FILE_BYTES = 8 << 20
 _LOCK_FILE = ".lock"
+
+Result = TypeVar("Result")
 
 
 def default_state(environ: Mapping[str, str], uid: int | None = None) -> Path:
@@ -100,6 +105,12 @@ class StateDirectory:
         """Forget a file. One that is not there is fine."""
         with _told(f"cannot remove {self.file(name)}"):
             self.file(name).unlink(missing_ok=True)
+
+    async def apart(self, work: Callable[[], Result]) -> Result:
+        """Do what uses these files in a thread, so that nobody waits for a disk but the caller; done to its end, also when he is
+        cancelled. Returns and raises what `work` does.
+        """
+        return await trio.to_thread.run_sync(work)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ import trio
 from holloway.actors import (
     Config,
     Endpoint,
+    IdentityConfig,
     InterfaceConfig,
     ListenConfig,
     Node,
@@ -29,11 +30,14 @@ from holloway.actors import (
 )
 from holloway.protocols.addresses import Address
 from holloway.protocols.events import DropReason
+from holloway.protocols.membership import RecordProblem
 from holloway.protocols.packets import Packet
+from holloway.protocols.revocation import RevocationProblem
 from holloway.protocols.session import Session
 from holloway.simulations.actor_ports import LifePorts
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.determinism import PROCESS
+from holloway.simulations.disk import Desk
 from holloway.simulations.identities import PORT, Identity, preshared
 from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import no_actor_crashes
@@ -65,6 +69,9 @@ PREFIX_BITS = 16
 PREFIX_BITS_6 = 112
 STARTED_AGAIN_NS = 10**9
 """How long the service manager waits before it starts a node again that ended by itself."""
+_PLACES = {problem.value: "record_refused" for problem in RecordProblem} | {
+    RevocationProblem.STALE.value: "stale_list_refused"
+}
 _REASONS = {reason.value: reason for reason in DropReason}
 
 
@@ -82,6 +89,9 @@ class Life:
         """Whether a port of it was broken."""
         self.scope = trio.CancelScope()
         self.entropy = stream(host.world.plan.seed, host.name, "entropy", str(number)).randbytes
+        self.number = number
+        office = host.world.office
+        self.desk: Desk | None = None if office is None else Desk(office.disks[host.name], self)
         self.ports = LifePorts(self)
         self.door: Door | None = None if host.world.store is None else host.world.store.door(host.name)
         self._cause = 0
@@ -130,6 +140,9 @@ class Life:
             self.host.world.reached.note_drops(
                 {_REASONS[name]: count for name, count in drops.items() if name in _REASONS}
             )
+            for reason, place in _PLACES.items():
+                if drops.get(reason):
+                    self.host.world.reached.reach(place)
 
 
 class ActorHost(Host):
@@ -177,6 +190,7 @@ class ActorHost(Host):
                 ) as node:
                     life.node = node
                     self._tell("node", "", "up")
+                    self.world.has_booted(self)
                     await trio.sleep_forever()
             except (ChildStartError, IntensityExceeded) as ended:
                 error = ended
@@ -287,6 +301,16 @@ class ActorHost(Host):
         """Whether it has stood still until this instant, and still has to catch up."""
         return self._woke_ns == self.world.timeline.now_ns
 
+    @property
+    def node(self) -> Node | None:
+        """The node that runs."""
+        return None if self._life is None else self._life.node
+
+    @property
+    def lives(self) -> int:
+        """How many lives it has begun."""
+        return self._lives
+
     def demux(self) -> Demux[PeerSession] | None:
         """The table that finds sessions, while there is one."""
         node = None if self._life is None else self._life.node
@@ -325,6 +349,8 @@ class ActorHost(Host):
         match event:
             case ChildStarted(path, _, incarnation):
                 self._tell("actor", path, f"started {incarnation}")
+                if ".peers." in path:
+                    self.world.look_at_trust(self)
             case ChildExited(path, _, ended):
                 self._tell("actor", path, f"{ended.reason}{f': {brief(ended.error)}' if ended.error else ''}")
                 if ended.error is not None:
@@ -344,6 +370,8 @@ class ActorHost(Host):
         life = PROCESS.get(None)
         if not isinstance(life, Life) or life.is_over or life.is_counted or life.has_cause:
             return True
+        if self.name in self.world.outcasts:  # it is told so, and cannot be in the registry any more
+            return path.startswith("node.registry")
         return path.startswith("node.registry") and self.world.has_store_faults
 
     def _tell(self, kind: str, peer: str, what: str) -> None:
@@ -354,7 +382,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     plan = world.plan
     return Config(
         node=NodeConfig(name=own.name, network=NETWORK),
-        interface=InterfaceConfig(name=INTERFACE, addresses=_interfaces(own)),
+        interface=InterfaceConfig(name=INTERFACE, addresses=() if world.office is not None else _interfaces(own)),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
         listen=ListenConfig(port=PORT, advertise=(Endpoint(str(own.configured[0]), PORT),)),
         peers=()
@@ -373,7 +401,8 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
         ),
         registry=None
         if plan.registry is None
-        else RegistryConfig(url="memory:", trust="store", lease_s=plan.registry.lease_ns / 1e9),
+        else RegistryConfig(url="memory:", trust=plan.registry.trust, lease_s=plan.registry.lease_ns / 1e9),
+        identity=None if world.office is None else IdentityConfig(directory=world.office.disks[own.name].path),
     )
 
 

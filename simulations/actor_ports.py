@@ -11,11 +11,13 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
@@ -66,6 +68,11 @@ class LifePorts(Ports):
             nursery.start_soon(netlink.fail_when_broken)
             yield netlink
             nursery.cancel_scope.cancel()
+
+    def open_state(self, directory: Path) -> StateDirectory:
+        """See `Ports`. There is one such folder."""
+        assert self._life.desk is not None, "only networks with an authority keep anything"
+        return self._life.desk
 
     def wall_ns(self) -> int:
         """See `Ports`."""

@@ -22,10 +22,13 @@ from holloway.protocols.session import Session
 from holloway.protocols.suites import Suite
 from holloway.simulations import determinism
 from holloway.simulations.actor_host import NETWORK, ActorHost, Life
+from holloway.simulations.authority_at_work import AuthorityAtWork
+from holloway.simulations.clocks import WALL_START_NS
 from holloway.simulations.determinism import PROCESS, STEPS_PER_INSTANT, Freezer, NoNames, Steps
 from holloway.simulations.errors import PropertyViolated
 from holloway.simulations.faults import KINDS, Fault, Scope
-from holloway.simulations.identities import Identity
+from holloway.simulations.identities import Identity, identity
+from holloway.simulations.office import Office
 from holloway.simulations.oracles import (
     Calm,
     addresses_have_one_holder,
@@ -46,6 +49,7 @@ from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
+    from holloway.simulations.disk import Disk
 
 
 class ActorWorld(World):
@@ -63,6 +67,10 @@ class ActorWorld(World):
         """Datagrams that are not as a peer made them."""
         self.store: Store | None = None
         self.has_store_faults = any(KINDS[fault.kind].scope is Scope.STORE for fault in plan.faults)
+        self.office: Office | None = None
+        if plan.registry is not None and plan.registry.has_authority:
+            members = {name: identity(plan.seed, number, name) for number, name in enumerate(plan.nodes)}
+            self.office = Office(plan.seed, NETWORK, members, WALL_START_NS // SECOND_NS)
         super().__init__(plan, self._pump, trace, capture)
         if plan.registry is not None:
             meeting = plan.registry
@@ -73,6 +81,8 @@ class ActorWorld(World):
                 tell=self._tell_store,
                 reach=self.reached.reach,
             )
+
+        self._authority = None if self.office is None else AuthorityAtWork(self, self.office, self.store)
 
     def make_host(self, own: Identity, peers: list[Identity]) -> ActorHost:
         """See `World`."""
@@ -126,9 +136,10 @@ class ActorWorld(World):
                 if (demux := host.demux()) is not None:
                     hold(tables_are_bounded, demux, len(self.plan.nodes) - 1)
             hold(stopping_ends, host.stopping_since_ns, self.timeline.now_ns, host.name)
+            self.look_at_trust(host)
         if self.store is not None:
             members = self.store.members(NETWORK)
-            for host in self.hosts.values():
+            for host in self.hosts.values() if not self.has_attackers else ():
                 hold(leaving_frees_the_name, host.left_ns, self.timeline.now_ns, host.name, members)
             hold(addresses_have_one_holder, self.store.members(NETWORK), self.store.addresses(NETWORK))
 
@@ -192,7 +203,7 @@ class ActorWorld(World):
         return replace(
             super().calm(),
             published=tuple(self.store.members(NETWORK)),
-            known={name: host.known() for name, host in self.hosts.items()},
+            known={name: host.known() for name, host in self.hosts.items() if name not in self.outcasts},
         )
 
     # The registry.
@@ -203,7 +214,12 @@ class ActorWorld(World):
     def store_fails(self, fault: Fault) -> None:
         """See `World`."""
         assert self.store is not None, "a plan without a registry has no such fault"
+        if fault.kind == "store_attacker":
+            self.authority.attack(fault)
+            return
         self.store.begin(fault)
+        for disk in self._disks(fault):
+            disk.fill(fault.name)
         for host in self.hosts.values():
             host.left_ns = None  # what it said on leaving may have been lost
 
@@ -211,6 +227,41 @@ class ActorWorld(World):
         """See `World`."""
         assert self.store is not None, "a plan without a registry has no such fault"
         self.store.end(fault)
+        for disk in self._disks(fault):
+            disk.clear(fault.name)
+
+    def _disks(self, fault: Fault) -> list[Disk]:
+        """The disks that a fault befalls."""
+        if self.office is None or fault.kind != "disk_full":
+            return []
+        return [self.office.disks[name] for name in fault.nodes or self.plan.nodes]
+
+    # The authority.
+
+    @property
+    def authority(self) -> AuthorityAtWork:
+        """What the authority of the network does, and who attacks it."""
+        assert self._authority is not None, "a plan without an authority has no such fault"
+        return self._authority
+
+    @property
+    def has_attackers(self) -> bool:
+        """Whether records may stand in the registry that nobody put there in earnest."""
+        return self._authority is not None and self._authority.has_attackers
+
+    def revoke(self, host: Host) -> None:
+        """See `World`."""
+        self.authority.revoke(host.name)
+
+    def has_booted(self, host: ActorHost) -> None:
+        """A life of a host has begun."""
+        if self._authority is not None:
+            self._authority.note_boot(host)
+
+    def look_at_trust(self, host: ActorHost) -> None:
+        """Hold the promises of a network with an authority."""
+        if self._authority is not None:
+            self._authority.look(host)
 
     # What the nodes log.
 

@@ -34,7 +34,7 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment. `needs_actors`:
-    it befalls what only whole nodes have.
+    it befalls what only whole nodes have. `needs_authority`: and only in a network with an authority.
     """
 
     scope: Scope
@@ -42,6 +42,7 @@ class Kind:
     parameters: tuple[Parameter, ...] = ()
     has_end: bool = True
     needs_actors: bool = False
+    needs_authority: bool = False
 
 
 _LINK, _NODE = Scope.LINKS, Scope.NODES
@@ -123,7 +124,23 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "stale_watch": _store("watches of the registry tell nothing"),
         "lease_loss": _store("the registry loses the leases of the node, with all that hangs on them", has_end=False),
-        "disk_full": _store("the registry has no room: nothing can be written"),
+        "disk_full": _store(
+            "the registry has no room: nothing can be written; nor on the disks of nodes, where they keep files"
+        ),
+        "store_attacker": Kind(
+            Scope.STORE,
+            "whoever owns the registry deletes, replays, swaps, alters and forges what stands there",
+            (Parameter("every", Quantity.PAUSE),),
+            needs_actors=True,
+            needs_authority=True,
+        ),
+        "revoke": Kind(
+            _NODE,
+            "the authority takes the certificate of the node back, and it goes on as if nothing were",
+            has_end=False,
+            needs_actors=True,
+            needs_authority=True,
+        ),
     }
 )
 """Every kind by the name that scenarios use."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.demux import index_secret
@@ -10,6 +12,9 @@ from holloway.protocols.keys import StaticKey
 from holloway.simulations.streams import stream
 
 PORT = 1099
+NETWORK4: Final = IPv4Network("10.77.0.0/16")
+NETWORK6: Final = IPv6Network("fd77::/64")
+"""Where the addresses inside are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,9 @@ def identity(seed: int, number: int, name: str) -> Identity:
     private = stream(seed, name, "key").randbytes(32)
     high, low = divmod(number + 1, 256)
     address = (f"198.18.{high}.{low}", PORT)  # RFC 2544's network for benchmarks
-    inner6 = b"\xfd\x77" + bytes(12) + bytes((high, low))
-    return Identity(
-        name, private, StaticKey(private), index_secret(private), bytes((10, 77, high, low)), inner6, address
-    )
+    inner = bytes((10, 77, high, low))
+    inner6 = NETWORK6.network_address.packed[:-4] + inner  # as an authority gives them
+    return Identity(name, private, StaticKey(private), index_secret(private), inner, inner6, address)
 
 
 def preshared(first: bytes, second: bytes) -> bytes:

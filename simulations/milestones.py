@@ -26,7 +26,8 @@ from holloway.protocols.events import (
 @dataclass(frozen=True, slots=True)
 class Milestone:
     """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node.
-    `needs_actors`: only whole nodes get there; `needs_registry`: and only with one.
+    `needs_actors`: only whole nodes get there; `needs_registry`: and only with one; `needs_authority`: and only
+    with an authority.
     """
 
     meaning: str
@@ -34,6 +35,7 @@ class Milestone:
     drops: tuple[DropReason, ...] = ()
     needs_actors: bool = False
     needs_registry: bool = False
+    needs_authority: bool = False
 
 
 def _is_rekey(event: Event) -> bool:
@@ -54,6 +56,10 @@ def _whole(meaning: str) -> Milestone:
 
 def _registered(meaning: str) -> Milestone:
     return Milestone(meaning, needs_actors=True, needs_registry=True)
+
+
+def _certified(meaning: str) -> Milestone:
+    return Milestone(meaning, needs_actors=True, needs_registry=True, needs_authority=True)
 
 
 SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
@@ -110,6 +116,14 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "lease_retaken": _registered("a node took a new lease after it had lost one"),
         "store_full": _registered("the registry had no room for what a node wrote"),
         "watch_was_stale": _registered("a change in the registry was held back from a node"),
+        "record_refused": _certified("a node did not believe a record"),
+        "stale_list_refused": _certified(
+            "a node was shown an older revocation list than it had seen, and did not take it"
+        ),
+        "revoked_returned_in_vain": _certified("a revoked node began another life, and nobody took it for a peer"),
+        "restarted_without_store": _certified(
+            "a node began another life while the registry was away, and knew the others"
+        ),
     }
 )
 """Every place by the name that scenarios use."""

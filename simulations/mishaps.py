@@ -93,6 +93,8 @@ class Mishaps:
                 self._skew(fault, host, 1)
             case "false_reports":
                 host.lie(Liar(stream(self._world.plan.seed, fault.name, host.name)))
+            case "revoke":
+                self._world.revoke(host)
             case "port_failure":
                 host.break_port(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
             case _:  # handshake_flood: there is no other that befalls nodes

@@ -34,12 +34,20 @@ from holloway.simulations.record_oracles import (
     records_begin_at_their_first_counter,
     reports_tell_what_was_sent,
 )
+from holloway.simulations.trust_oracles import (
+    addresses_are_certified,
+    no_older_record_is_believed,
+    nobody_is_impersonated,
+    revoked_stay_out,
+)
 from holloway.supervisor import ChildStartError, IntensityExceeded
 from holloway.supervisor.errors import brief, leaves
 
 MARKER = b"never in the clear"
 """Stands in every inner packet, and so never in a datagram."""
 
+MEET_NS = 12 * 10**9
+"""How long restarted nodes may take to meet again without the registry."""
 NARROW_NS = 10**9
 """How long a path may take from losing long datagrams; then it must have been noticed."""
 STOPS_WITHIN_NS = 15 * 10**9
@@ -197,7 +205,9 @@ class Calm:
     published: tuple[str, ...] = ()
     """Nodes whose records the registry has."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each node that meets the others in a registry: whom it takes for its peers."""
+    """For each node that meets the others in a registry, and was not revoked: whom it takes for its peers."""
+    lost_in_outages: tuple[int, ...] = ()
+    """Packets that have not come out, though they were made while the registry was away and nodes had had time to meet."""
 
 
 def all_pairs_reachable(calm: Calm) -> str | None:
@@ -265,7 +275,9 @@ def paths_are_wide(calm: Calm) -> str | None:
 
 
 def membership_is_equal(calm: Calm) -> str | None:
-    """Every node has its record in the registry, and takes exactly the other nodes for its peers."""
+    """Every node has its record in the registry, and takes exactly the other nodes for its peers; whoever was revoked counts as
+    no node.
+    """
     nodes = tuple(calm.known)
     for node, known in calm.known.items():
         if node not in calm.published:
@@ -277,6 +289,14 @@ def membership_is_equal(calm: Calm) -> str | None:
         if strange:
             return f"{node} takes {', '.join(strange[:3])} for peers"
     return None
+
+
+def outages_cost_nothing(calm: Calm) -> str | None:
+    """While the registry is away, and from `MEET_NS` after nodes were restarted, every packet between nodes comes out: those
+    who knew each other meet again without it.
+    """
+    lost = calm.lost_in_outages
+    return f"{len(lost)} packets were lost without the registry, the first is packet {lost[0]}" if lost else None
 
 
 def addresses_have_one_holder(members: Mapping[str, bytes], addresses: Mapping[str, bytes]) -> str | None:
@@ -365,6 +385,10 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             stopping_ends,
             leaving_frees_the_name,
             no_actor_crashes,
+            nobody_is_impersonated,
+            addresses_are_certified,
+            revoked_stay_out,
+            no_older_record_is_believed,
         )
     }
 )
@@ -384,13 +408,16 @@ EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
             narrow_paths_are_noticed,
             paths_are_wide,
             membership_is_equal,
+            outages_cost_nothing,
         )
     }
 )
 """Checked by the time that a scenario sets."""
 
-ACTORS_ONLY = (membership_is_equal.__name__,)
+ACTORS_ONLY = (membership_is_equal.__name__, outages_cost_nothing.__name__)
 """Those that only whole nodes can keep."""
+AUTHORITY_ONLY = (outages_cost_nothing.__name__,)
+"""And of these, those that take an authority: without one nothing is kept."""
 
 
 def hold(promise: Callable[..., str | None], *facts: object) -> None:

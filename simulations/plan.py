@@ -20,7 +20,7 @@ from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.milestones import SOMETIMES
-from holloway.simulations.oracles import ACTORS_ONLY, EVENTUALLY
+from holloway.simulations.oracles import ACTORS_ONLY, AUTHORITY_ONLY, EVENTUALLY
 from holloway.simulations.quantities import MAX_DURATION_NS, Quantity, is_within
 
 SCHEMA = "holloway.plan/1"
@@ -34,6 +34,10 @@ MAX_BURST = 128
 MAX_PACKETS_A_SECOND = 100_000
 MIN_LEASE_NS = 2 * 10**9
 MAX_LEASE_NS = 3600 * 10**9
+TRUSTS: Mapping[str, str] = {
+    "store": "whoever can write the registry is believed",
+    "authority": "whoever has a certificate of the network's authority is believed",
+}
 WORKLOADS: Mapping[str, str] = {
     "ping": "each node asks each of its peers, who answers",
     "request": "each node asks each of its peers for `burst` packets, and asks again when it has them",
@@ -58,11 +62,18 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """The registry where nodes find each other: how long a record outlives its node, and how long a call takes."""
+    """The registry where nodes find each other: how long a record outlives its node, how long a call takes, and whom nodes
+    believe: one of `TRUSTS`.
+    """
 
     lease_ns: int
     latency_low_ns: int
     latency_high_ns: int
+    trust: str = "store"
+
+    @property
+    def has_authority(self) -> bool:
+        return self.trust == "authority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +124,15 @@ def registry_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: I
         *(kind for kind in kinds if kind in KINDS and KINDS[kind].scope is Scope.STORE),
         *(name for name in eventually if name in ACTORS_ONLY),
         *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_registry),
+    ]
+
+
+def authority_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: Iterable[str]) -> list[str]:
+    """Of the faults, promises and places, those that there are only in a network with an authority."""
+    return [
+        *(kind for kind in kinds if kind in KINDS and KINDS[kind].needs_authority),
+        *(name for name in eventually if name in AUTHORITY_ONLY),
+        *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_authority),
     ]
 
 
@@ -186,8 +206,12 @@ def _check(plan: Plan) -> None:
     _require(reason is None, str(reason))
     words = registry_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes)
     _require(plan.registry is not None or not words, f"{', '.join(words)} without a registry")
+    words = authority_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes)
+    has_authority = plan.registry is not None and plan.registry.has_authority
+    _require(has_authority or not words, f"{', '.join(words)} without an authority")
     if plan.registry is not None:
         _require(plan.keepalive_s == 0, "a keepalive for peers that are found in a registry")
+        _require(plan.registry.trust in TRUSTS, f"unknown trust {plan.registry.trust!r}")
         _require(MIN_LEASE_NS <= plan.registry.lease_ns <= MAX_LEASE_NS, "a wrong lease")
         _require(
             plan.registry.latency_low_ns <= plan.registry.latency_high_ns <= MAX_DURATION_NS,

@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from pathlib import Path
 from typing import TypeAlias
 
 import trio
 
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.errors import LocalError, PortError, TunError
 from holloway.protocols.icmp import answer_echo
 from holloway.protocols.packets import Packet, SuperPacket
@@ -265,6 +267,10 @@ class SimulatedPorts(Ports):
     async def _open_netlink(self) -> AsyncIterator[Netlink]:
         await trio.lowlevel.checkpoint()
         yield self.netlink
+
+    def open_state(self, directory: Path) -> StateDirectory:
+        """See `Ports`. Real files."""
+        return StateDirectory(directory)
 
     def wall_ns(self) -> int:
         """See `Ports`. Goes with Trio's clock from `WALL_START_NS`."""

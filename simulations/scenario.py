@@ -30,10 +30,12 @@ from holloway.simulations.plan import (
     MIN_INNER_BYTES,
     MIN_LEASE_NS,
     NAME,
+    TRUSTS,
     WORKLOADS,
     Meeting,
     Workload,
     actor_words,
+    authority_words,
     packets_a_second,
     registry_words,
 )
@@ -216,6 +218,10 @@ def read_scenario(text: str, source: str) -> Scenario:
     words = registry_words((fault.kind for fault in faults), scenario.eventually, scenario.sometimes)
     if registry is None and words:
         top.refuse(None, f"{', '.join(dict.fromkeys(words))}: only with a registry", "add a table [registry]")
+    words = authority_words((fault.kind for fault in faults), scenario.eventually, scenario.sometimes)
+    if words and not (registry is not None and registry.has_authority):
+        what = f"{', '.join(dict.fromkeys(words))}: only in a network with an authority"
+        top.refuse("registry" if registry is not None else None, what, 'write trust = "authority" in [registry]')
     rate = packets_a_second(scenario.workloads, len(pairs))
     if rate > MAX_PACKETS_A_SECOND:
         top.refuse(
@@ -273,10 +279,11 @@ def _session(table: Table) -> tuple[str, dict[str, float], float]:
 def _registry(table: Table) -> Meeting:
     lease_ns = int(table.value("lease", Quantity.DURATION, "30s"))
     latency = table.range("latency", Quantity.DURATION, "1ms..20ms")
+    trust = table.choice("trust", TRUSTS, "store")
     table.finish()
     if not MIN_LEASE_NS <= lease_ns <= MAX_LEASE_NS:
         table.refuse("lease", "a lease lasts from 2s to 1h", "change lease")
-    return Meeting(lease_ns=lease_ns, latency_low_ns=int(latency.low), latency_high_ns=int(latency.high))
+    return Meeting(lease_ns=lease_ns, latency_low_ns=int(latency.low), latency_high_ns=int(latency.high), trust=trust)
 
 
 def _workload(table: Table, nodes: tuple[str, ...]) -> Workload:

@@ -13,7 +13,7 @@ fault does to a call or a watch (`store_door`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from holloway.actors.registry import Limits, MemoryRegistry
@@ -129,6 +129,24 @@ class Store:
                 if _befalls(fault, node):
                     line.begin(fault)
         return line
+
+    # Whoever owns the store.
+
+    def overwrite(self, puts: Mapping[bytes, bytes], deletes: Sequence[bytes] = ()) -> None:
+        """Change what stands there, past every fault and every lease."""
+        self._truth.newest()
+        self.memory.transact((), puts, deletes, None)
+        self._truth.newest()
+
+    def held(self, network: str) -> dict[bytes, bytes]:
+        """Everything of one network, by its key."""
+        self._truth.newest()
+        found = self.memory.snapshot(network_prefix(network)).entries
+        return {key: entry.value for key, entry in found.items()}
+
+    def is_away(self, node: str) -> bool:
+        """Whether a node cannot reach the store."""
+        return self._line(node).is_down
 
     # The truth, for those who judge. Asking settles what is due and changes nothing else.
 

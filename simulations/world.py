@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
@@ -30,6 +30,7 @@ from holloway.simulations.mishaps import Mishaps
 from holloway.simulations.oracles import (
     EVENTUALLY,
     MARKER,
+    MEET_NS,
     NARROW_NS,
     Calm,
     hold,
@@ -138,6 +139,9 @@ class World(ABC):
         self._strangers: dict[Address, int] = {}
         """By address, how many bytes more a stranger has sent than he was sent."""
         self._narrow: list[tuple[int, int]] = []
+        self._without_store: list[tuple[int, int]] = []
+        self.outcasts: dict[str, None] = {}
+        """Nodes that the authority has revoked: nobody is to reach them."""
         self._unheard: dict[tuple[str, str], None] | None = None
         self._first_after_healing = 0
         self._first_expected = 0
@@ -160,7 +164,9 @@ class World(ABC):
         self.timeline.at(self.plan.healed_ns, self._healed)
         for fault in self.plan.faults:
             if fault.kind == "mtu_drop" and fault.until_ns > fault.at_ns + NARROW_NS + ON_THE_WAY_NS:
-                self.timeline.at(fault.at_ns + NARROW_NS, self._expect_long, fault.until_ns - ON_THE_WAY_NS)
+                self._expect_between(fault.at_ns + NARROW_NS, fault.until_ns - ON_THE_WAY_NS, self._narrow)
+        for begin_ns, end_ns in _quiet_outages(self.plan):
+            self._expect_between(begin_ns, end_ns, self._without_store)
 
     # What each depth does its own way.
 
@@ -174,6 +180,10 @@ class World(ABC):
 
         Raises `PropertyViolated`, and whatever the system under test raises by mistake.
         """
+
+    def revoke(self, host: Host) -> None:
+        """The authority revokes a node. Only networks of whole nodes have one: elsewhere no plan has such a fault."""
+        raise NotImplementedError
 
     def store_fails(self, fault: Fault) -> None:
         """A fault of the registry begins. Only whole nodes have one: elsewhere no plan has such faults."""
@@ -292,14 +302,23 @@ class World(ABC):
             self.timeline.at(at_ns, self._judge, name)
 
     def _both_ways(self) -> list[tuple[str, str]]:
-        return list(self.plan.pairs) + [(second, first) for first, second in self.plan.pairs]
+        pairs = [pair for pair in self.plan.pairs if not self._has_outcast(pair)]
+        return pairs + [(second, first) for first, second in pairs]
 
-    def _expect_long(self, until_ns: int) -> None:
-        """From now on, and until then, a narrow path costs nothing."""
-        self.timeline.at(until_ns, self._expect_long_no_more, self.ledger.count)
+    def _has_outcast(self, pair: tuple[str, str]) -> bool:
+        return pair[0] in self.outcasts or pair[1] in self.outcasts
 
-    def _expect_long_no_more(self, first: int) -> None:
-        self._narrow.append((first, self.ledger.count))
+    def _expect_between(self, begin_ns: int, end_ns: int, found: list[tuple[int, int]]) -> None:
+        """What is made in that time goes into `found`, as the first packet and the one after the last."""
+        self.timeline.at(begin_ns, self._expect_until, end_ns, found)
+
+    def _expect_until(self, end_ns: int, found: list[tuple[int, int]]) -> None:
+        first = self.ledger.count
+        self.timeline.at(end_ns, lambda: found.append((first, self.ledger.count)))
+
+    def _missing(self, serials: Iterable[int]) -> list[int]:
+        """Those that should have come out, and have not; between whoever was revoked and others none should."""
+        return [each for each in self.ledger.missing(serials) if not self._has_outcast(self.ledger.ends(each))]
 
     def _expect_everything(self) -> None:
         """From now on every packet must come out."""
@@ -324,23 +343,25 @@ class World(ABC):
         sessions = {
             (host.name, peer): session for host in self.hosts.values() for peer, session in host.sessions().items()
         }
-        before = self.ledger.missing(range(self._first_after_healing))
+        before = self._missing(range(self._first_after_healing))
         return Calm(
             unheard=tuple(self._unheard or ()),
-            waiting={pair: session.staged for pair, session in sessions.items()},
+            waiting={pair: session.staged for pair, session in sessions.items() if not self._has_outcast(pair)},
             endpoints={
                 pair: (sessions[pair].endpoint if pair in sessions else None, self.hosts[pair[1]].public)
                 for pair in self._both_ways()
             },
-            lost=tuple(self.ledger.missing(self._expected)),
+            lost=tuple(self._missing(self._expected)),
             lost_by_bystanders=tuple(serial for serial in before if not self._is_touched(*self.ledger.ends(serial))),
             lost_unforetold=self.foretold.unforetold(before),
-            lost_on_narrow_paths=tuple(
-                serial for first, last in self._narrow for serial in self.ledger.missing(range(first, last))
-            ),
+            lost_on_narrow_paths=self._missing_in(self._narrow),
+            lost_in_outages=self._missing_in(self._without_store),
             paths={pair: path_of(session) for pair, session in sessions.items()},
             record_sizes={pair: size_by_reports(session)[2] for pair, session in sessions.items()},
         )
+
+    def _missing_in(self, spans: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+        return tuple(serial for first, last in spans for serial in self._missing(range(first, last)))
 
     def _is_touched(self, first: str, second: str) -> bool:
         """Whether a fault has befallen the link between two nodes, or one of them."""
@@ -362,6 +383,23 @@ _NAMES = {
     0x23: "cookie",
     0x24: "reset",
 }
+
+
+def _quiet_outages(plan: Plan) -> Iterator[tuple[int, int]]:
+    """The times in which the registry was away for everybody, and nothing else had befallen anybody for `MEET_NS`; each without
+    its last moments, in which packets are still on their way.
+    """
+    for outage in plan.faults:
+        if outage.kind != "store_down" or outage.nodes:
+            continue
+        begin_ns = outage.at_ns
+        for other in sorted((each for each in plan.faults if each.kind != "store_down"), key=lambda each: each.at_ns):
+            if other.at_ns < outage.until_ns and begin_ns < other.until_ns + MEET_NS:
+                if begin_ns + ON_THE_WAY_NS < other.at_ns:
+                    yield begin_ns, other.at_ns - ON_THE_WAY_NS
+                begin_ns = other.until_ns + MEET_NS
+        if begin_ns + ON_THE_WAY_NS < outage.until_ns:
+            yield begin_ns, outage.until_ns - ON_THE_WAY_NS
 
 
 def has_forgers(plan: Plan) -> bool:

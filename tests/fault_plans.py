@@ -32,7 +32,7 @@ NODES = ("a", "b", "c")
 
 @st.composite
 def drawn_faults(draw: st.DrawFn, depth: Depth) -> Fault:
-    """A fault that a run at `depth` can have."""
+    """A fault that a run at `depth` can have, in a network with an authority."""
     is_heap = depth is Depth.HEAP
     kind = draw(st.sampled_from(sorted(name for name, kind in KINDS.items() if not (is_heap and kind.needs_actors))))
     begin, lasts = draw(st.integers(0, 99)), draw(st.integers(0, 99))

@@ -138,7 +138,7 @@ def sealed_by(world: EnrolledWorld) -> bytes:
     from holloway.actors.belief import AuthorityBelief
     from holloway.actors.enrolled import Enrolled
 
-    enrolled = Enrolled(world.folder / name(2), NETWORK, NOW)
+    enrolled = Enrolled(world.state(name(2)), NETWORK, NOW)
     record = NodeRecord(name=name(2), public_key=bytes([9]) * 32, addresses=enrolled.addresses)
     return AuthorityBelief(enrolled, lambda: NOW * 10**9).seal(record)
 
