@@ -76,7 +76,7 @@ class AuthorityAtWork:
             return
         for host in self._world.hosts.values():  # what came of the last one
             self.look(host)
-        attack = attacker.act(self._store.held(self._office.network), self._world.outcasts)
+        attack = attacker.act(self._store.held(self._office.network), self._world.outcasts, timeline.now_ns)
         self._store.overwrite(attack.puts, attack.deletes)
         self._store.overwrite(attack.then)
         self._world.record(self._world.hosts[self._owner], "store", "", f"attacker: {attack.what}", 0)

@@ -24,8 +24,8 @@ from holloway.simulations.streams import below, stream
 
 VERSIONS = 64
 """What he remembers of each key; later ones are forgotten."""
-RESTS = 24
-"""How often he leaves a name alone after he has put a forgery there."""
+RESTS_NS = 6 * 10**9
+"""How long he leaves a name alone after he has put a forgery there: longer than nodes take to believe a new key."""
 HUGE_BYTES = 60_000
 GARBAGE_BYTES = 400
 LATER_VERSION = 99
@@ -59,9 +59,8 @@ class StoreAttacker:
         self._key = StaticKey(stream(seed, fault.name, "key").randbytes(32)).public
         self._seen: dict[bytes, dict[bytes, None]] = {}
         self._made: dict[bytes, None] = {}
-        self._acts = 0
         self._rests: dict[str, int] = {}
-        """Names under which a forgery is to stand undisturbed, until he has acted so often."""
+        """Names under which a forgery is to stand undisturbed, and until when."""
         self._on_records: tuple[Callable[[str, Held], Attack], ...] = (
             self._delete,
             self._garbage,
@@ -77,7 +76,7 @@ class StoreAttacker:
             self._insider_under,
             self._insider_with,
         )
-        self._forgeries = (self._alter, self._foreign, self._insider_as)
+        self._forgeries = (self._alter, self._insider_as, self._alter, self._foreign)
 
     def remember(self, held: Held) -> None:
         """What stands in the store now, but for what he put there himself."""
@@ -88,32 +87,31 @@ class StoreAttacker:
             if len(versions) < VERSIONS:
                 versions.setdefault(value)
 
-    def act(self, held: Held, outcasts: Iterable[str]) -> Attack:
+    def act(self, held: Held, outcasts: Iterable[str], now_ns: int) -> Attack:
         """The next thing he does, with the store as it is. He would like to bring back `outcasts`, who were revoked."""
         self.remember(held)
-        self._acts += 1
         outcasts = tuple(outcasts)
         if outcasts and self._draw(2):
             attack = self._bring_back(outcasts)
         elif self._draw(4) == 0:
             attack = self._on_statement(self._statements[self._draw(len(self._statements))])
         else:
-            attack = self._on_record(held)
+            attack = self._on_record(held, now_ns)
         for value in attack.puts.values():
             if not any(value in versions for versions in self._seen.values()):
                 self._made[value] = None
         return attack
 
-    def _on_record(self, held: Held) -> Attack:
-        """He would rather speak for those who are away, because they do not object."""
-        names = [name for name in self._names if self._rests.get(name, 0) <= self._acts]
-        away = [name for name in names if self._node(name) not in held]
-        if away and self._draw(2):
-            name = away[self._draw(len(away))]
-            self._rests[name] = self._acts + RESTS
-            return self._forgeries[self._draw(len(self._forgeries))](name, held)
+    def _on_record(self, held: Held, now_ns: int) -> Attack:
+        """A forgery is left to stand; he would rather speak for those who are away, because they do not object."""
+        names = [name for name in self._names if self._rests.get(name, 0) <= now_ns]
         if not names:
             return Attack("waits")
+        if self._draw(2):
+            pool = [name for name in names if self._node(name) not in held] or names
+            name = pool[self._draw(len(pool))]
+            self._rests[name] = now_ns + RESTS_NS
+            return self._forgeries[self._draw(len(self._forgeries))](name, held)
         return self._on_records[self._draw(len(self._on_records))](names[self._draw(len(names))], held)
 
     def _draw(self, limit: int) -> int:

@@ -256,7 +256,7 @@ def test_whoever_was_revoked_is_brought_back_with_the_oldest_list() -> None:
     record = sealed(place, "a")
     attacker.remember(place.published | {key: record})
     new = place.revoke("a", NOW)
-    attacks = [attacker.act(place.published | new, ("a",)) for _ in range(40)]
+    attacks = [attacker.act(place.published | new, ("a",), 0) for _ in range(40)]
     back = [attack for attack in attacks if attack.then]
     assert back
     assert back[0].puts == {revoked_key(NETWORK): old} != new
