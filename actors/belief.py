@@ -18,7 +18,7 @@ from holloway.actors.enrolled import Enrolled
 from holloway.protocols.authorities import authorities_key
 from holloway.protocols.certificates import CertificateProblem, NodeCertificate
 from holloway.protocols.enrolment import EnrolProblem, Refused
-from holloway.protocols.membership import MAX_SERIAL, NodeRecord, RecordProblem, decode_record, encode_record
+from holloway.protocols.membership import NodeRecord, RecordProblem, decode_record, encode_record
 from holloway.protocols.renewal import is_due, make_renewal, read_renewed, renewal_key, renewed_key
 from holloway.protocols.signed_records import seal_record
 from holloway.protocols.trust import revoked_key
@@ -105,9 +105,10 @@ class AuthorityBelief(Belief):
         return verified if isinstance(verified, RecordProblem) else verified.record
 
     def seal(self, record: NodeRecord) -> bytes:
-        """See `Belief`. The serial number is the time in microseconds: it goes on counting from one life to the next."""
-        serial = min(self._wall_ns() // 1000, MAX_SERIAL)
-        return seal_record(replace(record, serial=serial), self.enrolled.identity, self.enrolled.certificate)
+        """See `Belief`. Under a serial number of its own."""
+        enrolled = self.enrolled
+        serial = enrolled.next_serial(self._wall_ns() // 1000)
+        return seal_record(replace(record, serial=serial), enrolled.identity, enrolled.certificate)
 
     def is_ours(self, record: NodeRecord | RecordProblem, own: NodeRecord) -> bool:
         """See `Belief`. The name is ours by certificate, whatever somebody has put there."""

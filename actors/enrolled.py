@@ -5,6 +5,7 @@
     certificate.pem    ours
     authorities.json   the bundle of authorities, as it stands in the registry
     revoked.crl        the newest revocation list that was seen, DER; `revoked.number`: how new one must be at least
+    record.serial      the serial number of our newest record
     network.json       the settings of the network, as they stand in the registry
     seen.json          the serial numbers of the newest records that were seen
     known.json         those records themselves: with the registry away, known nodes can be met again
@@ -17,6 +18,7 @@ own files (`authority_files`), nor for what is believed (`holloway.protocols.tru
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 
@@ -31,11 +33,12 @@ from holloway.protocols.certificates import (
     time_problem,
     to_pem,
 )
-from holloway.protocols.errors import LocalError
+from holloway.protocols.errors import LocalError, PortError
 from holloway.protocols.hostile_json import MAX_INTEGER
 from holloway.protocols.identity import ENTROPY_BYTES, Identity
 from holloway.protocols.joiner import Granted
 from holloway.protocols.keys import KEY_BYTES, clamp, encode_key
+from holloway.protocols.membership import MAX_SERIAL
 from holloway.protocols.network_settings import NetworkSettings, decode_settings
 from holloway.protocols.signed_records import SignedRecords
 from holloway.protocols.statements import Statement, StatementProblem, read_statement
@@ -48,6 +51,7 @@ AUTHORITIES = "authorities.json"
 REVOKED = "revoked.crl"
 REVOKED_NUMBER = "revoked.number"
 SETTINGS = "network.json"
+SERIAL = "record.serial"
 SEEN = "seen.json"
 KNOWN = "known.json"
 _JOIN = "join the network: holloway join TOKEN; or make one: holloway init NETWORK"
@@ -109,8 +113,8 @@ class Enrolled:
         self._owed: dict[str, bytes] = {}
         self.identity = identity_in(self.state)
         bundle = kept_bundle(self._must_have(AUTHORITIES), network)
-        number = self.state.read(REVOKED_NUMBER) or b"0"
-        self.trust = Trust(bundle, list_number=_number(number))
+        self.trust = Trust(bundle, list_number=self._number(REVOKED_NUMBER))
+        self._serial = self._number(SERIAL)
         revoked = self.state.read(REVOKED)
         if revoked is not None and (problem := self.trust.take_revocations(revoked)) is not None:
             raise LocalError(
@@ -179,6 +183,15 @@ class Enrolled:
         self.certificate = certificate
         self._keep(CERTIFICATE, to_pem(certificate.der).encode())
 
+    def next_serial(self, wall_us: int) -> int:
+        """A serial number for our next record: the time, in microseconds since 1970, or more than the one before, also when the
+        clock was set back over a restart. With fewer than the others have seen they would not believe us.
+        """
+        self._serial = min(max(wall_us, self._serial + 1), MAX_SERIAL)
+        with suppress(PortError):  # then it is owed
+            self._keep(SERIAL, str(self._serial).encode())
+        return self._serial
+
     def keep_seen(self) -> None:
         """Remember the newest records for the next start."""
         self.state.write(SEEN, self.records.memory())
@@ -192,6 +205,16 @@ class Enrolled:
     def _keep(self, name: str, value: bytes) -> None:
         self._owed[name] = value
         self.keep_owed()
+
+    def _number(self, name: str) -> int:
+        kept = self.state.read(name)
+        try:
+            number = 0 if kept is None else int(kept)
+        except ValueError:
+            number = -1
+        if not 0 <= number <= MAX_INTEGER:
+            raise LocalError(f"{self.state.file(name)} cannot be used", "it holds no number", "join the network again")
+        return number
 
     def _must_have(self, name: str) -> bytes:
         kept = self.state.read(name)
@@ -218,13 +241,3 @@ class Enrolled:
             fix = "set the clock of this machine if it is wrong; otherwise join the network again"
             raise LocalError(f"the certificate of node {certificate.name} cannot be used", problem.value, fix)
         return certificate
-
-
-def _number(text: bytes) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= MAX_INTEGER:
-        raise LocalError(f"{REVOKED_NUMBER} cannot be used", "it holds no number", "join the network again")
-    return number

@@ -210,6 +210,21 @@ def test_an_older_record_of_the_same_node_is_not_believed_again(tmp_path: Path) 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_a_clock_that_was_set_back_over_a_restart_makes_nobody_unbelievable(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = EnrolledWorld(tmp_path)
+        async with running(world, 1, 2) as (_a, _b):
+            pass
+        ports = Later(world.wire, "192.0.2.2")
+        ports.days = -250 / 86_400
+        async with world.node(1) as a, world.node(2, ports=ports):
+            await trio.sleep(200)
+            assert problem_of(a, 2) is None
+            assert name(2) in a.roster.running
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 def test_what_the_authority_says_cannot_be_said_by_anybody_else(tmp_path: Path) -> None:
     async def main() -> None:
         world = EnrolledWorld(tmp_path)
@@ -347,10 +362,10 @@ def test_a_configuration_that_contradicts_the_certificate_is_told(tmp_path: Path
 class Later(SimulatedPorts):
     """A host whose clock shows another day."""
 
-    days = 0
+    days: float = 0
 
     def wall_ns(self) -> int:
-        return super().wall_ns() + self.days * DAY_NS
+        return super().wall_ns() + int(self.days * DAY_NS)
 
 
 @pytest.mark.parametrize(("days", "told"), [(40, False), (65, True), (85, True), (89, True)])
