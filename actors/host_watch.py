@@ -13,6 +13,7 @@ import trio
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import InterfaceConfig
+from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.ports import Netlink
 from holloway.actors.roster import Roster
 from holloway.actors.tun_reader import TunReader
@@ -25,7 +26,12 @@ LOG_LINES = 20
 
 
 async def watch_host(
-    ctx: Context, interface: InterfaceConfig, roster: Roster, *, task_status: trio.TaskStatus[None]
+    ctx: Context,
+    interface: InterfaceConfig,
+    addresses: LocalAddresses,
+    roster: Roster,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     """Actor: reacts to changes of the host's interfaces. Runs after the roster."""
     netlink: Netlink = ctx.sibling("netlink").get()
@@ -36,7 +42,7 @@ async def watch_host(
         changed = await netlink.wait_changed()
         if changed is None or tun.port.name in changed:
             try:
-                await netlink.configure(tun.port.name, interface.addresses, interface.mtu, bring_up=False)
+                await netlink.configure(tun.port.name, addresses.all(), interface.mtu, bring_up=False)
             except PortError as error:
                 roster.problems["interface_not_restored"] += 1
                 log.warning("%s cannot be put right: %s", tun.port.name, error)

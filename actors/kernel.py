@@ -47,6 +47,10 @@ class KernelPorts(Ports):
         """See `Ports`."""
         return time.time_ns()
 
+    def steady_s(self) -> float:
+        """See `Ports`. CLOCK_BOOTTIME: CLOCK_MONOTONIC, which is Trio's, stands still in a host that sleeps."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def entropy(self, n: int) -> bytes:
         """See `Ports`."""
         return os.urandom(n)  # noqa: TID251 - this is the port that randomness comes in by

@@ -21,6 +21,7 @@ from holloway.actors.belief import AuthorityBelief, Belief
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
 from holloway.actors.enrolled import KNOWN
+from holloway.actors.floating_follower import FloatingFollower
 from holloway.actors.records import Records
 from holloway.actors.registry import Absent, Delete, Entry, Put, RegistryPort, Snapshot, ValueIs
 from holloway.actors.roster import Roster
@@ -75,8 +76,10 @@ class Membership:
         describe: Callable[[], Awaitable[NodeRecord]],
         own_key: bytes,
         log: BoundedLog,
+        floating: FloatingFollower | None = None,
     ) -> None:
-        """`describe`: see `Describe`. `own_key`: our session key."""
+        """`describe`: see `Describe`. `own_key`: our session key. `floating`: who wants to know of floating addresses."""
+        self._floating = floating
         self._network, self._name = config.node.network, config.node.name
         self._belief, self._describe = belief, describe
         self._authority = belief if isinstance(belief, AuthorityBelief) else None
@@ -214,6 +217,8 @@ class Membership:
             if number % AT_ONCE == 0:  # somebody may have filled the store, and packets are waiting
                 await trio.lowlevel.checkpoint()
             self.records.learn(name, entry, trio.current_time())
+        if self._floating is not None:
+            await self._floating.replace(snapshot)
 
     def note(self, change: Change, lease: Lease, now: float) -> None:
         """One change in the store. Raises `RegistryError` when it is to an entry of ours."""
@@ -227,8 +232,11 @@ class Membership:
                     self.records.learn(name, change.entry, now)
                 case Delete():
                     self.records.forget(name, now)
-        elif entry is not None:
-            self._hear(change.key, entry.value)
+        else:
+            if self._floating is not None:
+                self._floating.note(change)
+            if entry is not None:
+                self._hear(change.key, entry.value)
 
     def _hear_all(self, entries: Mapping[bytes, Entry]) -> None:
         if self._authority is not None:
@@ -269,6 +277,10 @@ class Membership:
 
     def tell(self, now: float) -> float:
         """Tell the roster what is known, unless it was told too often of late. Returns when to call again."""
+        floating_at = math.inf if self._floating is None else self._floating.tell(now)
+        return min(floating_at, self._tell_of_nodes(now))
+
+    def _tell_of_nodes(self, now: float) -> float:
         if now < self._tell_from:
             return self._tell_from
         self._tell_from = max(self._tell_from + TELL_INTERVAL_S, now - (TELL_BURST - 2) * TELL_INTERVAL_S)
@@ -327,6 +339,7 @@ async def membership(
     describe: Describe,
     own_key: bytes,
     open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    floating: FloatingFollower | None = None,
     *,
     task_status: trio.TaskStatus[Membership],
 ) -> None:
@@ -338,7 +351,7 @@ async def membership(
     """
     assert config.registry is not None
     log = BoundedLog(ctx.log, lines=LOG_LINES)
-    handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log)
+    handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log, floating)
     await handle.verify()
     stay = _Stay(handle, config.registry.lease_s, log, task_status)
     if handle.recall():

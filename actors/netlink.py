@@ -41,6 +41,7 @@ RT_SCOPE_UNIVERSE = 0  # include/uapi/linux/rtnetlink.h
 _UNUSABLE = 0x08 | 0x20 | 0x40  # IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE (include/uapi/linux/if_addr.h)
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT_ROUTE = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
+_ABSENT_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 _REFUSED = {
     errno.EPERM: (
         "this process lacks CAP_NET_ADMIN",
@@ -112,6 +113,16 @@ class TrioNetlink(Netlink):
         """
         job = partial(_configure, interface, addresses, mtu, bring_up)
         await self._ask("cannot configure {interface}", interface, job)
+
+    async def add_address(self, interface: str, address: Interface) -> None:
+        """See `Netlink`."""
+        job = partial(_add_address, interface, address)
+        await self._ask(f"cannot give {{interface}} the address {address}", interface, job)
+
+    async def remove_address(self, interface: str, address: Interface) -> None:
+        """See `Netlink`."""
+        job = partial(_remove_address, interface, address)
+        await self._ask(f"cannot take the address {address} from {{interface}}", interface, job)
 
     async def add_route(self, interface: str, prefix: Prefix) -> None:
         """See `Netlink`. A prefix that an address of the interface connects is left to the kernel's own route, which
@@ -268,6 +279,20 @@ async def _configure(interface: str, addresses: Sequence[Interface], mtu: int, b
             await kernel.addr("replace", **_address_fields(index, address))
     if not is_up:
         await kernel.link("set", index=index, state="up")
+
+
+async def _add_address(interface: str, address: Interface, kernel: Any) -> None:
+    await kernel.addr("replace", **_address_fields(await _index_of(kernel, interface), address))
+
+
+async def _remove_address(interface: str, address: Interface, kernel: Any) -> None:
+    from pyroute2 import NetlinkError
+
+    try:
+        await kernel.addr("del", **_address_fields(await _index_of(kernel, interface), address))
+    except (NetlinkError, OSError) as error:
+        if (error.code if isinstance(error, NetlinkError) else error.errno) not in _ABSENT_ADDRESS:
+            raise
 
 
 def _address_fields(index: int, address: Interface) -> dict[str, Any]:

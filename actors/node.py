@@ -14,7 +14,8 @@
     │  └─ host        puts back what the kernel forgets, tells peers of new addresses
     ├─ registry   one_for_one                                       (when configured)
     │  ├─ issuer      lets in whom the authority invited           (with the authority's key)
-    │  └─ membership  registry watcher, our record and its lease
+    │  ├─ membership  registry watcher, our record and its lease
+    │  └─ floating-…  one actor a floating address                 (for each configured one)
     └─ control    one_for_one                                       (when configured)
        └─ socket      local socket
 
@@ -43,13 +44,14 @@ from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.host_watch import watch_host
+from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.membership import Membership
 from holloway.actors.netlink_service import netlink_service
 from holloway.actors.own_endpoints import OwnEndpoints
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
-from holloway.actors.registry_plane import RegistryPlane, enrolled_node
+from holloway.actors.registry_plane import RegistryPlane, enrolled_node, floating_name
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
@@ -58,6 +60,7 @@ from holloway.actors.status import (
     PING_SCHEMA,
     STATUS_SCHEMA,
     certificate_status,
+    floating_status,
     host_prefixes,
     memory_status,
     peer_details,
@@ -71,6 +74,7 @@ from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
 from holloway.actors.wanted import Peer
 from holloway.protocols.addresses import format_address
 from holloway.protocols.errors import HollowayError
+from holloway.protocols.floating_table import FloatingTable
 from holloway.protocols.keys import StaticKey, encode_key
 from holloway.protocols.membership import NodeRecord
 from holloway.protocols.memory import MemoryBudget
@@ -105,6 +109,9 @@ class Node:
         self._static = StaticKey(secrets.private_key)
         local = tuple(ip_network(address.ip) for address in config.interface.addresses) + config.node.prefixes
         self.router = Router(local)
+        self._addresses = LocalAddresses(config.interface.addresses, self.router)
+        self.floating = FloatingTable()
+        """Who holds the floating addresses."""
         self.past_drops: Counter[str] = Counter()
         """What actors that have ended counted."""
         self.problems: Counter[str] = Counter()
@@ -152,7 +159,17 @@ class Node:
         config = self.config
         children = [self._dataplane().as_child()]
         if config.registry is not None and open_store is not None:
-            plane = RegistryPlane(config, self._ports, self.roster, self.enrolled, self.public_key, self._describe)
+            plane = RegistryPlane(
+                config,
+                self._ports,
+                self.roster,
+                self.router,
+                self._addresses,
+                self.floating,
+                self.enrolled,
+                self.public_key,
+                self._describe,
+            )
             children.append(_plane("registry", *plane.children(open_store)).as_child())
         if config.control is not None:
             listen = partial(control, path=config.control.socket, service=self.serve)
@@ -169,9 +186,16 @@ class Node:
             private_key=self._private_key,
             past_drops=self.past_drops,
         )
+        interface, addresses = config.interface, self._addresses
         tun = partial(
-            tun_reader, ports=ports, interface=config.interface, router=self.router, past_drops=self.past_drops
+            tun_reader,
+            ports=ports,
+            interface=interface,
+            addresses=addresses,
+            router=self.router,
+            past_drops=self.past_drops,
         )
+        watch = partial(watch_host, interface=interface, addresses=addresses, roster=self.roster)
         networks = tuple(address.network for address in config.interface.addresses)
         roster = partial(keep_roster, roster=self.roster, router=self.router, connected=networks)
         return Supervisor(
@@ -181,7 +205,7 @@ class Node:
                 Child(name="tun", run=tun),
                 self._peers.as_child(),
                 Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),
-                Child(name="host", run=partial(watch_host, interface=config.interface, roster=self.roster)),
+                Child(name="host", run=watch),
             ],
             name="dataplane",
             strategy=Strategy.REST_FOR_ONE,
@@ -233,6 +257,7 @@ class Node:
                 "certificate": None
                 if self.enrolled is None
                 else certificate_status(self.enrolled, self._ports.wall_ns()),
+                "floating": self._floating_status(),
             },
             "peers": [
                 peer_status(peer, self.roster.running.get(name), problems.get(name), now)
@@ -276,6 +301,13 @@ class Node:
             "nodes": len(self.roster.found),
             "refused": dict(sorted((refused | (found.records.refused() if found is not None else {})).items())),
         }
+
+    def _floating_status(self) -> list[dict[str, object]]:
+        candidates = {
+            each.address: self._running(f"registry.{floating_name(each.address)}") for each in self.config.floating
+        }
+        priorities = {each.address: each.priority for each in self.config.floating}
+        return floating_status(self.floating, priorities, candidates)
 
     def drops(self) -> Counter[str]:
         """Everything that was dropped since the node started, by reason."""

@@ -9,7 +9,8 @@ Receiving waits; sending never does. `send` is one synchronous, non-blocking cal
 a protocol object gave it without leaving its turn. What cannot be sent is lost, as on any network, and counted by reason
 in `drops`: reasons of refusals are `tun_` or `udp_` and the errno in small letters, others are named where they arise.
 
-Monotonic time is not a port: actors read `trio.current_time()`, which a simulation replaces with a clock of its own.
+Monotonic time to wait by is not a port: actors read `trio.current_time()`, which a simulation replaces with a clock of
+its own.
 """
 
 from __future__ import annotations
@@ -121,6 +122,14 @@ class Netlink(Protocol):
         """
         ...
 
+    async def add_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """Give `interface` one address more. One that it has is fine."""
+        ...
+
+    async def remove_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """Take one address from it. An address, or an interface, that is not there is fine."""
+        ...
+
     async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
         """Route `prefix` into `interface`, in place of a route for the same prefix."""
         ...
@@ -168,6 +177,10 @@ class Ports(Protocol):
 
     def wall_ns(self) -> int:
         """Wall clock, nanoseconds since 1970. It may jump: for time stamps and leases, never for waiting."""
+        ...
+
+    def steady_s(self) -> float:
+        """Seconds since some moment, on a clock that never jumps, and goes on while the host sleeps: for what ends by itself."""
         ...
 
     def entropy(self, n: int) -> bytes:

@@ -23,7 +23,7 @@ from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import Netlink
 from holloway.actors.router import Router
 from holloway.actors.tun_reader import TunReader
-from holloway.actors.wanted import Peer, Plan, settle
+from holloway.actors.wanted import Floating, Peer, Plan, settle
 from holloway.supervisor import ChildStartError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Roster:
         self._own_prefixes = tuple(own_prefixes)
         self.problems = problems
         self.found: tuple[Peer, ...] = ()
+        self.floating = Floating()
         self.plan = Plan({})
         self.running: dict[str, PeerSession] = {}
         self.failures: dict[Peer, Failure] = {}
@@ -73,6 +74,12 @@ class Roster:
             self.found = found
             self._make_plan()
 
+    def set_floating(self, floating: Floating) -> None:
+        """Replace who holds the floating addresses."""
+        if floating != self.floating:
+            self.floating = floating
+            self._make_plan()
+
     def recheck_routes(self) -> None:
         """The kernel may have lost our routes: make them again."""
         if self.routes is not None:
@@ -80,7 +87,13 @@ class Roster:
         self._changed.set()
 
     def _make_plan(self) -> None:
-        plan = settle(self._configured, self.found, own_key=self._own_key, own_prefixes=self._own_prefixes)
+        plan = settle(
+            self._configured,
+            self.found,
+            own_key=self._own_key,
+            own_prefixes=self._own_prefixes,
+            floating=self.floating,
+        )
         before = set(self.plan.refused)
         self.problems.update(refused.reason.value for refused in plan.refused if refused not in before)
         if plan != self.plan:

@@ -8,7 +8,7 @@ for who may have which prefix (`wanted`), nor for judging what peers send (`prot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -35,6 +35,7 @@ class Router:
         self.drops: Counter[str] = Counter()
         self._owners: dict[Prefix, PeerSession] = {}
         self._prefixes: dict[PeerSession, tuple[Prefix, ...]] = {}
+        self._borrowed: set[Prefix] = set()
 
     def assign(self, peer: PeerSession, prefixes: tuple[Prefix, ...]) -> None:
         """Route exactly these prefixes to `peer`, taking them from whoever has them."""
@@ -42,7 +43,7 @@ class Router:
             self._take(prefix, peer)
         self._prefixes[peer] = prefixes
         for prefix in prefixes:
-            if self._owners.get(prefix) is not peer:
+            if prefix not in self._borrowed and self._owners.get(prefix) is not peer:
                 self._owners[prefix] = peer
                 self.routes.add(prefix, peer)
 
@@ -50,6 +51,26 @@ class Router:
         """Route nothing to `peer` any more. One that has nothing is fine."""
         for prefix in self._prefixes.pop(peer, ()):
             self._take(prefix, peer)
+
+    def borrow(self, prefix: Prefix, is_ours: Callable[[], bool]) -> None:
+        """One address is this node's for as long as `is_ours` says so, whoever had it; and then nobody's until `give_back`."""
+        self._borrowed.add(prefix)
+        self._owners.pop(prefix, None)
+        self.local.borrow(prefix.network_address.packed, is_ours)
+        self.routes.add(prefix, None)
+
+    def give_back(self, prefix: Prefix) -> None:
+        """Undo `borrow`: the address is the peer's to which it was assigned last, if any. One not borrowed is fine."""
+        if prefix not in self._borrowed:
+            return
+        self._borrowed.discard(prefix)
+        self.local.give_back(prefix.network_address.packed)
+        owner = next((peer for peer, prefixes in self._prefixes.items() if prefix in prefixes), None)
+        if owner is None:
+            self.routes.remove(prefix)
+        else:
+            self._owners[prefix] = owner
+            self.routes.add(prefix, owner)
 
     def _take(self, prefix: Prefix, peer: PeerSession) -> None:
         if self._owners.get(prefix) is peer:  # otherwise it is another's by now

@@ -7,8 +7,9 @@ Not responsible for asking nor for printing. A peer that is wanted and does not 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import format_address
@@ -17,8 +18,10 @@ from holloway.protocols.keys import encode_key
 if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
     from holloway.actors.enrolled import Enrolled
+    from holloway.actors.floating import Candidate
     from holloway.actors.peer_session import PeerSession
     from holloway.actors.wanted import Peer
+    from holloway.protocols.floating_table import FloatingTable
     from holloway.protocols.memory import MemoryBudget
 
 STATUS_SCHEMA = "holloway.status/1"
@@ -45,6 +48,26 @@ def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
         "expires_in_s": enrolled.certificate.not_after - now,
         "problem": None if problem is None else problem.value,
     }
+
+
+def floating_status(
+    table: FloatingTable, priorities: Mapping[IPv4Address, int], candidates: Mapping[IPv4Address, Candidate | None]
+) -> list[dict[str, object]]:
+    """The part `node.floating` of `status`: the addresses that this node may have, and all that somebody holds."""
+    found: list[dict[str, object]] = []
+    for address in sorted({*table.holders(), *priorities}):
+        holder, candidate = table.holder(address), candidates.get(address)
+        state = "out" if address in priorities else "followed"
+        found.append(
+            {
+                "address": str(address),
+                "holder": None if holder is None else holder.name,
+                "ours": candidate is not None and candidate.owns(),
+                "priority": priorities.get(address),
+                "state": state if candidate is None else candidate.phase.name.lower(),
+            }
+        )
+    return found
 
 
 def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from holloway.actors.config import InterfaceConfig
+from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.protocols.packets import Packet, byte_length
@@ -60,6 +61,7 @@ async def tun_reader(
     ctx: Context,
     ports: Ports,
     interface: InterfaceConfig,
+    addresses: LocalAddresses,
     router: Router,
     past_drops: Counter[str],
     *,
@@ -72,8 +74,8 @@ async def tun_reader(
     port = ports.open_tun(interface.name, interface.mtu)
     try:
         netlink: Netlink = ctx.sibling("netlink").get()
-        await netlink.configure(port.name, interface.addresses, interface.mtu)
-        port.set_local(address.ip.packed for address in interface.addresses)
+        await netlink.configure(port.name, addresses.all(), interface.mtu)
+        addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)
         while True:

@@ -6,6 +6,8 @@ The rules, in this order. Configured peers come before found ones, and those in 
 * A prefix has one peer: the first that claims it. What is ours is nobody else's, and a found peer cannot take a piece of
   what the configuration gives to another one or to us. (Of two found peers either may have a network inside the other's:
   that is routing. An address alone has no inside, so it cannot be taken.)
+* A floating address belongs to the peer that is believed to hold it, if all this leaves it to anybody. In a network that has
+  a range for them nobody else gets one of these.
 * There is room for `MAX_PEERS` peers and `MAX_ROUTES` prefixes, ours included.
 
 Whoever loses a claim loses that and no more, and has it back as soon as nobody is before it. Pure: the same input gives
@@ -15,16 +17,19 @@ plan out (`roster`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from ipaddress import IPv4Network
+from types import MappingProxyType
 
 from holloway.actors.config import Endpoint, PeerConfig
 from holloway.actors.config.model import SUITES, Prefix
 from holloway.protocols.demux import MAX_PEERS
 from holloway.protocols.routes import MAX_ROUTES
 
-__all__ = ["MAX_PEERS", "Peer", "Plan", "PrefixSet", "Refusal", "Refused", "settle"]
+__all__ = ["MAX_PEERS", "Claimant", "Floating", "Peer", "Plan", "PrefixSet", "Refusal", "Refused", "settle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,27 @@ class Peer:
         return replace(self, allowed=(), endpoints=())
 
 
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who holds a floating address: the peer of that name; or, where names prove nothing, the one whose session key has the
+    SHA-256 `key`, whatever it is called."""
+
+    name: str
+    key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Floating:
+    """The floating addresses, each as a prefix, and who holds them; `range`: where only such addresses are, if anywhere."""
+
+    holders: Mapping[Prefix, Claimant] = field(default_factory=lambda: MappingProxyType({}))
+    range: IPv4Network | None = None
+
+    def reserves(self, prefix: Prefix) -> bool:
+        """Whether no node has this prefix by its record."""
+        return self.range is not None and isinstance(prefix, IPv4Network) and prefix.subnet_of(self.range)
+
+
 class Refusal(Enum):
     """Why a claim is not granted; the value is the name under which `status` counts it."""
 
@@ -64,6 +90,7 @@ class Refusal(Enum):
     TOO_MANY_PEERS = "peer_too_many"
     PREFIX_OURS = "prefix_ours"
     PREFIX_TAKEN = "prefix_taken"
+    PREFIX_FLOATING = "prefix_floating"
     TOO_MANY_PREFIXES = "prefix_too_many"
 
 
@@ -87,6 +114,8 @@ class Refused:
                 return f"its prefix {self.prefix} is this node's own"
             case Refusal.PREFIX_TAKEN:
                 return f"its prefix {self.prefix} belongs to another peer"
+            case Refusal.PREFIX_FLOATING:
+                return f"its prefix {self.prefix} lies in the floating range"
             case Refusal.TOO_MANY_PREFIXES:
                 return f"there is no room for its prefix {self.prefix}: there are {MAX_ROUTES} already"
 
@@ -127,17 +156,23 @@ class PrefixSet:
 
 
 def settle(
-    configured: Iterable[Peer], found: Iterable[Peer], *, own_key: bytes, own_prefixes: Iterable[Prefix]
+    configured: Iterable[Peer],
+    found: Iterable[Peer],
+    *,
+    own_key: bytes,
+    own_prefixes: Iterable[Prefix],
+    floating: Floating | None = None,
 ) -> Plan:
     """The plan that follows from the rules above. `own_prefixes`: this node's addresses and the networks behind it."""
-    return _Settlement(own_key, own_prefixes).settle(configured, found)
+    return _Settlement(own_key, own_prefixes, floating or Floating()).settle(configured, found)
 
 
 class _Settlement:
     """The claims granted so far."""
 
-    def __init__(self, own_key: bytes, own_prefixes: Iterable[Prefix]) -> None:
+    def __init__(self, own_key: bytes, own_prefixes: Iterable[Prefix], floating: Floating) -> None:
         self._own_key = own_key
+        self._floating = floating
         own_prefixes = set(own_prefixes)
         self._ours = PrefixSet(own_prefixes)
         self._room = MAX_ROUTES - len(own_prefixes)
@@ -168,13 +203,33 @@ class _Settlement:
             elif len(self._peers) >= MAX_PEERS:
                 self._refuse(peer, Refusal.TOO_MANY_PEERS)
             else:
-                self._admit(peer, self._ours.covers)
+                self._admit(peer, self._ours.covers, is_found=True)
+        self._float()
         return Plan(self._peers, tuple(self._refused))
 
-    def _admit(self, peer: Peer, is_ours: Callable[[Prefix], bool]) -> None:
+    def _admit(self, peer: Peer, is_ours: Callable[[Prefix], bool], *, is_found: bool = False) -> None:
         self._keys.add(peer.public_key)
+        prefixes = dict.fromkeys(peer.allowed)
+        for prefix in [each for each in prefixes if is_found and self._floating.reserves(each)]:
+            self._refuse(peer, Refusal.PREFIX_FLOATING, prefix)
+            del prefixes[prefix]
+        allowed = self._granted(peer, prefixes, is_ours)
+        self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
+
+    def _float(self) -> None:
+        holders = self._floating.holders
+        named = {}
+        if any(claimant.key is not None for claimant in holders.values()):
+            named = {hashlib.sha256(peer.public_key).digest(): name for name, peer in self._peers.items()}
+        for prefix, claimant in holders.items():
+            peer = self._peers.get(claimant.name if claimant.key is None else named.get(claimant.key, ""))
+            if peer is not None:
+                allowed = self._granted(peer, (prefix,), self._ours.covers)
+                self._peers[peer.name] = replace(peer, allowed=(*peer.allowed, *allowed))
+
+    def _granted(self, peer: Peer, prefixes: Iterable[Prefix], is_ours: Callable[[Prefix], bool]) -> list[Prefix]:
         allowed = []
-        for prefix in dict.fromkeys(peer.allowed):
+        for prefix in prefixes:
             if is_ours(prefix):
                 self._refuse(peer, Refusal.PREFIX_OURS, prefix)
             elif prefix in self._held or self._pinned.covers(prefix):
@@ -184,7 +239,7 @@ class _Settlement:
             else:
                 self._held.add(prefix)
                 allowed.append(prefix)
-        self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
+        return allowed
 
     def _complete(self, name: str | None, endpoints: tuple[Endpoint, ...]) -> None:
         """The registry tells where a configured peer is, after what the configuration tells."""

@@ -14,6 +14,7 @@ from holloway.cli.failures import CommandFailedError
 from holloway.cli.plain_text import Json, one_line
 
 STATES = ("ok", "handshaking", "stale", "down")
+FLOATING_STATES = ("out", "waiting", "holding", "leaving", "followed")
 T = TypeVar("T")
 
 
@@ -84,6 +85,17 @@ class CertificateStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatingStatus:
+    """A floating address as the node sees it: who has it, and where this node stands with it."""
+
+    address: str
+    holder: str | None
+    is_ours: bool
+    priority: int | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -103,6 +115,7 @@ class NodeStatus:
     memory: Memory
     registry: RegistryStatus | None
     certificate: CertificateStatus | None
+    floating: list[FloatingStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +260,7 @@ def read_status(answer: Json) -> Status:
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
             registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),
             certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
+            floating=[_floating_status(each) for each in node.inners("floating")],
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),
@@ -267,6 +281,16 @@ def _certificate_status(certificate: Fields) -> CertificateStatus:
     return CertificateStatus(
         expires_in_s=certificate.number("expires_in_s"),
         problem=None if certificate.is_null("problem") else certificate.text("problem"),
+    )
+
+
+def _floating_status(floating: Fields) -> FloatingStatus:
+    return FloatingStatus(
+        address=floating.text("address"),
+        holder=floating.optional("holder", floating.text),
+        is_ours=floating.flag("ours"),
+        priority=floating.optional("priority", floating.integer),
+        state=floating.one_of("state", FLOATING_STATES),
     )
 
 

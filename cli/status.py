@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from holloway.cli.answers import PeerStatus, Status, read_status
+from holloway.cli.answers import FloatingStatus, PeerStatus, Status, read_status
 from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.find_daemon import daemon_options, find_daemon
 from holloway.cli.plain_text import one_line
@@ -29,6 +29,7 @@ _HEADINGS = ("NODE", "ADDRESS", "STATE", "PATH", "RTT", "HANDSHAKE", "RX / TX", 
 
 
 _MAX_REFUSED = 20
+_MAX_FLOATING = 20
 _SOON_S = 30 * 86_400  # certificates are renewed after half of their 90 days
 
 
@@ -69,6 +70,8 @@ def _print(status: Status, *, color: bool) -> None:
         print(
             "" if node.certificate is None else f", certificate for {duration(max(0, node.certificate.expires_in_s))}"
         )
+    if node.floating:
+        print(f"floating {', '.join(map(_floating_words, node.floating[:_MAX_FLOATING]))}")
     if status.peers:
         rows = [_row(peer) for peer in status.peers]
         print_table(_HEADINGS, rows, styles=[STATE_STYLES[peer.state] for peer in status.peers], color=color)
@@ -78,6 +81,12 @@ def _print(status: Status, *, color: bool) -> None:
         print(f"sent one by one, as the kernel refused runs: {counters(node.refused_runs)}")
     if any(status.drops.values()):
         print(f"dropped: {counters(status.drops)}")
+
+
+def _floating_words(floating: FloatingStatus) -> str:
+    if floating.is_ours:
+        return f"{floating.address} here"
+    return f"{floating.address} at {one_line(floating.holder)}" if floating.holder else f"{floating.address} at nobody"
 
 
 def _row(peer: PeerStatus) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ the peer of an outgoing packet: that is `routes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Generic, TypeVar
 
@@ -21,15 +21,29 @@ VERDICTS = 4096
 
 
 class LocalPrefixes:
-    """The inner addresses of this node: its own, and the prefixes behind it."""
+    """The inner addresses of this node: its own, and the prefixes behind it; and those that it has for a while."""
 
     def __init__(self, prefixes: Iterable[IPv4Network | IPv6Network]) -> None:
         self._table: RouteTable[bool] = RouteTable()
+        self._borrowed: dict[bytes, Callable[[], bool]] = {}
         for prefix in prefixes:
             self._table.add(prefix, True)
 
+    def borrow(self, address: bytes, is_ours: Callable[[], bool]) -> None:
+        """Have an address, 4 or 16 bytes, for as long as `is_ours` says so: it is asked each time."""
+        self._borrowed[address] = is_ours
+
+    def give_back(self, address: bytes) -> None:
+        """Undo `borrow`. An address that is not borrowed is fine."""
+        self._borrowed.pop(address, None)
+
+    def is_lasting(self, address: bytes) -> bool:
+        """Whether the answer for this address stays the same until the routes change."""
+        return address not in self._borrowed
+
     def __contains__(self, address: bytes) -> bool:
-        return self._table.lookup(address) is not None
+        is_ours = self._borrowed.get(address)
+        return self._table.lookup(address) is not None if is_ours is None else is_ours()
 
 
 class Inspector(Generic[Target]):
@@ -65,6 +79,8 @@ class Inspector(Generic[Target]):
             verdict = DropReason.SOURCE_NOT_ALLOWED
         elif pair[half:] not in self._local:
             verdict = DropReason.DESTINATION_NOT_OURS
+        if not self._local.is_lasting(pair[half:]):
+            return verdict
         if len(self._verdicts) >= VERDICTS:
             self._verdicts.clear()
         self._verdicts[pair] = verdict

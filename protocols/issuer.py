@@ -9,7 +9,8 @@ believed, not even that a name is free. Before anything is looked at, the reques
   name has another key, and gets nothing of the old one's.
 * Addresses are those that the invitation names; or those wished for, if they are free and not in the floating range; or the
   lowest free one outside the reserved ranges. The IPv6 address follows from the IPv4 address.
-* Prefixes are those that the invitation names; none lies inside the network itself, where every address is somebody's.
+* Prefixes are those that the invitation names; none lies inside the network itself, where every address is somebody's, but for
+  single addresses of the floating range: that a node may have one says its certificate, when it has it the registry.
 
 The caller keeps the ledger (`ledger_text`) before he publishes an answer, and publishes the revocation list when the ledger says
 that it is due. Time and randomness come in. Not responsible for reading and writing the store.
@@ -203,7 +204,10 @@ class Issuer:
     def _is_overlay(self, prefix: Prefix) -> bool:
         """Whether a prefix lies among the addresses of nodes: it would take some of them from their owners."""
         if isinstance(prefix, IPv4Network):
-            return prefix.subnet_of(self._settings.network)
+            address, settings = prefix.network_address, self._settings
+            if prefix.num_addresses == 1 and settings.is_floating(address) and settings.is_host(address):
+                return False
+            return prefix.subnet_of(settings.network)
         return self._settings.network6 is not None and prefix.subnet_of(self._settings.network6)
 
     def _lowest_free(self) -> IPv4Address | None:

@@ -78,6 +78,10 @@ class LifePorts(Ports):
         """See `Ports`."""
         return self._life.wall_ns()
 
+    def steady_s(self) -> float:
+        """See `Ports`. Trio's clock."""
+        return trio.current_time()
+
     def entropy(self, n: int) -> bytes:
         """See `Ports`."""
         return self._life.entropy(n)
@@ -209,6 +213,16 @@ class LifeNetlink(RecordingNetlink):
         """See `Netlink`."""
         self._check()
         await super().configure(interface, addresses, mtu, bring_up=bring_up)
+
+    async def add_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().add_address(interface, address)
+
+    async def remove_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().remove_address(interface, address)
 
     async def add_route(self, interface: str, prefix: IPv4Network | IPv6Network) -> None:
         """See `Netlink`."""

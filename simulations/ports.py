@@ -168,11 +168,12 @@ NetlinkCall: TypeAlias = Configured | RouteAdded | RouteRemoved
 
 
 class RecordingNetlink(Netlink):
-    """Remembers what it was asked: `calls` in order (the last `NETLINK_CALLS`), `routes` as they stand now."""
+    """Remembers what it was asked: `calls` in order (the last `NETLINK_CALLS`), `routes` and `addresses` as they stand now."""
 
     def __init__(self) -> None:
         self.calls: deque[NetlinkCall] = deque(maxlen=NETLINK_CALLS)
         self.routes: dict[Prefix, str] = {}
+        self.addresses: dict[IPv4Interface | IPv6Interface, str] = {}
         self._told: set[str] = set()
         self._is_told = trio.Event()
 
@@ -199,6 +200,17 @@ class RecordingNetlink(Netlink):
         """See `Netlink`."""
         await trio.lowlevel.checkpoint()
         self.calls.append(Configured(interface, tuple(addresses), mtu))
+        self.addresses = dict.fromkeys(addresses, interface)
+
+    async def add_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.addresses[address] = interface
+
+    async def remove_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.addresses.pop(address, None)
 
     async def host_addresses(self) -> list[tuple[str, IPv4Address | IPv6Address]]:
         """See `Netlink`. This host tells nothing of itself: what it advertises is configured."""
@@ -275,6 +287,10 @@ class SimulatedPorts(Ports):
     def wall_ns(self) -> int:
         """See `Ports`. Goes with Trio's clock from `WALL_START_NS`."""
         return WALL_START_NS + int(trio.current_time() * 1e9)
+
+    def steady_s(self) -> float:
+        """See `Ports`. Trio's clock."""
+        return trio.current_time()
 
     def entropy(self, n: int) -> bytes:
         """See `Ports`."""

@@ -7,8 +7,9 @@ for time: the tests run under a MockClock, and certificates are made at the time
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from node_world import PORT, name, outer, private_key
 from holloway.actors import (
     Config,
     Endpoint,
+    FloatingConfig,
     IdentityConfig,
     InterfaceConfig,
     ListenConfig,
@@ -84,11 +86,11 @@ class EnrolledWorld:
     def invite(self, **terms: Any) -> Invitation:
         return self.authority.invite(**{"expires": NOW + 3600, "registry": "memory:", "files": {}} | terms)
 
-    def enrol(self, number: int) -> Granted:
-        """Let host `number` in, as the authority's node would."""
+    def enrol(self, number: int, *prefixes: str) -> Granted:
+        """Let host `number` in, as the authority's node would, with these prefixes in its certificate."""
         state = self.state(name(number))
         identity = identity_in(state, self.entropy(ENTROPY_BYTES))
-        invitation = self.invite(name=name(number))
+        invitation = self.invite(name=name(number), prefixes=tuple(map(ip_network, prefixes)))
         joiner = Joiner(invitation, identity, self.entropy(NONCE_BYTES))
         answer = self.authority.enrol(invitation.terms.id, joiner.request(), NOW).decision.answer
         assert answer is not None
@@ -98,7 +100,7 @@ class EnrolledWorld:
         state.write(REVOKED, self.authority.statements(NOW)[revoked_key(NETWORK)])
         return granted
 
-    def config(self, number: int) -> Config:
+    def config(self, number: int, floating: Sequence[FloatingConfig] = ()) -> Config:
         return Config(
             node=NodeConfig(name=name(number), network=NETWORK),
             interface=InterfaceConfig(name="hw0"),
@@ -106,12 +108,15 @@ class EnrolledWorld:
             listen=ListenConfig(advertise=(Endpoint(outer(number), PORT),)),
             registry=RegistryConfig(url="memory:", trust="authority"),
             identity=IdentityConfig(directory=self.folder / name(number)),
+            floating=tuple(floating),
         )
 
     @asynccontextmanager
-    async def node(self, number: int, **changes: Any) -> AsyncIterator[Node]:
+    async def node(
+        self, number: int, *, floating: Sequence[FloatingConfig] = (), **changes: Any
+    ) -> AsyncIterator[Node]:
         options: dict[str, Any] = {"ports": SimulatedPorts(self.wire, outer(number)), "memory": self.memory} | changes
-        async with open_node(self.config(number), **options) as node:
+        async with open_node(self.config(number, floating), **options) as node:
             yield node
 
     async def put(self, values: dict[bytes, bytes]) -> None:

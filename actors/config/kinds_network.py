@@ -40,6 +40,25 @@ def ip_address_kind() -> Kind:
     return Kind("IP address", read)
 
 
+def overlay_address_kind() -> Kind:
+    """One IPv4 address of the overlay: `10.99.2.1`."""
+
+    def read(value: object, reading: Reading) -> ipaddress.IPv4Address:
+        if isinstance(value, ipaddress.IPv4Address):
+            address = value
+        else:
+            text = expect_text(value, "10.99.2.1")
+            try:
+                address = ipaddress.IPv4Address(text)
+            except ValueError:
+                raise UnfitError(f"{quoted(text)} is not an IPv4 address", 'write one like "10.99.2.1"') from None
+        if address.is_multicast or address.is_unspecified or address.is_loopback:
+            raise UnfitError(f"{address} cannot be a node's address", 'use a private one, like "10.99.2.1"')
+        return address
+
+    return Kind("IPv4 address", read)
+
+
 def interface_address_kind() -> Kind:
     """An overlay address with its prefix length: `10.99.0.1/24`."""
 

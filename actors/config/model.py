@@ -7,7 +7,7 @@ Suites are plain words here so that reading a configuration needs no cryptograph
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +21,9 @@ DEFAULT_LEASE_S = 30.0
 SIZE_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 SUITES = ("aes-gcm", "wireguard")
 TRUST_MODES = ("authority", "pinned", "store")
+MAX_FLOATING = 16
+"""Floating addresses that one node may be a candidate for: each costs the registry five reads a second."""
+MAX_PRIORITY = 1000  # as holloway.protocols.floating_claims has it, which a test holds to this
 
 
 class Size(int):
@@ -150,6 +153,15 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatingConfig:
+    """An address that this node has whenever it is its turn: of all nodes with such a section one has it at a time, and when
+    that one dies another follows. `priority`: more is better, and equals do not take turns."""
+
+    address: IPv4Address
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a node needs to know. Without `control` it opens no socket; `path` is the file it came from, if any."""
 
@@ -160,6 +172,7 @@ class Config:
     peers: tuple[PeerConfig, ...] = ()
     registry: RegistryConfig | None = None
     identity: IdentityConfig | None = None
+    floating: tuple[FloatingConfig, ...] = ()
     control: ControlConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     path: Path | None = None

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_network
 from typing import Any, TypeAlias
 
-from holloway.actors.config.model import InterfaceAddress, Prefix
+from holloway.actors.config.model import MAX_FLOATING, InterfaceAddress, Prefix
 from holloway.actors.config.problems import KeyPath
 from holloway.actors.config.schema import MIN_MTU_IPV6
 
 Values: TypeAlias = dict[str, Any]
-"""Section name to its values; for `peer` a list of them."""
+"""Section name to its values; for `peer` and `floating` a list of them."""
 
 Where: TypeAlias = Callable[[KeyPath], str]
 """` (line 12)` for a key path with a known line, else nothing."""
@@ -40,6 +41,7 @@ def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
     yield from _peer_names(values.get("node", {}).get("name"), peers, where)
     yield from _peer_keys(peers, where)
     yield from _prefixes(values, peers, where)
+    yield from _floating(values, peers, where)
 
 
 def _interface(interface: Values) -> Iterator[Finding]:
@@ -124,6 +126,42 @@ def _prefixes(values: Values, peers: Sequence[Values], where: Where) -> Iterator
                 yield Finding(key, f"{prefix} is already {owner}{where(first)}", "let each prefix lead to one place")
             else:
                 owners[prefix] = (f"allowed to {_peer_words(peers, position)}", key)
+
+
+def _floating(values: Values, peers: Sequence[Values], where: Where) -> Iterator[Finding]:
+    """A floating address is nobody's for long: neither this node's own, nor a peer's, nor behind one of them."""
+    sections: Sequence[Values] = values.get("floating", ())
+    if not sections:
+        return
+    trust = values.get("registry", {}).get("trust")
+    if not values.get("registry"):
+        yield Finding(("floating", 0, "address"), "nodes agree on it in a [registry], and there is none", "add one")
+    elif trust == "pinned":
+        fix = 'use trust = "authority" or "store", or leave the address out'
+        yield Finding(("floating", 0, "address"), "with pinned peers nobody says who may have it", fix)
+    if len(sections) > MAX_FLOATING:
+        what = f"there are {len(sections)} floating addresses"
+        yield Finding(("floating", MAX_FLOATING, "address"), what, f"a node may have {MAX_FLOATING}")
+    fixed: dict[Prefix, str] = {
+        ip_network(address.ip): "this node's own address"
+        for address in values.get("interface", {}).get("addresses", ())
+    }
+    fixed |= dict.fromkeys(values.get("node", {}).get("prefixes", ()), "behind this node")
+    for position, peer in enumerate(peers):
+        fixed |= dict.fromkeys(peer.get("allowed", ()), f"allowed to {_peer_words(peers, position)}")
+    first: dict[IPv4Address, int] = {}
+    for position, each in enumerate(sections):
+        address: IPv4Address | None = each.get("address")
+        if address is None:
+            continue
+        key: KeyPath = ("floating", position, "address")
+        owner = fixed.get(ip_network(address))
+        if owner is not None:
+            yield Finding(key, f"{address} is already {owner}", "let it float, or let it stay")
+        elif address in first:
+            place = where(("floating", first[address], "address"))
+            yield Finding(key, f"{address} has a section already{place}", "remove one")
+        first.setdefault(address, position)
 
 
 def _peer_words(peers: Sequence[Values], position: int) -> str:

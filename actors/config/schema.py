@@ -27,6 +27,7 @@ from holloway.actors.config.kinds_network import (
     endpoint_kind,
     interface_address_kind,
     ip_address_kind,
+    overlay_address_kind,
     prefix_kind,
     public_key_kind,
     registry_url_kind,
@@ -37,6 +38,8 @@ from holloway.actors.config.model import (
     DEFAULT_MTU,
     DEFAULT_NETWORK,
     DEFAULT_PORT,
+    MAX_FLOATING,
+    MAX_PRIORITY,
     SUITES,
     TRUST_MODES,
     TimersConfig,
@@ -355,6 +358,29 @@ SECTIONS: Final = (
                 example='"/var/lib/holloway"',
             ),
         ),
+        optional=True,
+    ),
+    Section(
+        "floating",
+        "An address that one node has at a time, of all that have such a section for it; when that node dies, another one has "
+        f"it. At most {MAX_FLOATING}, and only with a [registry].",
+        (
+            Field(
+                "address",
+                overlay_address_kind(),
+                "The address. In a network with an authority it lies in the floating range, and this node's certificate has it "
+                "as a prefix (`holloway invite --prefix 10.99.2.1/32`).",
+                Absent.REQUIRED,
+                example='"10.99.2.1"',
+            ),
+            Field(
+                "priority",
+                integer_kind(0, MAX_PRIORITY),
+                "Who has it when several could: the greatest. Equals do not take turns.",
+                0,
+            ),
+        ),
+        repeated=True,
         optional=True,
     ),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from holloway.actors.config.model import (
     Config,
     ControlConfig,
+    FloatingConfig,
     IdentityConfig,
     InterfaceConfig,
     LimitsConfig,
@@ -36,6 +37,7 @@ def config_from_values(values: Values, path: Path | None) -> Config:
         peers=tuple(PeerConfig(**peer) for peer in values["peer"]),
         registry=RegistryConfig(**values["registry"]) if values["registry"] else None,
         identity=IdentityConfig(**values["identity"]) if values["identity"] else None,
+        floating=tuple(FloatingConfig(**each) for each in values["floating"]),
         control=ControlConfig(**values["control"]) if values["control"] else None,
         limits=LimitsConfig(**values["limits"]),
         path=path,
@@ -54,10 +56,11 @@ def values_from_config(config: Config) -> Values:
         "registry": config.registry,
         "identity": config.identity,
     }
+    several = {"peer": config.peers, "floating": config.floating}
     values: Values = {}
     for each in SECTIONS:
         if each.repeated:
-            values[each.name] = [_part(each, peer) for peer in config.peers]
+            values[each.name] = [_part(each, part) for part in several[each.name]]
         else:
             part = parts[each.name]
             values[each.name] = {} if part is None else _part(each, part)
