@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import subprocess
 import sys
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from holloway.actors.config import (
     ConfigProblems,
     ControlConfig,
     Endpoint,
+    FloatingConfig,
     IdentityConfig,
     InterfaceConfig,
     LimitsConfig,
@@ -29,8 +30,10 @@ from holloway.actors.config import (
     load_config,
     verify_config,
 )
+from holloway.actors.config.model import MAX_FLOATING, MAX_PRIORITY
 from holloway.actors.config.reference import reference
 from holloway.actors.config.schema import BY_NAME, SECTIONS, Absent
+from holloway.protocols import floating_claims
 
 PEER = PeerConfig(name="b", public_key=bytes(range(32)), allowed=(ip_network("10.99.0.2/32"),))
 CONFIG = Config(
@@ -201,3 +204,47 @@ def test_every_public_name_exists_and_no_other() -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = package.no_such_name
+
+
+FLOATING = FloatingConfig(address=IPv4Address("10.99.2.1"), priority=5)
+STORE = RegistryConfig(url="memory:", trust="store")
+
+
+def test_floating_addresses_need_a_registry_and_somebody_to_believe() -> None:
+    verify_config(dataclasses.replace(CONFIG, floating=(FLOATING,), registry=STORE))
+    what = "nodes agree on it in a [registry], and there is none"
+    assert problems_of(dataclasses.replace(CONFIG, floating=(FLOATING,))) == [("floating[0].address", what)]
+    pinned = RegistryConfig(url="memory:", trust="pinned")
+    what = "with pinned peers nobody says who may have it"
+    assert problems_of(dataclasses.replace(CONFIG, floating=(FLOATING,), registry=pinned)) == [
+        ("floating[0].address", what)
+    ]
+
+
+def test_an_address_floats_once_or_not_at_all() -> None:
+    def said(*addresses: str) -> list[str]:
+        floating = tuple(FloatingConfig(address=IPv4Address(each)) for each in addresses)
+        return [what for _, what in problems_of(dataclasses.replace(CONFIG, floating=floating, registry=STORE))]
+
+    assert said("10.99.0.1") == ["10.99.0.1 is already this node's own address"]
+    assert said("10.99.0.2") == ['10.99.0.2 is already allowed to "b"']
+    assert said("10.99.2.1", "10.99.2.1") == ["10.99.2.1 has a section already"]
+    assert said(*(f"10.99.2.{number}" for number in range(1, MAX_FLOATING + 2))) == ["there are 17 floating addresses"]
+    assert said("224.0.0.1") == ["224.0.0.1 cannot be a node's address"]
+
+
+def test_a_priority_is_one_that_the_others_believe() -> None:
+    assert MAX_PRIORITY == floating_claims.MAX_PRIORITY
+    wild = dataclasses.replace(FLOATING, priority=MAX_PRIORITY + 1)
+    ((key, _),) = problems_of(dataclasses.replace(CONFIG, floating=(wild,), registry=STORE))
+    assert key == "floating[0].priority"
+
+
+def test_floating_addresses_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[node]\nname = "a"\n[interface]\nname = "hw0"\naddresses = ["10.99.0.1/24"]\n'
+        '[session]\nprivate_key_file = "a.key"\n[registry]\nurl = "sqlite:///net.db"\ntrust = "store"\n'
+        '[[floating]]\naddress = "10.99.2.1"\npriority = 5\n[[floating]]\naddress = "10.99.2.2"\n'
+    )
+    assert load_config(path).floating == (FLOATING, FloatingConfig(address=IPv4Address("10.99.2.2")))

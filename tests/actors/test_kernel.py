@@ -45,3 +45,8 @@ def test_randomness_is_fresh_every_time() -> None:
     ports = KernelPorts()
     assert len(ports.entropy(32)) == 32
     assert ports.entropy(32) != ports.entropy(32) != KernelPorts().entropy(32)
+
+
+def test_the_steady_clock_goes_on_while_the_host_sleeps() -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= KernelPorts().steady_s() <= time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -413,3 +413,21 @@ trio.run(main)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@in_namespace
+async def test_one_address_comes_and_goes_among_the_others() -> None:
+    tun = device()
+    alone = ip_interface("10.9.0.200/32")
+    async with open_netlink() as netlink:
+        await netlink.configure("hw0", [V4], 1400)
+        for _ in range(2):
+            await netlink.add_address("hw0", alone)
+            assert addresses() == {str(V4), str(alone)}
+        for _ in range(2):
+            await netlink.remove_address("hw0", alone)
+            assert addresses() == {str(V4)}
+        await netlink.remove_address("hw9", alone)
+        with pytest.raises(PortError, match="ENODEV"):
+            await netlink.add_address("hw9", alone)
+    tun.close()

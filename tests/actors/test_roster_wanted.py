@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
@@ -13,7 +14,7 @@ from node_world import host, name, public_key
 from node_world import peer as configured
 
 from holloway.actors import Endpoint
-from holloway.actors.wanted import MAX_PEERS, MAX_ROUTES, Peer, Plan, PrefixSet, settle
+from holloway.actors.wanted import MAX_PEERS, MAX_ROUTES, Claimant, Floating, Peer, Plan, PrefixSet, settle
 
 OWN_KEY = public_key(1)
 OURS = (host(1), ip_network("192.168.1.0/24"))
@@ -183,3 +184,42 @@ def test_whatever_is_claimed_every_prefix_has_one_peer_and_ours_has_none(claims:
     assert host(1) not in granted
     assert len({each.public_key for each in made.peers.values()}) == len(made.peers)
     assert made == plan(found=claimants)
+
+
+def floated(holders: dict[str, Claimant], range_: str | None = None, **peers: Any) -> Plan:
+    floating = Floating({net(each): holder for each, holder in holders.items()}, range_ and net(range_))
+    return settle(
+        peers.get("configured", ()), peers.get("found", ()), own_key=OWN_KEY, own_prefixes=OURS, floating=floating
+    )
+
+
+def test_a_floating_address_belongs_to_whoever_holds_it() -> None:
+    pinned, others = Peer.from_config(configured(2)), [found(3), found(4)]
+    by_name = floated({"10.99.0.200/32": Claimant(name(3))}, configured=[pinned], found=others)
+    assert by_name.peers[name(3)].allowed == (host(3), net("10.99.0.200/32"))
+    key = hashlib.sha256(public_key(2)).digest()
+    by_key = floated({"10.99.0.200/32": Claimant("whatever", key)}, configured=[pinned], found=others)
+    assert by_key.peers[name(2)].allowed == (host(2), net("10.99.0.200/32"))
+    assert by_key.peers[name(2)].identity == pinned.identity
+    stranger = floated({"10.99.0.200/32": Claimant("nobody"), "10.99.0.201/32": Claimant("", bytes(32))}, found=others)
+    assert stranger.peers == {name(3): found(3), name(4): found(4)}
+
+
+def test_a_floating_address_takes_nothing_from_anybody() -> None:
+    holders = {f"{each}/32": Claimant(name(4)) for each in ("10.99.0.1", "192.168.1.7", "10.99.0.2", "10.99.0.3")}
+    made = floated(holders, configured=[Peer.from_config(configured(2))], found=[found(3), found(4)])
+    assert made.peers[name(4)].allowed == (host(4),)
+    assert [each.reason.value for each in made.refused] == ["prefix_ours"] * 2 + ["prefix_taken"] * 2
+
+
+def test_nobody_has_an_address_of_the_floating_range_by_its_record() -> None:
+    greedy = found(3, "10.99.0.3/32", "10.99.2.1/32", "10.99.2.0/28")
+    made = floated({"10.99.2.1/32": Claimant(name(4))}, "10.99.2.0/24", found=[greedy, found(4)])
+    assert made.peers[name(3)].allowed == (host(3),)
+    assert made.peers[name(4)].allowed == (host(4), net("10.99.2.1/32"))
+    assert refusals(made) == [
+        (name(3), "prefix_floating", "10.99.2.1/32"),
+        (name(3), "prefix_floating", "10.99.2.0/28"),
+    ]
+    pinned = floated({}, "10.99.2.0/24", configured=[Peer.from_config(configured(2, allowed=(net("10.99.2.1/32"),)))])
+    assert pinned.peers[name(2)].allowed == (net("10.99.2.1/32"),)

@@ -103,3 +103,25 @@ def test_a_packet_without_a_whole_header_is_no_packet(size: int) -> None:
     made.assign(A, (ip_network("0.0.0.0/0"),))
     assert made.sort([packet(1, 2, 1)[:size]]) == {}
     assert made.drops == {"not_ip": 1}
+
+
+def test_a_borrowed_address_is_ours_and_goes_back_to_the_peer_it_was_assigned_to_last() -> None:
+    made, floating = router(), host(200)
+    lookup = made.routes.lookup
+    made.assign(A, (host(2), floating))
+    made.borrow(floating, lambda: True)
+    assert lookup(inner(200)) is None
+    assert inner(200) in made.local
+    made.assign(A, (host(2), floating))
+    assert lookup(inner(200)) is None
+    made.assign(A, (host(2),))
+    made.assign(B, (host(3), floating))
+    made.give_back(floating)
+    made.give_back(floating)
+    assert lookup(inner(200)) is B
+    assert inner(200) not in made.local
+    made.borrow(floating, lambda: True)
+    made.assign(B, (host(3),))
+    made.give_back(floating)
+    assert lookup(inner(200)) is None
+    assert lookup(inner(2)) is A

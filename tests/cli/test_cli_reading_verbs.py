@@ -367,3 +367,16 @@ def test_what_keeps_a_peer_from_working_is_told(ask: Callable[..., Any]) -> None
     outcome = ask(lines({"result": status(peer("b", state="down", problem="its key is in use by c"))}), "status")
     assert outcome.code == 0
     assert "warning: b: its key is in use by c" in outcome.err.splitlines()
+
+
+def test_status_tells_where_floating_addresses_are(ask: Callable[..., Any]) -> None:
+    answer = status(drops={})
+    answer["node"]["refused_runs"] = {}
+    answer["node"]["floating"] = [
+        {"address": f"10.99.2.{number}", "holder": holder, "ours": ours, "priority": priority, "state": state}
+        for number, (holder, ours, priority, state) in enumerate(
+            (("a", True, 0, "holding"), ("b\x1b[2J", False, 3, "waiting"), (None, False, None, "followed")), 1
+        )
+    ]
+    outcome = ask(lines({"result": answer}), "status")
+    assert outcome.out.splitlines()[2] == "floating 10.99.2.1 here, 10.99.2.2 at b[2J, 10.99.2.3 at nobody"

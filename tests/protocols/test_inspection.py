@@ -116,3 +116,22 @@ def test_local_prefixes() -> None:
     assert ip_address("10.0.0.77").packed in local
     assert ip_address("10.0.1.77").packed not in local
     assert b"" not in local
+
+
+def test_a_borrowed_address_is_ours_for_as_long_as_somebody_says_so() -> None:
+    routes: RouteTable[str] = RouteTable()
+    routes.add(ip_network("10.0.0.2/32"), "bob")
+    local = LocalPrefixes([ip_network("10.0.0.1/32")])
+    inspect, borrowed = Inspector(routes, "bob", local), ip_address("10.0.0.9").packed
+    owns = True
+    local.borrow(borrowed, lambda: owns)
+    found = packet("10.0.0.2", "10.0.0.9")
+    assert inspect(found) is None
+    owns = False
+    assert inspect(found) is DropReason.DESTINATION_NOT_OURS
+    owns = True
+    assert inspect(found) is None
+    assert inspect(packet("10.0.0.3", "10.0.0.9")) is DropReason.SOURCE_NOT_ALLOWED
+    local.give_back(borrowed)
+    local.give_back(borrowed)
+    assert inspect(found) is DropReason.DESTINATION_NOT_OURS

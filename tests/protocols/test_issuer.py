@@ -337,3 +337,24 @@ def test_a_ledger_survives_its_text_after_all_of_this(world: World) -> None:
     assert write_ledger(again.ledger) == text
     assert {each.reason for each in again.ledger.ended} == {EndReason.SUPERSEDED, EndReason.REVOKED}
     assert again.ledger.holder_of(ip_address("10.99.0.5")) == "a"
+
+
+def test_a_single_address_of_the_floating_range_may_be_certified_and_nothing_else_inside(world: World) -> None:
+    range_ = SETTINGS_OF_NETWORK.floating_range
+    assert range_ is not None
+    single = ip_network(f"{range_[1]}/32")
+    assert world.let_in("a", prefixes=(single,)).certificate.prefixes == {single}
+    assert world.let_in("b", prefixes=(single,)).certificate.prefixes == {single}  # that is the point of it
+    outside = SETTINGS_OF_NETWORK.network[-1]
+    for prefix in (range_, ip_network(f"{range_[0]}/31"), ip_network(f"{outside}/32")):
+        joiner = Joiner(world.invite(name="c", prefixes=(prefix,)), identity("c"))
+        assert world.refusal(joiner) is EnrolProblem.PREFIX_RESERVED
+
+
+def test_the_first_address_of_a_network_is_no_floating_one_though_it_is_in_the_range() -> None:
+    network = IPv4Network("10.9.0.0/22")
+    world = World(
+        settings=NetworkSettings(network=network, static_range=None, floating_range=IPv4Network("10.9.0.0/24"))
+    )
+    joiner = Joiner(world.invite(name="a", prefixes=(ip_network("10.9.0.0/32"),)), identity("a"))
+    assert world.refusal(joiner) is EnrolProblem.PREFIX_RESERVED
