@@ -44,12 +44,19 @@ class FloatingFollower:
         self._belief, self._table, self._roster, self._log, self._range = belief, table, roster, log, range_
         self._is_told = False
         self._openers: dict[IPv4Address, Opener] = {}
+        self._revision = 0
         self._tell_from = -math.inf
         self.refused: dict[str, str] = {}
         """Some places of claims that are not believed, and why."""
 
     async def replace(self, snapshot: Snapshot) -> None:
-        """What the store says now is all there is. Keys of others may be among it."""
+        """What the store says now is all there is. Keys of others may be among it.
+
+        A snapshot is never older than what we have heard; one that is, is of another store, in place of one that was lost.
+        """
+        if snapshot.revision < self._revision:
+            self._table.begin_again()
+        self._revision = snapshot.revision
         at = len(self.prefix)
         claims = {key[at:]: entry for key, entry in snapshot.entries.items() if key.startswith(self.prefix)}
         self._is_told = False
@@ -65,6 +72,7 @@ class FloatingFollower:
 
     def note(self, change: Change) -> None:
         """One change in the store, whosever."""
+        self._revision = change.revision
         if change.key.startswith(self.prefix):
             self._is_told = False
             raw = change.key[len(self.prefix) :]

@@ -77,6 +77,11 @@ class FloatingTable:
             self._fences[address] = revision
             self._holders.pop(address, None)
 
+    def begin_again(self) -> None:
+        """The store is another one, whose revisions say nothing about those of the one before."""
+        self._holders.clear()
+        self._fences.clear()
+
     def keep_only(self, addresses: frozenset[IPv4Address], revision: int) -> None:
         """A snapshot at `revision` had claims for these addresses alone."""
         for address in list(self._holders):

@@ -43,6 +43,15 @@ def holder(name: str, fence: int) -> FloatingHolder:
 # The table.
 
 
+def test_another_store_counts_from_the_beginning() -> None:
+    table = FloatingTable()
+    table.learn(ONE, holder("a", 500))
+    table.begin_again()
+    assert table.holders() == {}
+    assert table.learn(ONE, holder("b", 5)) is None
+    assert table.holder(ONE) == holder("b", 5)
+
+
 def test_a_later_claim_is_believed_and_an_earlier_one_refused_and_counted() -> None:
     table = FloatingTable()
     assert table.holder(ONE) is None
