@@ -16,6 +16,7 @@ from holloway.protocols.enrolment import NONCE_BYTES, EnrolProblem, Refused
 from holloway.protocols.errors import LocalError
 from holloway.protocols.identity import ENTROPY_BYTES
 from holloway.protocols.joiner import Granted, Joiner
+from holloway.protocols.membership import Prefix
 from holloway.protocols.network_settings import NetworkSettings
 from holloway.protocols.trust import revoked_key
 
@@ -29,11 +30,13 @@ def found_network(
     *,
     name: str,
     address: IPv4Address | None,
+    prefixes: tuple[Prefix, ...] = (),
     registry: str,
     entropy: Entropy,
     now: int,
 ) -> Granted:
-    """Make an authority for `network`, and a certificate for node `name` of this machine. `now`: seconds since 1970.
+    """Make an authority for `network`, and a certificate for node `name` of this machine, with `prefixes`. `now`: seconds
+    since 1970.
 
     What is granted is to be kept (`keep_granted`), last of all. Where that was interrupted before, it goes on. Raises LocalError when there is a node or an authority of another network, or a
     name or an address cannot be had; `HollowayError` as `explained` does.
@@ -45,7 +48,9 @@ def found_network(
     else:
         authority = AuthorityFiles.create(state, network, settings, entropy, now)
     state.write(REVOKED, authority.statements(now)[revoked_key(network)])
-    invitation = authority.invite(expires=now + OWN_INVITATION_S, registry=registry, files={}, name=name)
+    invitation = authority.invite(
+        expires=now + OWN_INVITATION_S, registry=registry, files={}, name=name, prefixes=prefixes
+    )
     identity = identity_in(state, entropy(ENTROPY_BYTES))
     joiner = Joiner(invitation, identity, entropy(NONCE_BYTES), addresses=() if address is None else (address,))
     decision = authority.enrol(invitation.terms.id, joiner.request(), now).decision

@@ -8,15 +8,19 @@ from __future__ import annotations
 import shlex
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import click
 
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.invite import DEFAULT_TTL, invitation_text
-from holloway.cli.option_types import ADDRESS, DURATION, NETWORK
+from holloway.cli.option_types import ADDRESS, DURATION, NETWORK, PREFIX
 from holloway.cli.printing import json_option, print_json, say
 from holloway.cli.state_option import host_name, state_directory, state_option, write_config
+
+if TYPE_CHECKING:
+    from holloway.protocols.membership import Prefix
 
 SCHEMA = "holloway.init/1"
 
@@ -27,6 +31,14 @@ SCHEMA = "holloway.init/1"
 @click.option("--name", metavar="NODE", help="What this node is called.  [default: the name of this machine]")
 @click.option(
     "--address", type=ADDRESS, metavar="A", help="This node's overlay address.  [default: the lowest free one]"
+)
+@click.option(
+    "--prefix",
+    "prefixes",
+    type=PREFIX,
+    metavar="CIDR",
+    multiple=True,
+    help="A network that may lie behind this node, or a floating address that it may have; may be repeated.",
 )
 @click.option(
     "--range",
@@ -45,6 +57,7 @@ def command(
     registry: str | None,
     name: str | None,
     address: IPv4Address | None,
+    prefixes: tuple[Prefix, ...],
     overlay: IPv4Network,
     port: int,
     state: Path | None,
@@ -85,6 +98,7 @@ def command(
         settings,
         name=own_name,
         address=address,
+        prefixes=prefixes,
         registry=url,
         entropy=entropy,
         now=now,

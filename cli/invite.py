@@ -37,7 +37,7 @@ DEFAULT_TTL = "1h"
     type=PREFIX,
     metavar="CIDR",
     multiple=True,
-    help="A network that may lie behind it; may be repeated.",
+    help="A network that may lie behind it, or a floating address that it may have; may be repeated.",
 )
 @click.option(
     "--ttl",

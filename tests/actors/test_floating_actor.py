@@ -33,6 +33,7 @@ from holloway.actors.floating import Candidate
 from holloway.actors.registry import Compare, Lease, LeaseId, Snapshot, Transaction, Watch
 from holloway.actors.registry.port import NOTHING
 from holloway.actors.registry_plane import floating_name
+from holloway.protocols.errors import PortError
 from holloway.protocols.floating_claims import FloatingClaim, encode_floating, floating_prefix
 from holloway.simulations.network import Link
 from holloway.simulations.ports import SimulatedPorts
@@ -179,9 +180,18 @@ async def hosts(*candidates: int, others: Sequence[int] = ()) -> AsyncIterator[l
         yield found
 
 
-def _owns(host: Host) -> bool:
+def _candidate(host: Host) -> Candidate:
     candidate: Candidate = host.node.tree.ref(f"registry.{floating_name(FLOATING)}").get()
-    return candidate.owns()
+    return candidate
+
+
+def _owns(host: Host) -> bool:
+    return _candidate(host).owns()
+
+
+def _fence(host: Host) -> int:
+    holder = host.node.floating.holder(FLOATING)
+    return 0 if holder is None else holder.fence
 
 
 def to_floating(source: int, serial: int) -> bytes:
@@ -351,3 +361,59 @@ async def test_no_record_takes_an_address_of_the_floating_range(autojump_clock: 
             await node.roster.find(name(1))
         assert node.router.routes.lookup(CERTIFIED.packed) is None
         assert drops(node)["prefix_floating"] == 1
+
+
+async def test_a_holder_that_is_revoked_makes_room_for_another(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = EnrolledWorld(tmp_path)
+    wanted = [FloatingConfig(address=CERTIFIED)]
+    for number in (1, 2):
+        world.enrol(number, f"{CERTIFIED}/32")
+    await world.put(world.authority.statements(NOW))
+    left, right = node_addresses(world, 1), node_addresses(world, 2)
+    alone = ip_interface(f"{CERTIFIED}/32")
+    async with world.node(1, floating=wanted, ports=left):
+        await until(lambda: alone in left.netlink.addresses)
+        async with world.node(2, floating=wanted, ports=right):
+            await trio.sleep(1)
+            assert alone not in right.netlink.addresses
+            await world.put(world.authority.revoke(name(1), NOW))
+            await until(lambda: alone in right.netlink.addresses, within_s=5)
+            assert alone not in left.netlink.addresses
+
+
+async def test_what_was_said_with_an_old_certificate_is_said_anew(autojump_clock: MockClock) -> None:
+    async with hosts(1, 2) as (one, two):
+        fence = _fence(two)
+        belief = _candidate(one)._around.belief
+        belief.standing = lambda: 1  # type: ignore[method-assign]
+        await until(lambda: _fence(two) > fence)
+        await trio.sleep(1)
+        assert _owns(one) != _owns(two)
+
+
+async def test_a_node_whose_device_refuses_the_address_leaves_it_to_others(autojump_clock: MockClock) -> None:
+    world = World()
+    ports, other = world.ports(1), world.ports(2)
+
+    async def refuse(interface: str, address: Any) -> None:
+        raise PortError("no", "EPERM")
+
+    ports.netlink.add_address = refuse  # type: ignore[method-assign]
+    async with world.node(floating_config(1), ports) as node, world.node(floating_config(2), other):
+        await until(lambda: ALONE in other.netlink.addresses)
+        assert drops(node)["floating_not_taken"] <= 1
+
+
+async def test_the_better_node_gets_the_address_after_a_while(autojump_clock: MockClock) -> None:
+    world = World()
+    ports, other = world.ports(1, answer_pings=True), world.ports(2)
+    async with world.node(floating_config(1), ports) as node:
+        await until(lambda: ALONE in ports.netlink.addresses)
+        better = floating_config(2, [FloatingConfig(address=FLOATING, priority=9)])
+        async with world.node(better, other) as best:
+            await node.connected(name(2))
+            await best.connected(name(1))
+            await trio.sleep(25)
+            assert ALONE not in other.netlink.addresses
+            await until(lambda: ALONE in other.netlink.addresses)
+            assert ALONE not in ports.netlink.addresses

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from node_world import validate
 
-from holloway.actors.config import load_config
+from holloway.actors.config import FloatingConfig, load_config
+from holloway.actors.registry_plane import enrolled_node
 from holloway.actors.state_directory import StateDirectory
 from holloway.cli.registry_files import pack, unpack
 from holloway.protocols.errors import LocalError
@@ -43,6 +47,20 @@ def test_init_obeys_its_options(holloway: Holloway, state: Path) -> None:
     validate("init", document)
     assert document["addresses"][0] == "10.7.9.9"
     assert load_config(state / "holloway.toml", environ=os.environ).listen.port == 4000
+
+
+def test_init_and_invite_certify_floating_addresses(holloway: Holloway, state: Path) -> None:
+    assert holloway("init", "home", "--name", "a", "--state", str(state), "--prefix", "10.99.2.1/32").code == 0
+    config = replace(
+        load_config(state / "holloway.toml", environ=os.environ),
+        floating=(FloatingConfig(address=IPv4Address("10.99.2.1")),),
+    )
+    _, enrolled = enrolled_node(config, time.time_ns)
+    assert enrolled is not None
+    assert enrolled.certificate.prefixes == {IPv4Network("10.99.2.1/32")}
+    assert holloway("invite", "--state", str(state), "--prefix", "10.99.2.1/32").code == 0
+    outcome = holloway("invite", "--state", str(state), "--prefix", "banana")
+    assert (outcome.code, "banana" in outcome.err) == (2, True)
 
 
 @pytest.mark.parametrize(
