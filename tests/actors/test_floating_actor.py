@@ -281,6 +281,13 @@ async def test_a_device_that_is_made_anew_has_the_address_again(autojump_clock: 
         assert one.has_it
 
 
+async def test_a_device_that_somebody_changed_keeps_the_address(autojump_clock: MockClock) -> None:
+    async with hosts(1) as (one,):
+        one.ports.netlink.addresses.clear()
+        one.ports.netlink.change("hw0")
+        await until(lambda: one.has_it)
+
+
 async def test_a_claim_that_nobody_can_read_is_removed_in_the_end(autojump_clock: MockClock) -> None:
     world = World()
     key = floating_prefix("holloway") + str(FLOATING).encode()
