@@ -54,6 +54,7 @@ class SealProblem(Enum):
     FOREIGN_AUTHORITY = "floating_foreign_authority"
     NOT_IN_TIME = "floating_certificate_not_in_time"
     REVOKED = "floating_revoked"
+    REVOCATIONS_MISSING = "floating_revocations_missing"
     WRONG_PLACE = "floating_wrong_place"
     WRONG_LEASE = "floating_wrong_lease"
     WRONG_NODE = "floating_wrong_node"
@@ -178,5 +179,5 @@ _REASONS: dict[EnvelopeProblem | CertificateProblem, SealProblem] = {
     CertificateProblem.NOT_YET_VALID: SealProblem.NOT_IN_TIME,
     CertificateProblem.EXPIRED: SealProblem.NOT_IN_TIME,
     CertificateProblem.REVOKED: SealProblem.REVOKED,
-    CertificateProblem.REVOCATIONS_MISSING: SealProblem.REVOKED,
+    CertificateProblem.REVOCATIONS_MISSING: SealProblem.REVOCATIONS_MISSING,
 }

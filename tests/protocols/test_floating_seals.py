@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from authority_world import NETWORK, NOW, Network, Node, authority, mutations
 
-from holloway.protocols.certificates import CLOCK_SKEW_S
-from holloway.protocols.envelopes import seal_text
+from holloway.protocols import floating_seals as module
+from holloway.protocols.certificates import CLOCK_SKEW_S, CertificateProblem
+from holloway.protocols.envelopes import EnvelopeProblem, seal_text
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_claims import FloatingChallenge, FloatingClaim, encode_floating
 from holloway.protocols.floating_seals import (
@@ -106,6 +107,12 @@ def test_a_claim_is_not_believed_any_more_once_its_node_is_revoked(
     assert world.trust.take_revocations(world.revoke(1, node).der) is None
     assert seals.open(PLACE, sealed(node), NOW) is SealProblem.REVOKED
     assert FloatingSeals(ADDRESS, world.trust).open(PLACE, sealed(node), NOW) is SealProblem.REVOKED
+    unaware = Trust(world.bundle, list_number=1)
+    assert FloatingSeals(ADDRESS, unaware).open(PLACE, sealed(node), NOW) is SealProblem.REVOCATIONS_MISSING
+
+
+def test_every_problem_of_a_certificate_has_a_name_here() -> None:
+    assert set(module._REASONS) == {*EnvelopeProblem, *CertificateProblem}
 
 
 def test_what_was_seen_at_another_revision_is_a_replay(seals: FloatingSeals, node: Node) -> None:
