@@ -73,6 +73,7 @@ class Office:
             entropy=self._entropy,
             now=now,
         )
+        keep_granted(self._disk, granted)
         self._enter(first, members[first].static.public, granted.certificate)
         self._files = AuthorityFiles(self._disk, network, self._entropy)
         for name, own in members.items():

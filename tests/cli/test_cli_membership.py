@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -14,6 +13,7 @@ import pytest
 from node_world import validate
 
 from holloway.actors.config import FloatingConfig, load_config
+from holloway.actors.kernel import KernelPorts
 from holloway.actors.registry_plane import enrolled_node
 from holloway.actors.state_directory import StateDirectory
 from holloway.cli.registry_files import pack, unpack
@@ -55,7 +55,7 @@ def test_init_and_invite_certify_floating_addresses(holloway: Holloway, state: P
         load_config(state / "holloway.toml", environ=os.environ),
         floating=(FloatingConfig(address=IPv4Address("10.99.2.1")),),
     )
-    _, enrolled = enrolled_node(config, time.time_ns)
+    _, enrolled = enrolled_node(config, KernelPorts())
     assert enrolled is not None
     assert enrolled.certificate.prefixes == {IPv4Network("10.99.2.1/32")}
     assert holloway("invite", "--state", str(state), "--prefix", "10.99.2.1/32").code == 0
