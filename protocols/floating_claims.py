@@ -16,7 +16,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from holloway.protocols.address_claims import FINGERPRINT
 from holloway.protocols.errors import LocalError
 from holloway.protocols.membership import NAME, network_prefix
 
@@ -26,6 +25,7 @@ MAX_PRIORITY = 1000
 MIN_ANSWER_MS, MAX_ANSWER_MS = 100, 60_000
 MAX_FENCE = 2**63 - 1  # etcd's revisions
 RUN = re.compile(r"[0-9a-f]{16}\Z")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class FloatingProblem(Enum):
@@ -115,7 +115,7 @@ def decode_challenge(value: bytes) -> FloatingChallenge | FloatingProblem:
 
 
 def floating_prefix(network: str) -> bytes:
-    """The registry prefix of the claims; what follows is the address (`address_claims`). Raises `LocalError` for a bad network name."""
+    """The registry prefix of the claims; what follows is the address. Raises `LocalError` for a bad network name."""
     return network_prefix(network) + b"floating/"
 
 

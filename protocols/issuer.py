@@ -211,7 +211,7 @@ class Issuer:
         return self._settings.network6 is not None and prefix.subnet_of(self._settings.network6)
 
     def _lowest_free(self) -> IPv4Address | None:
-        """As `address_plan` chooses, but by the ledger: outside the reserved ranges, and not ending in .0 or .255."""
+        """Outside the reserved ranges, and not ending in .0 or .255, which some hosts take for broadcasts."""
         network = self._settings.network
         reserved = [each for each in (self._settings.static_range, self._settings.floating_range) if each is not None]
         number = int(network.network_address) + 1

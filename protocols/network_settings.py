@@ -2,7 +2,7 @@
 
 They stand in the registry as JSON, `{"v":1,"number":N,...}`, and whoever reads them takes them for hostile input. What is
 encoded here is decoded by the others, or not encoded at all. Not responsible for who may write them: the text is wrapped,
-signed and compared by number elsewhere. Nor for choosing an address of a network: that is `address_plan`.
+signed and compared by number elsewhere. Nor for who gets which address: that is `issuer`.
 """
 
 from __future__ import annotations
