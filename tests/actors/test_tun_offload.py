@@ -25,6 +25,7 @@ from tun_hosts import ALL, FAMILIES, HOSTS, PORT, SO_SNDBUFFORCE, UDP_SEGMENT, c
 
 from holloway.actors import tun, tun_offload
 from holloway.actors.config import InterfaceConfig
+from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.router import Router
 from holloway.actors.tun import KernelTun, open_tun
 from holloway.actors.tun_offload import Joiner, arrived, pieces
@@ -344,7 +345,9 @@ async def test_the_device_is_told_the_addresses_once_they_are_configured() -> No
     ports = SimpleNamespace(open_tun=lambda *_: device)
     interface = InterfaceConfig(name="hw0", addresses=(ip_interface("10.9.0.1/24"), ip_interface("fd09::1/64")))
     async with trio.open_nursery() as nursery:
-        start = partial(tun_reader, context, ports, interface, Router([]), Counter())  # type: ignore[arg-type]
+        router = Router([])
+        addresses = LocalAddresses(interface.addresses, router)
+        start = partial(tun_reader, context, ports, interface, addresses, router, Counter())  # type: ignore[arg-type]
         reader = await nursery.start(start)
         assert reader.port is device
         assert device.local == {OURS, socket.inet_pton(socket.AF_INET6, "fd09::1")}
