@@ -130,7 +130,7 @@ async def test_the_host_tells_the_addresses_of_its_interfaces_that_others_might_
         assert await netlink.host_addresses() == []
         await netlink.configure("hw0", [V4, V6], 1400)
         with trio.fail_after(10):  # the kernel looks for a double of the IPv6 address from a work queue
-            while len(await netlink.host_addresses()) < 2:
+            while len(await netlink.host_addresses()) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert sorted(await netlink.host_addresses(), key=str) == [("hw0", V4.ip), ("hw0", V6.ip)]
         ip("link set hw0 down")
