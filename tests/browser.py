@@ -5,6 +5,7 @@ Playwright drives the Chromium of the system; it downloads none. Not responsible
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,9 +80,19 @@ class Browser:
 
 
 @contextmanager
+def plain_asyncio() -> Iterator[None]:
+    """Event loops are asyncio's own meanwhile: who has imported trio-asyncio gets others, which Playwright cannot use."""
+    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(None)
+
+
+@contextmanager
 def started() -> Iterator[Browser]:
     """A browser for as long as the block lasts."""
-    with sync_api.sync_playwright() as playwright:
+    with plain_asyncio(), sync_api.sync_playwright() as playwright:
         # A container has neither the namespaces for the sandbox nor much shared memory; the pages are our own.
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
