@@ -118,6 +118,7 @@ class _Desk:
             except RegistryError as error:
                 if error.kind != "compacted":
                     raise
+                await trio.sleep(PUT_BACK_S)  # a store that forgets at once must not keep us reading
 
     async def _speak(self, registry: RegistryPort) -> None:
         """Say what the authority has to say, if the store says anything else."""

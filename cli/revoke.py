@@ -37,7 +37,8 @@ def command(node: str, state: Path | None) -> None:
     if node == config.node.name:
         what, why = f"node {node} cannot be revoked from here", "it is this node, whose authority that is"
         raise CommandFailedError(what, why, "to end the network, stop its nodes and remove their state")
-    authority = AuthorityFiles(state_directory(state), config.node.network, os.urandom)  # noqa: TID251 - as above
+    entropy = os.urandom  # noqa: TID251 - a verb is where randomness comes in
+    authority = AuthorityFiles(state_directory(state), config.node.network, entropy)
     publish = authority.revoke(node, time.time_ns() // 10**9)
     trio.run(_publish, config.registry.url, publish)
     say(f"node {node} is revoked")

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 class ActorWorld(World):
     """See `World`."""
 
-    hosts: dict[str, ActorHost]  # type: ignore[assignment]
+    hosts: dict[str, ActorHost]  # type: ignore[assignment]  # `make_host` makes no others
     freezer: Freezer
     nursery: trio.Nursery
 

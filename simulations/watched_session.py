@@ -68,7 +68,7 @@ class WatchedSession(Session):
         endpoint: Address | None = None,
     ) -> None:
         """See `Session`. Made by a task of the node that it belongs to."""
-        self._life: Life = PROCESS.get()  # type: ignore[assignment]
+        self._life: Life = PROCESS.get()  # type: ignore[assignment]  # what `determinism` knows only as an object
         self._world = self._life.host.world
         self._key = config.peer_public
         self._seen = State.IDLE, 0
