@@ -33,9 +33,9 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import trio
@@ -45,44 +45,27 @@ from holloway.actors.control import Answer, control
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.host_watch import watch_host
 from holloway.actors.local_addresses import LocalAddresses
-from holloway.actors.membership import Membership
 from holloway.actors.netlink_service import netlink_service
+from holloway.actors.node_answers import NodeAnswers
 from holloway.actors.own_endpoints import OwnEndpoints
-from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers, child_name
+from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
-from holloway.actors.registry_plane import RegistryPlane, enrolled_node, floating_name
+from holloway.actors.registry_plane import RegistryPlane, enrolled_node
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
-from holloway.actors.status import (
-    PEERS_SCHEMA,
-    PING_SCHEMA,
-    STATUS_SCHEMA,
-    certificate_status,
-    floating_status,
-    host_prefixes,
-    memory_status,
-    peer_details,
-    peer_drops,
-    peer_status,
-    program_version,
-    summary,
-)
-from holloway.actors.tun_reader import TunReader, tun_reader
+from holloway.actors.tun_reader import tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
 from holloway.actors.wanted import Peer
-from holloway.protocols.addresses import format_address
-from holloway.protocols.errors import HollowayError
 from holloway.protocols.floating_table import FloatingTable
-from holloway.protocols.keys import StaticKey, encode_key
+from holloway.protocols.keys import StaticKey
 from holloway.protocols.membership import NodeRecord
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.psk import network_key
 from holloway.protocols.suites import WIREGUARD
 from holloway.supervisor import ActorDown, Child, Context, Event, Intensity, Ref, Strategy, Supervisor, Tree, open_tree
 
-MAX_PING_COUNT = 10_000
 ROSTER_TIMEOUT_S = 120.0
 """How long it may take to begin all configured peers, with the kernel routes to them."""
 
@@ -131,8 +114,22 @@ class Node:
             past_drops=self.past_drops,
             memory=self.memory,
         ).pool()
-        self._started_at = trio.current_time()
         self._tree: Tree | None = None
+        self._answers = NodeAnswers(
+            config=config,
+            ports=ports,
+            public_key=self.public_key,
+            enrolled=enrolled,
+            router=self.router,
+            roster=self.roster,
+            pool=self._peers,
+            floating=self.floating,
+            memory=self.memory,
+            problems=self.problems,
+            past_drops=self.past_drops,
+            started_at=trio.current_time(),
+            running=self._running,
+        )
 
     def __repr__(self) -> str:
         return f"<Node {self.config.node.name}>"
@@ -172,7 +169,7 @@ class Node:
             )
             children.append(_plane("registry", *plane.children(open_store)).as_child())
         if config.control is not None:
-            listen = partial(control, path=config.control.socket, service=self.serve)
+            listen = partial(control, path=config.control.socket, service=self._answers.serve)
             children.append(_plane("control", Child(name="socket", run=listen)).as_child())
         return Supervisor(children, name="node", strategy=Strategy.ONE_FOR_ONE)
 
@@ -231,125 +228,21 @@ class Node:
             prefixes=config.node.prefixes,
         )
 
-    # What the outside asks.
+    # What an embedding program asks; `holloway status`, `peers` and `ping` ask the same through the control socket.
 
     def status(self) -> dict[str, object]:
         """The object that `holloway status --json` prints."""
-        config, now, problems = self.config, trio.current_time(), self._peer_problems()
-        return {
-            "schema": STATUS_SCHEMA,
-            "node": {
-                "name": config.node.name,
-                "public_key": encode_key(self.public_key),
-                "network": config.node.network,
-                "interface": config.interface.name,
-                "addresses": [str(address) for address in config.interface.addresses],
-                "mtu": config.interface.mtu,
-                "listen": self._listening(),
-                "uptime_s": round(now - self._started_at, 3),
-                "pid": os.getpid(),
-                "version": program_version(),
-                "backend": "session",
-                "offloads": self._offloads(),
-                "refused_runs": self._refused_runs(),
-                "memory": memory_status(self.memory),
-                "registry": self._registry_status(),
-                "certificate": None
-                if self.enrolled is None
-                else certificate_status(self.enrolled, self._ports.wall_ns()),
-                "floating": self._floating_status(),
-            },
-            "peers": [
-                peer_status(peer, self.roster.running.get(name), problems.get(name), now)
-                for name, peer in sorted(self.roster.plan.peers.items())
-            ],
-            "drops": dict(sorted(self.drops().items())),
-        }
+        return self._answers.status()
 
     def peers(self) -> dict[str, object]:
         """The object that `holloway peers --json` prints."""
-        now, problems = trio.current_time(), self._peer_problems()
-        return {
-            "schema": PEERS_SCHEMA,
-            "peers": [
-                peer_details(peer, self.roster.running.get(name), problems.get(name), now)
-                for name, peer in sorted(self.roster.plan.peers.items())
-            ],
-        }
-
-    def _listening(self) -> list[str]:
-        udp: UdpEndpoint | None = self._running("dataplane.udp")
-        return [format_address(address) for address in udp.listening] if udp else []
-
-    def _offloads(self) -> list[str]:
-        tun: TunReader | None = self._running("dataplane.tun")
-        udp: UdpEndpoint | None = self._running("dataplane.udp")
-        return [*(tun.port.offloads if tun else ()), *(udp.offloads if udp else ())]
-
-    def _refused_runs(self) -> dict[str, int]:
-        udp: UdpEndpoint | None = self._running("dataplane.udp")
-        return dict(sorted(udp.refused_runs().items())) if udp else {}
-
-    def _registry_status(self) -> dict[str, object] | None:
-        if self.config.registry is None:
-            return None
-        found: Membership | None = self._running("registry.membership")
-        refused = {each.name: each.reason.value for each in self.roster.plan.refused if each.prefix is None}
-        return {
-            "trust": self.config.registry.trust,
-            "in_touch": found is not None and found.is_in_touch,
-            "nodes": len(self.roster.found),
-            "refused": dict(sorted((refused | (found.records.refused() if found is not None else {})).items())),
-        }
-
-    def _floating_status(self) -> list[dict[str, object]]:
-        candidates = {
-            each.address: self._running(f"registry.{floating_name(each.address)}") for each in self.config.floating
-        }
-        priorities = {each.address: each.priority for each in self.config.floating}
-        return floating_status(self.floating, priorities, candidates)
+        return self._answers.peers()
 
     def drops(self) -> Counter[str]:
         """Everything that was dropped since the node started, by reason."""
-        drops = self.router.drops + self.problems + self.past_drops
-        udp: UdpEndpoint | None = self._running("dataplane.udp")
-        if udp is not None:
-            drops += udp.drops()
-        tun: TunReader | None = self._running("dataplane.tun")
-        if tun is not None:
-            drops += tun.port.drops
-        for peer in self.roster.running.values():
-            drops += peer_drops(peer)
-        return drops
+        return self._answers.drops()
 
-    def _peer_problems(self) -> dict[str, str]:
-        """By name, what keeps wanted peers from being all that was wanted."""
-        plan, roster = self.roster.plan, self.roster
-        problems = {refused.name: str(refused) for refused in reversed(plan.refused)}
-        refused_routes = roster.routes.refused if roster.routes is not None else {}
-        if refused_routes:
-            for name, peer in plan.peers.items():
-                for prefix in peer.allowed:
-                    if prefix in refused_routes:
-                        problems[name] = f"no kernel route for {prefix}: {refused_routes[prefix]}"
-        absent = [peer for name, peer in plan.peers.items() if name not in roster.running]
-        if absent:
-            crashes = {info.name: info.error for info in self._peers.children()}
-            for peer in absent:
-                failure = roster.failures.get(peer.identity)
-                crash = crashes.get(child_name(peer.name))
-                if failure is not None:
-                    problems[peer.name] = f"it cannot be used, and is tried again: {failure.why}"
-                else:
-                    problems[peer.name] = f"it failed and will be back: {crash}" if crash else "it is not running yet"
-        return problems
-
-    async def connected(self, name: str) -> None:
-        """Wait until the first handshake with the peer of that name is complete; also for a peer that is not there yet."""
-        while not await (await self.roster.find(name)).wait_connected():
-            pass  # that one has ended: its successor may do better
-
-    async def ping(
+    def ping(
         self, name: str, *, count: int = 4, interval_s: float = 1.0, timeout_s: float = 2.0
     ) -> AsyncGenerator[Answer, None]:
         """Ping a peer, by name or inner address, through the tunnel: yields each answer, last the summary.
@@ -357,93 +250,12 @@ class Node:
         Raises `HollowayError` for a peer that we do not have, that does not run, or that has no address of a family of
         ours.
         """
-        peer_name, target = self._find(name)
-        source = next(
-            (address.ip for address in self.config.interface.addresses if address.version == target.version), None
-        )
-        if source is None:
-            raise HollowayError(f"cannot ping {target}", f"this node has no IPv{target.version} address of its own")
-        times: list[float] = []
-        for sequence in range(1, count + 1):
-            began = trio.current_time()
-            peer = self.router.routes.lookup(target.packed)  # each time, since its actor may have been restarted
-            pong = None if peer is None else await peer.ping(source.packed, target.packed, timeout_s)
-            if pong is None:
-                yield {"event": {"sequence": sequence, "error": "down" if peer is None else "timeout"}}
-            else:
-                times.append(pong.round_trip_s * 1000)
-                yield {
-                    "event": {
-                        "sequence": sequence,
-                        "rtt_ms": round(times[-1], 3),
-                        "path": pong.path,
-                        "epoch": pong.epoch,
-                    }
-                }
-            if sequence < count:
-                await trio.sleep_until(began + interval_s)
-        yield {
-            "result": {
-                "schema": PING_SCHEMA,
-                "peer": peer_name,
-                "address": str(target),
-                "sent": count,
-                "received": len(times),
-                "rtt_ms": summary(times),
-            }
-        }
+        return self._answers.ping(name, count=count, interval_s=interval_s, timeout_s=timeout_s)
 
-    def _find(self, name: str) -> tuple[str, IPv4Address | IPv6Address]:
-        """The peer of that name or inner address, which runs, and the address to ping."""
-        ours = {address.version for address in self.config.interface.addresses}
-        peer = self.roster.plan.peers.get(name)
-        if peer is not None:
-            hosts = [prefix.network_address for prefix in host_prefixes(peer.allowed)]
-            target = next((address for address in hosts if address.version in ours), None)
-            if target is None:
-                raise HollowayError(
-                    f"cannot ping {name}",
-                    "none of its allowed prefixes is a single address of a family of ours",
-                    "ping one of its addresses instead of its name",
-                )
-            if name not in self.roster.running:
-                raise HollowayError(f"cannot ping {name}", self._peer_problems().get(name, "it is not running"))
-            return name, target
-        try:
-            target = ip_address(name)
-        except ValueError:
-            target = None
-        found = None if target is None else self.router.routes.lookup(target.packed)
-        if target is None or found is None:
-            raise HollowayError(f"no peer {name[:100]}", "no peer has that name or address", "holloway peers")
-        return found.peer.name, target
-
-    async def serve(self, request: Answer) -> AsyncGenerator[Answer, None]:
-        """Answer one request of the control socket. Raises `HollowayError` for one that makes no sense."""
-        match request:
-            case {"op": "status"}:
-                yield {"result": self.status()}
-            case {"op": "peers"}:
-                yield {"result": self.peers()}
-            case {"op": "ping", "peer": str(name)}:
-                count = _number(request, "count", 4, 1, MAX_PING_COUNT)
-                if not count.is_integer():
-                    raise HollowayError(f"count cannot be {count}", "it must be a whole number")
-                interval_s = _number(request, "interval_s", 1.0, 0.001, 3600.0)
-                timeout_s = _number(request, "timeout_s", 2.0, 0.001, 3600.0)
-                pings = self.ping(name, count=int(count), interval_s=interval_s, timeout_s=timeout_s)
-                async with aclosing(pings):
-                    async for answer in pings:
-                        yield answer
-            case _:
-                raise HollowayError("an unknown request", "this version knows status, peers and ping")
-
-
-def _number(request: Answer, key: str, default: float, least: float, most: float) -> float:
-    value = request.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise HollowayError(f"{key} cannot be {value!r}"[:200], f"it must be a number from {least} to {most}")
-    return float(value)
+    async def connected(self, name: str) -> None:
+        """Wait until the first handshake with the peer of that name is complete; also for a peer that is not there yet."""
+        while not await (await self.roster.find(name)).wait_connected():
+            pass  # that one has ended: its successor may do better
 
 
 def _handle(ref: Ref[Any]) -> Any:

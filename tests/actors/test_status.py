@@ -14,8 +14,8 @@ from trio.testing import MockClock
 
 from holloway.actors import Config, Node
 from holloway.actors.node import Node as RealNode
-from holloway.actors.node import summary
 from holloway.actors.secrets import Secrets
+from holloway.actors.status import summary
 from holloway.protocols.errors import HollowayError
 from holloway.protocols.keys import encode_key
 
