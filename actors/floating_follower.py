@@ -151,4 +151,5 @@ def _address(raw: bytes) -> IPv4Address | None:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode("ascii", "replace")
+    """To look up and to print. etcd takes keys of a megabyte."""
+    return raw[:64].decode("ascii", "replace")

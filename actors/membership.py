@@ -8,7 +8,6 @@ say (`records`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -20,17 +19,16 @@ import trio
 from holloway.actors.belief import AuthorityBelief, Belief
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
-from holloway.actors.enrolled import KNOWN
 from holloway.actors.floating_follower import FloatingFollower
+from holloway.actors.known_nodes import UNKEPT, KnownNodes
 from holloway.actors.records import Records
-from holloway.actors.registry import Absent, Delete, Entry, Put, RegistryPort, Snapshot, ValueIs
+from holloway.actors.registry import Absent, Delete, Entry, ModRevisionIs, Put, RegistryPort, Snapshot
 from holloway.actors.roster import Roster
-from holloway.actors.wanted import MAX_PEERS
 from holloway.protocols.errors import PortError, RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
-    RecordProblem,
     address_key,
+    addresses_prefix,
     network_prefix,
     node_key,
     nodes_prefix,
@@ -44,7 +42,7 @@ TELL_INTERVAL_S = 1.0
 TELL_BURST = 10
 """Changes are told to the roster at once, but in the long run once in `TELL_INTERVAL_S`: a writer in a hurry costs little."""
 RETRY_S = 1.0
-RETRY_MAX_S = 4.0
+RETRY_MAX_S = 3.0
 STEADY_S = 60.0
 """In touch for as long as this, the next loss is a new one, and begins with `RETRY_S` again."""
 REFRESH_S = 10.0
@@ -59,7 +57,8 @@ AT_ONCE = 32
 """Records that are read in one turn."""
 LOG_LINES = 20
 PUBLISH_ROUNDS = 16
-UNKEPT = "what is known cannot be kept: %s"
+IGNORED_CLAIM = "address_claim_ignored"
+"""As which `status` counts what stands under `addresses/` in a network with an authority."""
 
 Describe = Callable[["Context"], Awaitable[NodeRecord]]
 """What our record is to say now, but for its serial number."""
@@ -85,13 +84,15 @@ class Membership:
         self._authority = belief if isinstance(belief, AuthorityBelief) else None
         self._roster, self._log = roster, log
         self.prefix = network_prefix(self._network)
-        self._nodes = nodes_prefix(self._network)
+        self._nodes, self._addresses = nodes_prefix(self._network), addresses_prefix(self._network)
         self._record: NodeRecord | None = None
         self._ours: dict[bytes, bytes] = {}
         self.records = Records(
             self._name, own_key, roster.found, belief.read, roster.problems, log, trio.current_time()
         )
-        self._kept: dict[str, bytes] = {}
+        self._known = None
+        if isinstance(belief, AuthorityBelief):
+            self._known = KnownNodes(belief.enrolled, belief, self.records, log)
         self._tell_from = -math.inf
         self._judge_at = trio.current_time() + JUDGE_S
         self._told: dict[bytes, str] = {}
@@ -113,14 +114,14 @@ class Membership:
             self._refuse_when_not_believed()
             record = await self._describe()
             ours = self._claims(record)
-            compares: list[Absent | ValueIs] = []
+            compares: list[Absent | ModRevisionIs] = []
             for key in ours:
                 entry = found.get(key)
                 if entry is None:
                     compares.append(Absent(key))
                     continue
                 self._refuse_foreign(record, key, entry.value)
-                compares.append(ValueIs(key, entry.value))
+                compares.append(ModRevisionIs(key, entry.mod_revision))
             self._record, self._ours = record, ours
             if (await registry.transact(compares, ours, lease=lease.id)).succeeded:
                 await self._pass_on(registry, found)
@@ -205,11 +206,25 @@ class Membership:
 
     # Theirs.
 
+    def recall(self) -> bool:
+        """Meet those again whom we knew in an earlier life. Whether there are any."""
+        if self._known is None or not self._known.recall():
+            return False
+        self.tell(trio.current_time())
+        return True
+
+    async def keep(self) -> None:
+        """Keep what we know for another life."""
+        if self._known is not None:
+            await self._known.keep()
+
     async def replace(self, snapshot: Snapshot, lease: Lease) -> None:
         """What the store says now is all there is. Raises `RegistryError` when it is not what we published."""
         for key in self._ours:
             self._check_ours(key, snapshot.entries.get(key), lease)
         self._hear_all(snapshot.entries)
+        for key in snapshot.entries:
+            self._pass_over(key)
         at = len(self._nodes)
         found = {key[at:]: entry for key, entry in snapshot.entries.items() if key.startswith(self._nodes)}
         self.records.keep_only(found, trio.current_time())
@@ -237,6 +252,7 @@ class Membership:
                 self._floating.note(change)
             if entry is not None:
                 self._hear(change.key, entry.value)
+                self._pass_over(change.key)
 
     def _hear_all(self, entries: Mapping[bytes, Entry]) -> None:
         if self._authority is not None:
@@ -262,10 +278,19 @@ class Membership:
         if problem is None:
             self._told.pop(key, None)
             self.records.judge_again()
-        elif self._told.get(key) != problem:
+            return
+        self._roster.problems[problem] += 1
+        if self._told.get(key) != problem:
             self._told[key] = problem
-            self._roster.problems[problem] += 1
             self._log.warning("registry: what stands under %s is refused: %s", key.decode("ascii", "replace"), problem)
+
+    def _pass_over(self, key: bytes) -> None:
+        """Who has which address is the authority's to say, where there is one: whoever says it here is not heard."""
+        if self._authority is not None and key.startswith(self._addresses):
+            self._roster.problems[IGNORED_CLAIM] += 1
+            if self._addresses not in self._told:
+                self._told[self._addresses] = IGNORED_CLAIM
+                self._log.warning("registry: somebody claims addresses there; here certificates say who has them")
 
     def _kept_or_owed(self, hear: Callable[[], str | None]) -> str | None:
         """What is heard counts, also when it cannot be written down."""
@@ -290,45 +315,6 @@ class Membership:
         peers, again_at = self.records.peers(now)
         self._roster.set_found(peers)
         return again_at if self._authority is None else min(again_at, self._judge_at)
-
-    # What is kept.
-
-    def recall(self) -> bool:
-        """Meet those again whom we knew in an earlier life. Whether there are any."""
-        if self._authority is None:
-            return False
-        for name, value in _known(self._authority.enrolled.state.read(KNOWN)).items():
-            self.records.learn(name.encode(), Entry(value, 0, 0, 0, None), trio.current_time())
-        self._kept = self.records.values()
-        if self._kept:
-            self.tell(trio.current_time())
-        return bool(self._kept)
-
-    def keep(self) -> None:
-        """Keep what we know for another life: whoever has left may be back while the registry is away."""
-        if self._authority is None:
-            return
-        self._authority.enrolled.keep_owed()
-        known = self.records.values()
-        absent = [name for name in self._kept if name not in known]
-        gone = [name for name in absent if isinstance(self._belief.read(name, self._kept[name]), RecordProblem)]
-        gone += absent[: max(0, len(absent) + len(known) - MAX_PEERS)]
-        kept = {name: value for name, value in (self._kept | known).items() if name not in gone}
-        if kept != self._kept:
-            enrolled = self._authority.enrolled
-            enrolled.keep_seen()
-            texts = {name: value.decode("ascii", "replace") for name, value in sorted(kept.items())}
-            enrolled.state.write(KNOWN, json.dumps({"v": 1, "records": texts}, separators=(",", ":")))
-            self._kept = kept
-
-
-def _known(kept: bytes | None) -> dict[str, bytes]:
-    """The records in the file, by name; none when it is not as we write it: then the registry will tell."""
-    try:
-        records = json.loads(kept or b"{}").get("records", {})
-        return {str(name): str(value).encode() for name, value in records.items()}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
 
 
 async def membership(
@@ -372,7 +358,7 @@ async def membership(
             pause_s = RETRY_S
         stay.tell(failure)
         handle.tell(trio.current_time())  # the visit may have ended before anybody heard what it brought
-        stay.keep()
+        await handle.keep()
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, RETRY_MAX_S)
 
@@ -409,7 +395,7 @@ class _Stay:
                 await self._follow(registry, lease)
         finally:
             self._handle.is_in_touch = False
-            self.keep()
+            await self._handle.keep()
             # A clean stop frees our name and addresses at once. After a loss they are ours still, and we will be back.
             if trio.current_effective_deadline() == -math.inf:
                 with trio.move_on_after(RETRY_S, shield=True), suppress(RegistryError):
@@ -419,15 +405,8 @@ class _Stay:
         while True:
             for _ in range(int(REFRESH_S / KEEP_S)):
                 await trio.sleep(KEEP_S)
-                self.keep()
+                await self._handle.keep()
             await self._handle.refresh(registry, lease)
-
-    def keep(self) -> None:
-        """Keep what is known, if the disk takes it."""
-        try:
-            self._handle.keep()
-        except PortError as error:
-            self._log.warning(UNKEPT, error)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:
         """Snapshot at R, then changes from R+1; from the start again when the history is gone."""

@@ -123,9 +123,14 @@ def node_key(network: str, name: str) -> bytes:
     return nodes_prefix(network) + name.encode()
 
 
+def addresses_prefix(network: str) -> bytes:
+    """The registry prefix of the claims to overlay addresses; what follows is the address."""
+    return network_prefix(network) + b"addresses/"
+
+
 def address_key(network: str, address: InterfaceAddress) -> bytes:
     """The registry key that says who has one overlay address."""
-    return network_prefix(network) + b"addresses/" + str(address.ip).encode()
+    return addresses_prefix(network) + str(address.ip).encode()
 
 
 def encode_record(record: NodeRecord) -> bytes:

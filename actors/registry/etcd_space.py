@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 from holloway.actors.registry.etcd_messages import Messages
-from holloway.actors.registry.limits import REVISION_MAX
+from holloway.actors.registry.limits import REVISION_MAX, VALUE_BYTES_MAX
 from holloway.actors.registry.port import (
     Absent,
     Change,
@@ -42,9 +42,11 @@ class Space:
         return full or b"\0", stem[:-1] + bytes([stem[-1] + 1]) if stem else FROM_KEY_ON
 
     def pair(self, kv: Any) -> tuple[bytes, Entry]:
-        """A KeyValue as one of our keys and its entry."""
+        """A KeyValue as one of our keys and its entry. Of a value that is longer than any of ours may be, no more is kept than
+        shows that: whoever fills the store with such does not fill those who read it.
+        """
         lease = LeaseId(kv.lease) if kv.lease else None
-        entry = Entry(kv.value, kv.create_revision, kv.mod_revision, kv.version, lease)
+        entry = Entry(kv.value[: VALUE_BYTES_MAX + 1], kv.create_revision, kv.mod_revision, kv.version, lease)
         return kv.key[len(self._prefix) :], entry
 
     def change(self, event: Any) -> Change:

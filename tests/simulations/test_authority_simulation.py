@@ -183,7 +183,7 @@ def test_known_nodes_lose_nothing_without_the_registry_and_a_node_that_forgot_th
     outcome = run_plan(outages)
     assert outcome.failure is None, outcome.failure
     assert outcome.reached.places["restarted_without_store"] == 2
-    monkeypatch.setattr("holloway.actors.membership._known", lambda _: {})
+    monkeypatch.setattr("holloway.actors.known_nodes._known", lambda _: {})
     failure = run_plan(outages).failure
     assert failure is not None
     assert failure.property == "outages_cost_nothing"
