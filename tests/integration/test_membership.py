@@ -11,12 +11,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from daemons import HOLLOWAY, wait_until
 from etcd_certificates import Authority
+from machines import Machine, meet
 from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in, start_in
 from node_world import validate
 
@@ -24,68 +23,6 @@ pytestmark = [needs_namespaces, needs_program("ping", package="iputils-ping")]
 needs_etcd = needs_program("etcd", package="etcd-server")
 
 CUT_S = 5.0
-START_S = 20.0
-
-
-@dataclass
-class Machine:
-    """A host with a node of the network. Its state lies in a folder of its own."""
-
-    namespace: Namespace
-    name: str
-    folder: Path
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
-
-    @property
-    def state(self) -> list[str]:
-        return ["--state", str(self.folder / self.name)]
-
-    @property
-    def log(self) -> str:
-        return (self.folder / f"{self.name}.log").read_text()
-
-    def run(self, *words: str, check: bool = True) -> str:
-        """A verb; what it printed."""
-        done = run_in(self.namespace, [*HOLLOWAY, *words, *self.state], check=False, timeout=60, stderr=subprocess.PIPE)
-        if check and done.returncode:
-            raise AssertionError(f"{words[0]} ended with {done.returncode}: {done.stderr}")
-        return str(done.stdout).strip()
-
-    def up(self) -> None:
-        with (self.folder / f"{self.name}.log").open("a") as log:
-            self.process = start_in(self.namespace, [*HOLLOWAY, "up", *self.state], stdout=log, stderr=log)
-        wait_until(lambda: self.run("status", "--json", check=False), f"{self.name} to answer")
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def status(self) -> Any:
-        return json.loads(self.run("status", "--json"))
-
-    def address(self, version: int = 4) -> str:
-        addresses: list[str] = self.status()["node"]["addresses"]
-        return next(each.partition("/")[0] for each in addresses if (":" in each) == (version == 6))
-
-    def pings(self, address: str, *options: str) -> bool:
-        command = ["ping", "-c", "1", "-W", "1", *options, address]
-        return run_in(self.namespace, command, check=False).returncode == 0
-
-
-def meet(*machines: Machine, registry: str) -> None:
-    """The first makes the network, the others join: two commands each, and one invitation more for each after the second."""
-    first, *others = machines
-    token = first.run("init", "home", "--name", first.name, "--registry", registry)
-    first.up()
-    for machine in others:
-        machine.run("join", token, "--name", machine.name, "--timeout", "30")
-        machine.up()
-        token = first.run("invite")
-    for machine in machines:
-        for other in machines:
-            if other is not machine:
-                wait_until(lambda: machine.pings(other.address()), f"{machine.name} to reach {other.name}")  # noqa: B023
 
 
 @contextmanager
