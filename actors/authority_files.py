@@ -30,8 +30,8 @@ from holloway.protocols.issuer import Decision, Issuer
 from holloway.protocols.issuing import SERIAL_ENTROPY_BYTES, Authority
 from holloway.protocols.ledger import Ledger
 from holloway.protocols.ledger_text import read_ledger, write_ledger
-from holloway.protocols.membership import Prefix, network_prefix
-from holloway.protocols.network_settings import NetworkSettings, encode_settings
+from holloway.protocols.membership import Prefix
+from holloway.protocols.network_settings import NetworkSettings, encode_settings, settings_key
 from holloway.protocols.renewal import renewed_key
 from holloway.protocols.revocation import LIST_LIFETIME_S, RevocationList, read_list
 from holloway.protocols.statements import SETTINGS as SETTINGS_LABEL
@@ -46,11 +46,6 @@ LIST = "issued.crl"
 ID_BYTES = 16
 
 Entropy = Callable[[int], bytes]
-
-
-def settings_key(network: str) -> bytes:
-    """The registry key of the network's settings."""
-    return network_prefix(network) + b"config"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from holloway.actors.authority_files import settings_key
 from holloway.actors.enrolled import Enrolled
 from holloway.protocols.authorities import authorities_key
 from holloway.protocols.certificates import CertificateProblem, NodeCertificate
 from holloway.protocols.enrolment import EnrolProblem, Refused
 from holloway.protocols.membership import NodeRecord, RecordProblem, decode_record, encode_record
+from holloway.protocols.network_settings import settings_key
 from holloway.protocols.renewal import is_due, make_renewal, read_renewed, renewal_key, renewed_key
 from holloway.protocols.signed_records import seal_record
 from holloway.protocols.trust import revoked_key
@@ -30,7 +30,7 @@ class Belief(Protocol):
     """One mode of trust."""
 
     claims_addresses: bool
-    """Whether who has an address is settled in the store. With certificates it is settled by the authority."""
+    """Whether records settle who has an address. With certificates it is settled by the authority."""
 
     def read(self, name: str | None, value: bytes) -> NodeRecord | RecordProblem:
         """The record that stands under a node's name (None: elsewhere), if it is believed; otherwise why not. Takes any bytes."""
@@ -48,7 +48,9 @@ class Belief(Protocol):
 class StoreBelief(Belief):
     """Whoever can write the store is believed."""
 
-    claims_addresses = True
+    def __init__(self, *, claims_addresses: bool = True) -> None:
+        """`claims_addresses`: whether records claim them, because nobody else does (`address_keeper`)."""
+        self.claims_addresses = claims_addresses
 
     def read(self, name: str | None, value: bytes) -> NodeRecord | RecordProblem:
         """See `Belief`."""
@@ -67,6 +69,7 @@ class PinnedBelief(StoreBelief):
     """The listed peers are believed."""
 
     def __init__(self, keys: Iterable[bytes]) -> None:
+        super().__init__()
         self._keys = frozenset(keys)
 
     def read(self, name: str | None, value: bytes) -> NodeRecord | RecordProblem:

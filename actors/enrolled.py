@@ -37,9 +37,9 @@ from holloway.protocols.errors import LocalError, PortError
 from holloway.protocols.hostile_json import MAX_INTEGER
 from holloway.protocols.identity import ENTROPY_BYTES, Identity
 from holloway.protocols.joiner import Granted
-from holloway.protocols.keys import KEY_BYTES, clamp, encode_key
+from holloway.protocols.keys import KEY_BYTES, StaticKey, clamp, decode_key, encode_key
 from holloway.protocols.membership import MAX_SERIAL
-from holloway.protocols.network_settings import NetworkSettings, decode_settings
+from holloway.protocols.network_settings import NetworkSettings, SettingsProblem, decode_settings
 from holloway.protocols.signed_records import SignedRecords
 from holloway.protocols.statements import Statement, StatementProblem, read_statement
 from holloway.protocols.trust import Trust
@@ -77,6 +77,11 @@ def ensure_session_key(state: StateDirectory, entropy: bytes) -> Path:
     if not state.has(SESSION_KEY):
         state.write(SESSION_KEY, encode_key(clamp(entropy[:KEY_BYTES])) + "\n")
     return state.file(SESSION_KEY)
+
+
+def session_key_in(state: StateDirectory) -> StaticKey:
+    """The key for sessions. Raises `LocalError` when the file holds none, `PortError` when it cannot be used."""
+    return StaticKey(decode_key((state.read(SESSION_KEY) or b"").decode("ascii", "replace").strip()))
 
 
 def keep_granted(state: StateDirectory, granted: Granted) -> None:
@@ -122,7 +127,8 @@ class Enrolled:
             )
         self.settings_value = self._must_have(SETTINGS)
         self._take_settings(now)
-        self.settings = settings_of(self.settings_value)
+        self.settings = self.newest = settings_of(self.settings_value)
+        """Those that count since the start, and the newest ones."""
         self.certificate = self._certificate(bundle, now)
         seen = self.state.read(SEEN)
         self.records = SignedRecords(self.trust, None if seen is None else seen.decode("ascii", "replace"))
@@ -168,13 +174,15 @@ class Enrolled:
         return None
 
     def take_settings(self, value: bytes, now: int) -> str | None:
-        """Settings of the network, if they are newer. They are obeyed from the next start on."""
+        """Settings of the network, if they are newer. What a node is made of when it starts is obeyed from the next start on."""
         taken = self.trust.take_settings(value, now)
         if isinstance(taken, StatementProblem):
             return taken.value
         if value != self.settings_value:
-            settings_of(value)
-            self.settings_value = value
+            found = decode_settings(taken.encode())
+            if isinstance(found, SettingsProblem):  # the authority is of a version that we do not know
+                return found.value
+            self.newest, self.settings_value = found, value
             self._keep(SETTINGS, value)
         return None
 

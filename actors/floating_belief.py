@@ -8,7 +8,6 @@ Not responsible for reading the store, nor for what follows from a claim.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import IPv4Address
@@ -17,6 +16,7 @@ from typing import Protocol
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.registry import Entry
 from holloway.actors.wanted import Claimant
+from holloway.protocols.address_claims import fingerprint_of
 from holloway.protocols.floating_seals import FloatingSeals, Sealed, seal_floating
 
 MICROSECOND_NS = 1000
@@ -58,7 +58,7 @@ class StoreFloating(FloatingBelief):
     """Whoever can write the store is believed."""
 
     def __init__(self, name: str, public_key: bytes) -> None:
-        self.name, self.key = name, hashlib.sha256(public_key).hexdigest()
+        self.name, self.key = name, fingerprint_of(public_key)
 
     def seal(self, place: str, lease: int, claim: bytes) -> bytes:
         """See `FloatingBelief`."""

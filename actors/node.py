@@ -14,6 +14,7 @@
     │  └─ host        puts back what the kernel forgets, tells peers of new addresses
     ├─ registry   one_for_one                                       (when configured)
     │  ├─ issuer      lets in whom the authority invited           (with the authority's key)
+    │  ├─ address     keeps our address                            (where the store is believed)
     │  ├─ membership  registry watcher, our record and its lease
     │  └─ floating-…  one actor a floating address                 (for each configured one)
     └─ control    one_for_one                                       (when configured)
@@ -51,10 +52,11 @@ from holloway.actors.own_endpoints import OwnEndpoints
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
-from holloway.actors.registry_plane import RegistryPlane, enrolled_node
+from holloway.actors.registry_plane import RegistryPlane, enrolled_node, is_store_member
 from holloway.actors.roster import Roster, keep_roster
 from holloway.actors.router import Router
 from holloway.actors.secrets import Secrets, load_secrets
+from holloway.actors.store_member import StoreMember, settled_node
 from holloway.actors.tun_reader import tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
 from holloway.actors.wanted import Peer
@@ -82,10 +84,13 @@ class Node:
         secrets: Secrets,
         network_secret: bytes | None,
         enrolled: Enrolled | None = None,
+        member: StoreMember | None = None,
     ) -> None:
         self.config = config
         self.enrolled = enrolled
         """Who we are in a network with an authority."""
+        self.member = member
+        """What we have in a network whose store is believed."""
         self._endpoints = OwnEndpoints(config.interface.name)
         self._ports = ports
         self._private_key = secrets.private_key
@@ -120,6 +125,7 @@ class Node:
             ports=ports,
             public_key=self.public_key,
             enrolled=enrolled,
+            member=member,
             router=self.router,
             roster=self.roster,
             pool=self._peers,
@@ -164,6 +170,7 @@ class Node:
                 self._addresses,
                 self.floating,
                 self.enrolled,
+                self.member,
                 self.public_key,
                 self._describe,
             )
@@ -282,7 +289,8 @@ async def open_node(
 
     `ports` is the world it lives in (default: the kernel's). `memory` is the registry behind `memory:`. `on_event` sees
     what the supervisors do. Raises `ConfigError` for a configuration or secrets that cannot be used, and
-    `ChildStartError` (its `__cause__` says why) when a part of the node does not start.
+    `ChildStartError` (its `__cause__` says why) when a part of the node does not start; `RegistryError` when a network whose
+    store is believed has no address for the node.
     """
     verify_config(config)
     if ports is None:
@@ -299,10 +307,13 @@ async def open_node(
         network_secret = await trio.to_thread.run_sync(
             network_key, secrets.passphrase, config.node.network, abandon_on_cancel=True
         )
-    node = Node(config, ports, secrets, network_secret, enrolled)
     open_store = None
     if config.registry is not None:
         open_store = partial(open_registry, config.registry.url, wall_ns=ports.wall_ns, memory=memory)
+    member = None
+    if open_store is not None and is_store_member(config):
+        config, member = await settled_node(config, ports, StaticKey(secrets.private_key).public, open_store)
+    node = Node(config, ports, secrets, network_secret, enrolled, member)
 
     seed = random.Random(ports.entropy(16))  # noqa: S311 - jitter of restarts, not keys
     async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:

@@ -37,8 +37,10 @@ from holloway.actors.status import (
     peer_drops,
     peer_status,
     program_version,
+    settings_status,
     summary,
 )
+from holloway.actors.store_member import StoreMember
 from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.actors.wanted import Peer
@@ -60,6 +62,7 @@ class NodeAnswers:
     ports: Ports
     public_key: bytes
     enrolled: Enrolled | None
+    member: StoreMember | None
     router: Router
     roster: Roster
     pool: Pool[Peer, PeerSession]
@@ -96,6 +99,7 @@ class NodeAnswers:
                 if self.enrolled is None
                 else certificate_status(self.enrolled, self.ports.wall_ns()),
                 "floating": self._floating_status(),
+                "settings": settings_status(self.enrolled or self.member),
             },
             "peers": [
                 peer_status(peer, self.roster.running.get(name), problems.get(name), now)

@@ -13,6 +13,7 @@ from functools import partial
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
+from holloway.actors.address_keeper import address_keeper
 from holloway.actors.authority_files import AuthorityFiles
 from holloway.actors.belief import AuthorityBelief, Belief, PinnedBelief, StoreBelief
 from holloway.actors.bounded_log import BoundedLog
@@ -29,10 +30,12 @@ from holloway.actors.ports import Ports
 from holloway.actors.registry import RegistryPort
 from holloway.actors.roster import Roster
 from holloway.actors.router import Router
+from holloway.actors.store_member import StoreMember
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_operations import FloatingTimers
 from holloway.protocols.floating_table import FloatingTable
-from holloway.supervisor import Child
+from holloway.protocols.membership import NodeRecord
+from holloway.supervisor import Child, Context
 
 REGISTRY_TIMEOUT_S = 30.0
 """How long the registry may take at the start before the node gives up on it."""
@@ -47,7 +50,7 @@ def enrolled_node(config: Config, ports: Ports) -> tuple[Config, Enrolled | None
 
     Raises `ConfigProblems` when the two contradict each other, and as `Enrolled` does.
     """
-    if config.identity is None:
+    if config.identity is None or is_store_member(config):
         return config, None
     state = ports.open_state(config.identity.directory)
     enrolled = Enrolled(state, config.node.network, ports.wall_ns() // SECOND_NS)
@@ -69,6 +72,11 @@ def enrolled_node(config: Config, ports: Ports) -> tuple[Config, Enrolled | None
     if problems:
         raise ConfigProblems(problems, config.path)
     return config, enrolled
+
+
+def is_store_member(config: Config) -> bool:
+    """Whether the node is one of a network whose store is believed, and has its address from there."""
+    return config.identity is not None and config.registry is not None and config.registry.trust == "store"
 
 
 def _not_certified(config: Config, enrolled: Enrolled) -> Iterator[Problem]:
@@ -99,7 +107,7 @@ def belief_of(config: Config, enrolled: Enrolled | None, wall_ns: Callable[[], i
         case "pinned":
             return PinnedBelief(peer.public_key for peer in config.peers)
         case _:
-            return StoreBelief()
+            return StoreBelief(claims_addresses=not is_store_member(config))
 
 
 def floating_belief_of(
@@ -131,6 +139,7 @@ class RegistryPlane:
     addresses: LocalAddresses
     table: FloatingTable
     enrolled: Enrolled | None
+    member: StoreMember | None
     own_key: bytes
     describe: Describe
 
@@ -143,7 +152,7 @@ class RegistryPlane:
             config=self.config,
             roster=self.roster,
             belief=belief_of(self.config, enrolled, wall_ns),
-            describe=self.describe,
+            describe=self._describe_if_ours,
             own_key=self.own_key,
             open_store=open_store,
             floating=None if belief is None else self._follower(belief),
@@ -158,9 +167,24 @@ class RegistryPlane:
                 problems=self.roster.problems,
             )
             children.insert(0, Child(name="issuer", run=issue))
+        if self.member is not None:
+            keep = partial(
+                address_keeper,
+                member=self.member,
+                open_store=open_store,
+                wall_ns=wall_ns,
+                problems=self.roster.problems,
+            )
+            children.insert(0, Child(name="address", run=keep))
         if belief is not None:
             children += self._floating(belief, open_store)
         return children
+
+    async def _describe_if_ours(self, ctx: Context) -> NodeRecord:
+        """See `Describe`. Raises `RegistryError` while another machine has our address: it would be believed to have two owners."""
+        if self.member is not None and self.member.problem is not None:
+            raise self.member.problem
+        return await self.describe(ctx)
 
     def _follower(self, belief: FloatingBelief) -> FloatingFollower:
         is_signed = self.enrolled is not None and isinstance(belief, AuthorityFloating)

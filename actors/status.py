@@ -6,6 +6,7 @@ Not responsible for asking nor for printing. A peer that is wanted and does not 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import format_address
 from holloway.protocols.keys import encode_key
+from holloway.protocols.network_settings import AT_NEXT_START, differences, encode_settings
 
 if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
     from holloway.actors.enrolled import Enrolled
     from holloway.actors.floating import Candidate
     from holloway.actors.peer_session import PeerSession
+    from holloway.actors.store_member import StoreMember
     from holloway.actors.wanted import Peer
     from holloway.protocols.floating_table import FloatingTable
     from holloway.protocols.memory import MemoryBudget
@@ -48,6 +51,15 @@ def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
         "expires_in_s": enrolled.certificate.not_after - now,
         "problem": None if problem is None else problem.value,
     }
+
+
+def settings_status(member: Enrolled | StoreMember | None) -> dict[str, object] | None:
+    """The part `node.settings` of `status`: the newest settings of the network, and which of them wait for the next start."""
+    if member is None:
+        return None
+    said: dict[str, object] = json.loads(encode_settings(member.newest))
+    del said["v"]
+    return said | {"waiting": [each for each in differences(member.settings, member.newest) if each in AT_NEXT_START]}
 
 
 def floating_status(

@@ -1,32 +1,42 @@
-"""`holloway init`: make a network, and its first node on this machine.
+"""`holloway init`: make a network, and its first node on this machine; or a node of a network that needs no invitation.
 
-Not responsible for what an authority is (`holloway.actors.founding`).
+Not responsible for what an authority is (`holloway.actors.founding`), nor for settling where the store is believed (`store_node`).
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.invite import DEFAULT_TTL, invitation_text
+from holloway.cli.new_node import Wanted, report
 from holloway.cli.option_types import ADDRESS, DURATION, NETWORK, PREFIX
-from holloway.cli.printing import json_option, print_json, say
-from holloway.cli.state_option import host_name, state_directory, state_option, write_config
+from holloway.cli.printing import json_option, say
+from holloway.cli.state_option import Made, host_name, refuse_second_node, state_directory, state_option, write_config
 
 if TYPE_CHECKING:
     from holloway.protocols.membership import Prefix
-
-SCHEMA = "holloway.init/1"
+    from holloway.protocols.network_settings import NetworkSettings
 
 
 @click.command()
 @click.argument("network")
+@click.option(
+    "--trust",
+    type=click.Choice(["authority", "pinned", "store"]),
+    default="authority",
+    show_default=True,
+    help="Who is believed: whoever the authority certified, the keys that each node has in files, or whoever can write to the registry.",
+)
 @click.option("--registry", metavar="URL", help="Where its nodes find each other.  [default: a file, for this machine]")
 @click.option("--name", metavar="NODE", help="What this node is called.  [default: the name of this machine]")
 @click.option(
@@ -52,8 +62,11 @@ SCHEMA = "holloway.init/1"
 @click.option("--port", type=click.IntRange(1, 65535), default=1099, show_default=True, help="UDP port of every node.")
 @state_option
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     network: str,
+    trust: str,
     registry: str | None,
     name: str | None,
     address: IPv4Address | None,
@@ -66,64 +79,108 @@ def command(
     """Make a network, and its first node on this machine.
 
     The key of the network's authority is made here, and stays here. An invitation for the next machine is printed.
+
+    With --trust store there is no authority: the settings of the network lie in the registry, the first node writes them, and the
+    same command makes every other node, too. With --trust pinned each node knows the others' keys from files; what the others
+    need to know of this one is printed.
     """
-    import os
-    import time
-
-    from holloway.actors.enrolled import ensure_session_key, keep_granted
-    from holloway.actors.founding import found_network
     from holloway.actors.registry import open_registry
-    from holloway.protocols.network_settings import NetworkSettings, random_network6, ranges_of
 
-    entropy = os.urandom  # noqa: TID251 - a verb is where randomness comes in
     own_name = name or host_name()
     if own_name is None:
         raise CommandFailedError("this node needs a name", "this machine has none", "holloway init NETWORK --name NODE")
+    if prefixes and trust != "authority":
+        raise click.UsageError("--prefix is for certificates, and these need --trust authority", context)
     folder = state_directory(state)
-    url = registry or f"sqlite://{quote(str(folder.file('registry.db')))}"
-    open_registry(url, wall_ns=time.time_ns)  # a mistake in the URL is told before anything is made
+    refuse_second_node(folder)
+    url = registry
+    if url is None and trust != "pinned":
+        url = f"sqlite://{quote(str(folder.file('registry.db')))}"
+    if url is not None:
+        open_registry(url, wall_ns=time.time_ns)  # a mistake in the URL is told before anything is made
+    where = "" if state is None else f" --state {shlex.quote(str(state))}"
+    wanted = Wanted(network, own_name, address, url, folder, where, as_json)
+    settings = _settings(overlay, port, with_ipv6=trust != "pinned")
+    match trust:
+        case "store":
+            given = [each for each in ("overlay", "port") if _is_given(context, each)]
+            _init_store(wanted, settings, given)
+        case "pinned":
+            from holloway.cli.pinned_node import init_pinned
+
+            init_pinned(wanted, settings)
+        case _:
+            _init_authority(wanted, settings, prefixes)
+
+
+def _is_given(context: click.Context, parameter: str) -> bool:
+    return context.get_parameter_source(parameter) is not ParameterSource.DEFAULT
+
+
+def _settings(overlay: IPv4Network, port: int, *, with_ipv6: bool) -> NetworkSettings:
+    from holloway.protocols.network_settings import NetworkSettings, random_network6, ranges_of
+
     static, floating = ranges_of(overlay)
-    settings = NetworkSettings(
+    return NetworkSettings(
         network=overlay,
-        network6=random_network6(entropy(16)),
+        network6=random_network6(os.urandom(16)) if with_ipv6 else None,  # noqa: TID251 - a verb is where randomness comes in
         static_range=static,
         floating_range=floating,
         port=port,
     )
+
+
+def _init_authority(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[Prefix, ...]) -> None:
+    from holloway.actors.enrolled import ensure_session_key, keep_granted
+    from holloway.actors.founding import found_network
+
+    entropy, folder, url = os.urandom, wanted.folder, wanted.registry  # noqa: TID251 - a verb is where randomness comes in
+    assert url is not None
     folder.create()
-    now = int(time.time_ns() // 10**9)
     granted = found_network(
         folder,
-        network,
+        wanted.network,
         settings,
-        name=own_name,
-        address=address,
+        name=wanted.name,
+        address=wanted.address,
         prefixes=prefixes,
         registry=url,
         entropy=entropy,
-        now=now,
+        now=time.time_ns() // 10**9,
     )
     ensure_session_key(folder, entropy(32))
-    write_config(folder, name=own_name, network=network, registry=url, settings=settings)
+    write_config(folder, Made(wanted.name, wanted.network, trust="authority", registry=url, port=settings.port))
     keep_granted(folder, granted)  # last: from then on there is a node, which needs all the rest
-    token = invitation_text(folder, network, url, DURATION.convert(DEFAULT_TTL, None, None))
-    addresses = [
-        str(each) for each in sorted(granted.certificate.addresses, key=lambda each: (each.version, int(each)))
-    ]
-    if as_json:
-        print_json(
-            {
-                "schema": SCHEMA,
-                "network": network,
-                "node": own_name,
-                "addresses": addresses,
-                "state": str(folder.path),
-                "invitation": token,
-            }
-        )
-        return
-    where = "" if state is None else f" --state {shlex.quote(str(state))}"
-    say(f"network {network}: node {own_name} has {', '.join(addresses)}")
-    say(f"start it:                holloway up{where}")
-    say(f"on the next machine:     holloway join TOKEN        (this token is good for {DEFAULT_TTL}, once)")
-    print(token)
+    token = invitation_text(folder, wanted.network, url, DURATION.convert(DEFAULT_TTL, None, None))
+    found = sorted(granted.certificate.addresses, key=lambda each: (each.version, int(each)))
+    report(wanted, [str(each) for each in found], token, f"this token is good for {DEFAULT_TTL}, once")
+
+
+def _init_store(wanted: Wanted, settings: NetworkSettings, given: list[str]) -> None:
+    from holloway.cli.store_node import BELIEVED, make_store_node, store_token
+
+    assert wanted.registry is not None
+    member = make_store_node(
+        wanted.folder,
+        wanted.network,
+        wanted.registry,
+        name=wanted.name,
+        address=wanted.address,
+        seed=settings,
+        entropy=os.urandom,  # noqa: TID251 - a verb is where randomness comes in
+    )
+    for option, ours, theirs in (
+        ("overlay", settings.network, member.settings.network),
+        ("port", settings.port, member.settings.port),
+    ):
+        if option in given and ours != theirs:
+            flag = "--range" if option == "overlay" else "--port"
+            say(f"{flag} {ours} does not count: network {wanted.network} is there already, and has {theirs}")
+    token = store_token(wanted.network, wanted.registry)
+    report(
+        wanted,
+        [str(each.ip) for each in member.addresses],
+        token,
+        "or this command once more; the token does not expire",
+    )
+    say(BELIEVED)

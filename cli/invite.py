@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import ADDRESS, DURATION, PREFIX
 from holloway.cli.printing import json_option, print_json
 from holloway.cli.registry_files import pack
 from holloway.cli.state_option import config_file, state_directory, state_option
+from holloway.cli.store_node import store_token
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -50,7 +53,9 @@ DEFAULT_TTL = "1h"
 )
 @state_option
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     name: str | None,
     address: IPv4Address | None,
     prefixes: tuple[Prefix, ...],
@@ -61,13 +66,27 @@ def command(
     """Print an invitation for one more machine.
 
     It is one word, and good once. Whoever has the token can join in that machine's place: treat it like a password. Runs where the authority's key is.
+
+    Where the store is believed any node can print one. It says where the registry is and what it takes to reach it, and does not expire.
     """
     import os
 
     from holloway.actors.config import load_config
 
     config = load_config(config_file(state), environ=os.environ)
-    assert config.registry is not None, "a member's configuration has a registry"
+    trust = "pinned" if config.registry is None else config.registry.trust
+    if config.registry is None or trust == "pinned":
+        raise CommandFailedError(
+            "nobody can be invited",
+            "keys are pinned in this network",
+            "holloway init NETWORK --trust pinned   on each machine",
+        )
+    if trust == "store":
+        if prefixes or context.get_parameter_source("ttl_s") is not ParameterSource.DEFAULT:
+            raise click.UsageError("--prefix and --ttl need a network with an authority", context)
+        token = store_token(config.node.network, config.registry.url, name=name, address=address)
+        _print(config.node.network, token, None, as_json=as_json)
+        return
     token = invitation_text(
         state_directory(state),
         config.node.network,
@@ -77,8 +96,12 @@ def command(
         addresses=() if address is None else (address,),
         prefixes=prefixes,
     )
+    _print(config.node.network, token, ttl_s, as_json=as_json)
+
+
+def _print(network: str, token: str, expires_s: int | None, *, as_json: bool) -> None:
     if as_json:
-        print_json({"schema": SCHEMA, "network": config.node.network, "expires_s": ttl_s, "invitation": token})
+        print_json({"schema": SCHEMA, "network": network, "expires_s": expires_s, "invitation": token})
     else:
         print(token)
 

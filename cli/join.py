@@ -18,7 +18,7 @@ from holloway.cli.failures import CommandFailedError
 from holloway.cli.paper import PaperRequest, read_paper_grant
 from holloway.cli.printing import json_option, print_json, say
 from holloway.cli.registry_files import unpack
-from holloway.cli.state_option import host_name, state_directory, state_option, write_config
+from holloway.cli.state_option import Made, host_name, refuse_second_node, state_directory, state_option, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,21 +68,26 @@ def command(
 
     import trio
 
-    from holloway.actors.enrolled import CERTIFICATE, ensure_session_key, identity_in, keep_granted, settings_of
+    from holloway.actors.enrolled import ensure_session_key, identity_in, keep_granted, settings_of
     from holloway.protocols.identity import ENTROPY_BYTES
     from holloway.protocols.invitations import parse_token
     from holloway.protocols.joiner import Joiner
+    from holloway.protocols.store_tokens import is_store_token
 
     if request is not None and grant is not None:
         raise click.UsageError("--request and --grant exclude each other", click.get_current_context(silent=True))
     entropy = os.urandom  # noqa: TID251 - a verb is where randomness comes in
     text = sys.stdin.read() if token == "-" else token  # noqa: S105 - a dash
+    if is_store_token(text):
+        if request is not None or grant is not None:
+            what, why = "nobody has to grant anything", "the store of this network is believed: it has no authority"
+            raise CommandFailedError(what, why, "holloway join TOKEN")
+        _join_store(text, name, state, entropy, as_json=as_json)
+        return
     invitation = parse_token(text, time.time_ns() // 10**9)
     network = invitation.terms.network
     folder = state_directory(state)
-    if folder.has(CERTIFICATE):
-        what, fix = f"{folder.path} holds a node already", "name another folder: --state DIR"
-        raise CommandFailedError(what, "it is in a network", fix)
+    refuse_second_node(folder)
     folder.create()
     identity = identity_in(folder, entropy(ENTROPY_BYTES))
     nonce = _nonce(folder, entropy, is_kept=grant is not None)
@@ -96,19 +101,48 @@ def command(
     granted = trio.run(_join, url, joiner, folder, timeout_s) if grant is None else _read_grant(grant, joiner, folder)
     ensure_session_key(folder, entropy(32))
     own_name = granted.certificate.name
-    write_config(folder, name=own_name, network=network, registry=url, settings=settings_of(granted.settings))
+    port = settings_of(granted.settings).port
+    write_config(folder, Made(own_name, network, trust="authority", registry=url, port=port))
     keep_granted(folder, granted)  # last: from then on there is a node, which needs all the rest
     addresses = [
         str(each) for each in sorted(granted.certificate.addresses, key=lambda each: (each.version, int(each)))
     ]
+    _report(network, own_name, addresses, folder, state, as_json=as_json)
+
+
+def _report(
+    network: str, name: str, addresses: list[str], folder: StateDirectory, state: Path | None, *, as_json: bool
+) -> None:
     if as_json:
         print_json(
-            {"schema": SCHEMA, "network": network, "node": own_name, "addresses": addresses, "state": str(folder.path)}
+            {"schema": SCHEMA, "network": network, "node": name, "addresses": addresses, "state": str(folder.path)}
         )
         return
     where = "" if state is None else f" --state {shlex.quote(str(state))}"
-    say(f"network {network}: node {own_name} has {', '.join(addresses)}")
+    say(f"network {network}: node {name} has {', '.join(addresses)}")
     say(f"start it:  holloway up{where}")
+
+
+def _join_store(
+    text: str, name: str | None, state: Path | None, entropy: Callable[[int], bytes], *, as_json: bool
+) -> None:
+    """Settle in a network whose store is believed."""
+    from holloway.cli.store_node import BELIEVED, make_store_node
+    from holloway.protocols.store_tokens import parse_store_token
+
+    token = parse_store_token(text)
+    folder = state_directory(state)
+    refuse_second_node(folder)
+    own_name = name or token.name or host_name()
+    if own_name is None:
+        raise CommandFailedError("this node needs a name", "this machine has none", "holloway join TOKEN --name NODE")
+    folder.create()
+    url = unpack(token.registry, token.files, folder)
+    member = make_store_node(
+        folder, token.network, url, name=own_name, address=token.address, seed=None, entropy=entropy
+    )
+    _report(token.network, own_name, [str(each.ip) for each in member.addresses], folder, state, as_json=as_json)
+    say(BELIEVED)
 
 
 def _nonce(folder: StateDirectory, entropy: Callable[[int], bytes], *, is_kept: bool) -> bytes:

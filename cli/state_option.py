@@ -10,14 +10,16 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from holloway.cli.failures import CommandFailedError
+
 if TYPE_CHECKING:
     from holloway.actors.state_directory import StateDirectory
-    from holloway.protocols.network_settings import NetworkSettings
 
 DEFAULT_INTERFACE = "hw0"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -53,18 +55,54 @@ def host_name() -> str | None:
     return name[:63] or None
 
 
-def write_config(state: StateDirectory, *, name: str, network: str, registry: str, settings: NetworkSettings) -> Path:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A node that has just become one. `registry`: URL, with whom to believe there (`trust`); None: it has no registry.
+    `addresses`: those that it shall have, with lengths; none: those of its network. `peers`: the folder of files about them."""
+
+    name: str
+    network: str
+    trust: str
+    registry: str | None
+    port: int
+    addresses: tuple[str, ...] = ()
+    peers: str | None = None
+    has_identity: bool = True
+
+
+def refuse_second_node(state: StateDirectory) -> None:
+    """Raises `CommandFailedError` when there is a node in that folder already. One that was interrupted is none."""
+    from holloway.actors.enrolled import CERTIFICATE, IDENTITY_KEY
+    from holloway.actors.state_directory import CONFIG_FILE
+    from holloway.actors.store_member import ADDRESS
+
+    # A machine that is about to be certified has a configuration, too, and before that an identity.
+    is_certified_last = state.has(IDENTITY_KEY) and not state.has(ADDRESS)
+    if state.has(CERTIFICATE) or (state.has(CONFIG_FILE) and not is_certified_last):
+        what, fix = f"{state.path} holds a node already", "name another folder: --state DIR"
+        raise CommandFailedError(what, "it is in a network", fix)
+
+
+def write_config(state: StateDirectory, made: Made) -> Path:
     """Write the configuration of a node that has just become a member. Returns its path."""
     from holloway.actors.enrolled import SESSION_KEY
     from holloway.actors.state_directory import CONFIG_FILE, default_state
 
-    sections: dict[str, dict[str, object]] = {
-        "node": {"name": name, "network": network},
-        "identity": {"directory": "."},
-        "registry": {"url": registry, "trust": "authority"},
+    node: dict[str, object] = {"name": made.name, "network": made.network}
+    interface: dict[str, object] = {"name": DEFAULT_INTERFACE}
+    sections: dict[str, dict[str, object]] = {"node": node}
+    if made.peers is not None:
+        node["peers_directory"] = made.peers
+    if made.has_identity:
+        sections["identity"] = {"directory": "."}
+    if made.registry is not None:
+        sections["registry"] = {"url": made.registry, "trust": made.trust}
+    if made.addresses:
+        interface["addresses"] = list(made.addresses)
+    sections |= {
         "session": {"private_key_file": SESSION_KEY},
-        "interface": {"name": DEFAULT_INTERFACE},
-        "listen": {"port": settings.port},
+        "interface": interface,
+        "listen": {"port": made.port},
     }
     if state.path != default_state(os.environ):  # there may be other nodes on this machine
         sections["control"] = {"socket": "control.sock"}

@@ -1,6 +1,6 @@
 """Invitations: the text that lets one machine into a network, and says whom that machine may believe.
 
-    holloway1-BASE64URL        of: length (4 bytes), checksum (8 bytes), and JSON
+    holloway1-BASE64URL        (`token_text`) of JSON
 
 The JSON holds the *terms* (which network, until when, and what the machine may call itself), what it takes to reach the
 registry, the fingerprint of the authority, and a *secret* that follows from the terms and from a key that the authority alone
@@ -17,10 +17,7 @@ Not responsible for what is done with the secret (`enrolment`), nor for single u
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -41,13 +38,14 @@ from holloway.protocols.hostile_json import (
 from holloway.protocols.identity import FINGERPRINT_BYTES
 from holloway.protocols.issuing import MAX_TIME
 from holloway.protocols.membership import NAME, Prefix, read_host_address, read_prefix
+from holloway.protocols.token_text import AGAIN, MAX_TOKEN_CHARS, unwrap_token, wrap_token
 
+WORD = "holloway"
 TOKEN_VERSION = 1
 ID_BYTES = 16
 SECRET_BYTES = 32
 INVITATION_KEY_BYTES = 32
 MAX_TERMS_CHARS = 8 * 1024
-MAX_TOKEN_CHARS = 48 * 1024
 MAX_FILE_CHARS = 8 * 1024
 MAX_URL_CHARS = 2048
 MAX_TERMS_ADDRESSES = 8
@@ -55,10 +53,6 @@ MAX_TERMS_PREFIXES = 32
 """As many as fit in a certificate with the longest names."""
 FILES = ("ca", "cert", "key", "password")
 """What may be carried along for the registry: certificates and keys in PEM, or a password."""
-_TOKEN = re.compile(r"holloway([0-9]{1,4})-([A-Za-z0-9_-]*)\Z")
-_LENGTH_BYTES, _CHECKSUM_BYTES = 4, 8
-_HEAD_BYTES = _LENGTH_BYTES + _CHECKSUM_BYTES
-_AGAIN = "copy the whole token once more, or ask for a new one: `holloway invite`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +156,7 @@ def encode_token(invitation: Invitation) -> str:
             "files": dict(invitation.files),
         }
     ).encode()
-    head = len(body).to_bytes(_LENGTH_BYTES, "big") + _checksum(body)
-    return f"holloway{TOKEN_VERSION}-" + base64.urlsafe_b64encode(head + body).rstrip(b"=").decode("ascii")
+    return wrap_token(WORD, TOKEN_VERSION, body)
 
 
 def parse_token(token: str, now: int) -> Invitation:
@@ -171,29 +164,11 @@ def parse_token(token: str, now: int) -> Invitation:
 
     Raises LocalError, which says what is wrong and never quotes the token.
     """
-    packed = "".join(token.split())
-    if len(packed) > MAX_TOKEN_CHARS:
-        raise LocalError("not an invitation", f"it has more than {MAX_TOKEN_CHARS} characters", _AGAIN)
-    found = _TOKEN.match(packed)
-    if found is None:
-        raise LocalError("not an invitation", "an invitation is a word that begins with holloway1-", _AGAIN)
-    if int(found[1]) != TOKEN_VERSION:
-        raise LocalError(
-            "an invitation of another version",
-            f"it has the version {int(found[1])}, and this is a program for version {TOKEN_VERSION}",
-            "install the version of Holloway that the others of the network have",
-        )
-    digits = found[2][: len(found[2]) - (len(found[2]) % 4 == 1)]  # one digit alone holds no byte
-    data = base64.urlsafe_b64decode(digits + "=" * (-len(digits) % 4))
-    length, body = int.from_bytes(data[:_LENGTH_BYTES], "big"), data[_HEAD_BYTES:]
-    if len(data) < _HEAD_BYTES or len(body) < length:
-        raise LocalError("the invitation is cut short", "its end is missing", _AGAIN)
-    if len(body) > length or data[_LENGTH_BYTES:_HEAD_BYTES] != _checksum(body):
-        raise LocalError("the invitation is damaged", "its checksum does not fit: a character is wrong", _AGAIN)
+    body = unwrap_token(WORD, TOKEN_VERSION, token)
     try:
         invitation = _read(body)
     except ValueError as why:
-        raise LocalError("the invitation cannot be used", str(why), _AGAIN) from None
+        raise LocalError("the invitation cannot be used", str(why), AGAIN) from None
     if now > invitation.terms.expires + CLOCK_SKEW_S:
         raise LocalError(
             "the invitation has expired",
@@ -235,8 +210,3 @@ def read_ipv4(item: object) -> IPv4Address:
             return address
         case _:
             raise ValueError("an IPv6 address follows from the IPv4 address, and is not chosen")
-
-
-def _checksum(body: bytes) -> bytes:
-    """Against mistakes of hand and eye, not against anybody: the secret is inside."""
-    return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, NoReturn, TypeVar
 
 from holloway.protocols.errors import LocalError
+from holloway.protocols.membership import network_prefix
 
 SETTINGS_VERSION = 1
 MAX_SETTINGS_BYTES = 4 * 1024
@@ -30,6 +31,8 @@ ULA: Final = IPv6Network("fd00::/8")  # RFC 4193, section 3.1, with the L bit
 MIN_ULA_ENTROPY_BYTES = 16
 MIN_LEASE_S, MAX_LEASE_S = 10, 31_536_000
 MAX_REST_S = 31_536_000
+AT_NEXT_START = ("network", "network6", "floating_range", "backend")
+"""What a node is made of when it starts: changes of these wait for that."""
 _DAY_S = 86_400
 _NETWORK, _STATIC, _FLOATING = (IPv4Network(each) for each in ("10.99.0.0/16", "10.99.0.0/23", "10.99.2.0/23"))
 
@@ -149,9 +152,28 @@ def random_network6(entropy: bytes) -> IPv6Network:
     return IPv6Network((b"\xfd" + global_id + bytes(10), NETWORK6_BITS))
 
 
+def settings_key(network: str) -> bytes:
+    """The registry key of a network's settings."""
+    return network_prefix(network) + b"config"
+
+
+def differences(old: NetworkSettings, new: NetworkSettings) -> tuple[str, ...]:
+    """The names of what the two say differently, their numbers left aside."""
+    names = (each.name for each in fields(NetworkSettings) if each.name != "number")
+    return tuple(name for name in names if getattr(old, name) != getattr(new, name))
+
+
+def words_of(changed: Iterable[str]) -> str:
+    """What has changed, by the names of `differences`, and from when on it counts for a node that runs."""
+    since = dict.fromkeys(AT_NEXT_START, " (takes effect at the next start)") | {
+        "port": " (for nodes that join from now on)"
+    }
+    return ", ".join(each + since.get(each, "") for each in changed)
+
+
 def encode_settings(settings: NetworkSettings) -> bytes:
     """The settings as JSON; always the same bytes for the same settings."""
-    fields = {
+    said = {
         "v": SETTINGS_VERSION,
         "number": settings.number,
         "network": str(settings.network),
@@ -163,7 +185,7 @@ def encode_settings(settings: NetworkSettings) -> bytes:
         "backend": settings.backend.value,
         "port": settings.port,
     }
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return json.dumps(said, separators=(",", ":")).encode()
 
 
 def decode_settings(value: bytes) -> NetworkSettings | SettingsProblem:
@@ -175,25 +197,25 @@ def decode_settings(value: bytes) -> NetworkSettings | SettingsProblem:
     if len(value) > MAX_SETTINGS_BYTES:
         return SettingsProblem.TOO_BIG
     try:
-        fields = json.loads(value)
+        said = json.loads(value)
     except (ValueError, RecursionError):
         return SettingsProblem.NOT_JSON
-    if not isinstance(fields, dict):
+    if not isinstance(said, dict):
         return SettingsProblem.NOT_JSON
-    version = fields.get("v")
+    version = said.get("v")
     if type(version) is not int or version != SETTINGS_VERSION:
         return SettingsProblem.WRONG_VERSION
     try:
         return NetworkSettings(
-            number=_whole(fields["number"]),
-            network=IPv4Network(_text(fields["network"])),
-            network6=_optional(IPv6Network, fields["network6"]),
-            static_range=_optional(IPv4Network, fields["static_range"]),
-            floating_range=_optional(IPv4Network, fields["floating_range"]),
-            lease_s=_whole(fields["lease_s"]),
-            rest_s=_whole(fields["rest_s"]),
-            backend=Backend(fields["backend"]),
-            port=_whole(fields["port"]),
+            number=_whole(said["number"]),
+            network=IPv4Network(_text(said["network"])),
+            network6=_optional(IPv6Network, said["network6"]),
+            static_range=_optional(IPv4Network, said["static_range"]),
+            floating_range=_optional(IPv4Network, said["floating_range"]),
+            lease_s=_whole(said["lease_s"]),
+            rest_s=_whole(said["rest_s"]),
+            backend=Backend(said["backend"]),
+            port=_whole(said["port"]),
         )
     except (KeyError, ValueError):
         return SettingsProblem.BAD_FIELD

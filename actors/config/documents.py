@@ -22,12 +22,19 @@ _TOO_DEEP = "lists or sections are nested too deeply"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file: its top-level mapping, the line of every key path, and the keys that were written twice."""
+    """A parsed file: its top-level mapping, the line of every key path, and the keys that were written twice. `origins`: the
+    files of those peers that have one of their own, by their position."""
 
     path: Path
     tree: dict[str, object]
     lines: dict[KeyPath, int]
     problems: list[Problem] = field(default_factory=list)
+    origins: dict[int, Path] = field(default_factory=dict)
+
+    def path_of(self, key: KeyPath) -> Path:
+        """The file that a key stands in."""
+        position = key[1] if len(key) > 1 and key[0] == "peer" else None
+        return self.origins.get(position, self.path) if isinstance(position, int) else self.path
 
 
 def read_document(path: Path) -> Document:

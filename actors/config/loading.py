@@ -7,7 +7,7 @@ files: `holloway.actors.secrets` reads those.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from holloway.actors.config.documents import read_document
 from holloway.actors.config.kinds import Reading, UnfitError, nearest, type_word
 from holloway.actors.config.model import Config
+from holloway.actors.config.peer_files import with_peer_files
 from holloway.actors.config.problems import ConfigProblems, KeyPath, Problem, by_place, format_key
 from holloway.actors.config.rules import Values, broken_rules
 from holloway.actors.config.schema import BY_NAME, SECRET_KEYS, SECTIONS, Absent, Field, Section
@@ -60,7 +61,18 @@ def examine_config(
 
     Raises ConfigProblems only for a file that cannot be read, or not be parsed at all.
     """
-    return _Load(Sources(read_document(path), environ, overrides)).examine()
+    return _Load(_with_peers(Sources(read_document(path), environ, overrides))).examine()
+
+
+def _with_peers(sources: Sources) -> Sources:
+    """The same with the peers that have files of their own."""
+    node, key = BY_NAME["node"], "peers_directory"
+    field = next(each for each in node.fields if each.key == key)
+    table = sources.document.tree.get(node.name, NOTHING)
+    given = sources.winner(node, field, table if isinstance(table, Mapping) else NOTHING, (node.name,))
+    if given is None or not isinstance(given.value, str | Path):
+        return sources
+    return replace(sources, document=with_peer_files(sources.document, given.folder / given.value))
 
 
 class _Load:
@@ -191,7 +203,7 @@ class _Load:
         """Notes a problem where its value came from; a key that has no line of its own has its section's."""
         given = self.given.get(key[:2])
         if given is None or given.source in (Source.FILE, Source.DEFAULT):
-            self.problems.append(Problem(self.document.path, self._line(key), format_key(key), what, fix))
+            self.problems.append(Problem(self.document.path_of(key), self._line(key), format_key(key), what, fix))
         elif given.source is Source.ENVIRONMENT:
             self.problems.append(Problem(None, None, format_key((given.detail, *key[2:])), what, fix))
         else:

@@ -52,11 +52,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """Who this node is. `prefixes` are networks behind it: peers accept inner packets from them."""
+    """Who this node is. `prefixes` are networks behind it: peers accept inner packets from them. `peers_directory`: the folder that
+    `load_config` has read further peers from."""
 
     name: str
     network: str = DEFAULT_NETWORK
     prefixes: tuple[Prefix, ...] = ()
+    peers_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,6 +139,12 @@ SECTIONS: Final = (
                 (),
                 example='["192.168.5.0/24"]',
             ),
+            Field(
+                "peers_directory",
+                path_kind(),
+                "A folder of files with further [[peer]] sections, and nothing else in them.",
+                example='"peers"',
+            ),
         ),
     ),
     Section(

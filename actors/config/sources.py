@@ -79,9 +79,9 @@ class Sources:
                 return Given(key, field.kind.from_text(self.environ[name]), Source.ENVIRONMENT, name, Path())
         if field.key not in table:
             return None
-        line = self.document.lines.get(key)
-        place = f"{self.document.path}:{line}" if line is not None else str(self.document.path)
-        return Given(key, table[field.key], Source.FILE, place, self.document.path.parent)
+        line, file = self.document.lines.get(key), self.document.path_of(key)
+        place = f"{file}:{line}" if line is not None else str(file)
+        return Given(key, table[field.key], Source.FILE, place, file.parent)
 
     def sets(self, each: Section) -> bool:
         """Whether any source gives `each` at all."""

@@ -1,0 +1,190 @@
+"""A node of a network whose store is believed: the settings that it obeys, the address that it has, and what it keeps of both.
+
+    network.json     the settings of the network, as they stand in the registry
+    address          the IPv4 address that this machine had last
+
+Settings that change while the node runs count at once where they can; what its own device is made of counts from the next start
+on, and is named until then. Not responsible for the store (`store_settling`, `address_keeper`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_interface
+
+import trio
+
+from holloway.actors.config import Config, ConfigProblems
+from holloway.actors.config.model import InterfaceAddress
+from holloway.actors.config.problems import Problem
+from holloway.actors.ports import Ports
+from holloway.actors.registry import RegistryPort
+from holloway.actors.state_directory import StateDirectory
+from holloway.actors.store_settling import agree_on_settings, take_address
+from holloway.protocols.address_claims import Holder, fingerprint_of
+from holloway.protocols.errors import RegistryError
+from holloway.protocols.network_settings import (
+    NetworkSettings,
+    SettingsProblem,
+    decode_settings,
+    differences,
+    encode_settings,
+    random_network6,
+)
+
+SETTINGS = "network.json"
+ADDRESS = "address"
+SECOND_NS = 10**9
+SETTLE_S = 30.0
+"""How long the registry may take at the first start; a node that has an address waits no longer than `KNOWN_S`."""
+KNOWN_S = 5.0
+
+log = logging.getLogger("holloway.node")
+
+
+class StoreMember:
+    """Such a node."""
+
+    def __init__(
+        self, state: StateDirectory, network: str, us: Holder, settings: NetworkSettings, address: IPv4Address
+    ) -> None:
+        """`us`: as whom we claim our address."""
+        self.state, self.network, self.us = state, network, us
+        self.settings = settings
+        """Those that count since the start."""
+        self.newest = settings
+        self.address = address
+        self.problem: RegistryError | None = None
+        """Why our address is not ours, as far as we know."""
+
+    def __repr__(self) -> str:
+        return f"<StoreMember {self.us.name} with {self.address} in {self.network}>"
+
+    @property
+    def addresses(self) -> tuple[InterfaceAddress, ...]:
+        """Our overlay addresses, each with the length of its network's prefix; IPv4 first."""
+        return with_lengths(self.settings, self.address)
+
+    def keep(self) -> None:
+        """Write down what we know. Raises `PortError`."""
+        for name, value in ((SETTINGS, encode_settings(self.newest)), (ADDRESS, f"{self.address}\n".encode())):
+            if self.state.read(name) != value:
+                self.state.write(name, value)
+
+    def hear(self, value: bytes) -> SettingsProblem | tuple[str, ...]:
+        """What the store says of the network now: what it changes, or why it is not taken. Takes any bytes."""
+        found = decode_settings(value)
+        if isinstance(found, SettingsProblem):
+            return found
+        changed = differences(self.newest, found)
+        self.newest = found
+        return changed
+
+
+def with_lengths(settings: NetworkSettings, address: IPv4Address) -> tuple[InterfaceAddress, ...]:
+    """An IPv4 address and the IPv6 address that goes with it, each with the length of its network's prefix."""
+    both: list[InterfaceAddress] = [ip_interface(f"{address}/{settings.network.prefixlen}")]
+    address6 = settings.address6(address)
+    if address6 is not None and settings.network6 is not None:
+        both.append(ip_interface(f"{address6}/{settings.network6.prefixlen}"))
+    return tuple(both)
+
+
+def kept_settings(state: StateDirectory) -> NetworkSettings | None:
+    """The settings that were obeyed last, if they are known. What cannot be read is not known."""
+    value = state.read(SETTINGS)
+    found = None if value is None else decode_settings(value)
+    return found if isinstance(found, NetworkSettings) else None
+
+
+def kept_address(state: StateDirectory) -> IPv4Address | None:
+    """The address that this machine had last, if it is known."""
+    try:
+        return IPv4Address((state.read(ADDRESS) or b"").decode("ascii", "replace").strip())
+    except ValueError:
+        return None
+
+
+async def settled_node(
+    config: Config,
+    ports: Ports,
+    public_key: bytes,
+    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+) -> tuple[Config, StoreMember]:
+    """The node's configuration with the addresses that it has in its network, and what it keeps of that.
+
+    With the registry away it goes on with what it had before. Raises `RegistryError` when there is nothing before, or no
+    address for us; `ConfigProblems` for addresses that no node of the network may have.
+    """
+    assert config.identity is not None
+    state = ports.open_state(config.identity.directory)
+    wish = _wish(config)
+    kept, former = kept_settings(state), kept_address(state)
+    us = Holder(config.node.name, fingerprint_of(public_key))
+    settings, address = kept, wish or former
+    seed = kept or NetworkSettings(network6=random_network6(ports.entropy(16)))
+    is_known = kept is not None and address is not None
+    failure: RegistryError | None = RegistryError("the registry did not answer", f"{SETTLE_S:g} s have passed")
+    with trio.move_on_after(KNOWN_S if is_known else SETTLE_S):
+        try:
+            async with open_store() as registry:
+                settings = await agree_on_settings(registry, config.node.network, seed)
+                address = await take_address(
+                    registry,
+                    config.node.network,
+                    settings,
+                    us,
+                    lambda: ports.wall_ns() / SECOND_NS,
+                    wish=wish,
+                    former=former,
+                )
+            failure = None
+        except* RegistryError as group:
+            failure = _first(group)
+    if failure is not None and (failure.kind == "denied" or not is_known):
+        raise failure
+    assert settings is not None
+    assert address is not None
+    if failure is not None:
+        log.warning("registry: %s; going on with %s, which this node had before", failure, address)
+    member = StoreMember(state, config.node.network, us, settings, address)
+    member.keep()
+    _tell_what_is_overruled(config, member)
+    return replace(config, interface=replace(config.interface, addresses=member.addresses)), member
+
+
+def _wish(config: Config) -> IPv4Address | None:
+    """The IPv4 address in the configuration. Raises `ConfigProblems` for more than one."""
+    wished = [each.ip for each in config.interface.addresses if isinstance(each.ip, IPv4Address)]
+    if len(wished) > 1 or (config.interface.addresses and not wished):
+        what = "a node of this network has one IPv4 address, and the IPv6 address that follows from it"
+        raise ConfigProblems(
+            [Problem(config.path, None, "interface.addresses", what, "name one, or leave it to the network")],
+            config.path,
+        )
+    return wished[0] if wished else None
+
+
+def _tell_what_is_overruled(config: Config, member: StoreMember) -> None:
+    """What the configuration says of the network does not count, and that is said."""
+    for given in config.interface.addresses:
+        if given not in member.addresses:
+            is_ours = given.ip in {each.ip for each in member.addresses}
+            why = f"its network is {member.settings.network if given.version == 4 else member.settings.network6}"
+            log.warning(
+                "[interface] addresses says %s: %s, says the registry, which all nodes of %s obey",
+                given,
+                why if is_ours else f"the addresses are {', '.join(map(str, member.addresses))}",
+                member.network,
+            )
+
+
+def _first(group: BaseExceptionGroup[RegistryError]) -> RegistryError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RegistryError)
+    return error
