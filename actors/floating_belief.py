@@ -15,6 +15,7 @@ from typing import Protocol
 
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.registry import Entry
+from holloway.actors.store_member import StoreMember
 from holloway.actors.wanted import Claimant
 from holloway.protocols.address_claims import fingerprint_of
 from holloway.protocols.floating_seals import FloatingSeals, Sealed, seal_floating
@@ -57,8 +58,10 @@ class FloatingBelief(Protocol):
 class StoreFloating(FloatingBelief):
     """Whoever can write the store is believed."""
 
-    def __init__(self, name: str, public_key: bytes) -> None:
+    def __init__(self, name: str, public_key: bytes, member: StoreMember | None = None) -> None:
+        """`member`: what the network says, where it says anything."""
         self.name, self.key = name, fingerprint_of(public_key)
+        self._member = member
 
     def seal(self, place: str, lease: int, claim: bytes) -> bytes:
         """See `FloatingBelief`."""
@@ -70,7 +73,7 @@ class StoreFloating(FloatingBelief):
 
     def may_float(self, address: IPv4Address) -> bool:
         """See `FloatingBelief`."""
-        return True
+        return self._member is None or self._member.settings.is_floating(address)
 
     def claimant(self, name: str, key: str) -> Claimant:
         """See `FloatingBelief`."""

@@ -33,6 +33,7 @@ from holloway.protocols.membership import (
     node_key,
     nodes_prefix,
 )
+from holloway.protocols.network_settings import differences, words_of
 
 if TYPE_CHECKING:
     from holloway.actors.registry import Change, Lease
@@ -272,7 +273,10 @@ class Membership:
                 self._log.info("our certificate was renewed")
                 self._record = None  # it goes with our record
         elif key in authority.statement_keys:
+            before = authority.enrolled.newest
             problem = self._kept_or_owed(partial(authority.hear, key, value))
+            if changed := differences(before, authority.enrolled.newest):
+                self._log.info("the network has other settings: %s", words_of(changed))
         else:
             return
         if problem is None:

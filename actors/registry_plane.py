@@ -111,14 +111,14 @@ def belief_of(config: Config, enrolled: Enrolled | None, wall_ns: Callable[[], i
 
 
 def floating_belief_of(
-    config: Config, enrolled: Enrolled | None, own_key: bytes, ports: Ports
+    config: Config, enrolled: Enrolled | None, member: StoreMember | None, own_key: bytes, ports: Ports
 ) -> FloatingBelief | None:
     """Who is believed about floating addresses; None where nobody is."""
     match None if config.registry is None else config.registry.trust:
         case "authority" if enrolled is not None:
             return AuthorityFloating(enrolled, ports.wall_ns)
         case "store":
-            return StoreFloating(config.node.name, own_key)
+            return StoreFloating(config.node.name, own_key, member)
         case _:
             return None
 
@@ -146,7 +146,7 @@ class RegistryPlane:
     def children(self, open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]]) -> list[Child[Any]]:
         """The actors, first to start first."""
         enrolled, wall_ns = self.enrolled, self.ports.wall_ns
-        belief = floating_belief_of(self.config, enrolled, self.own_key, self.ports)
+        belief = floating_belief_of(self.config, enrolled, self.member, self.own_key, self.ports)
         meet = partial(
             membership,
             config=self.config,

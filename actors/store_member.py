@@ -150,6 +150,7 @@ async def settled_node(
     assert address is not None
     if failure is not None:
         log.warning("registry: %s; going on with %s, which this node had before", failure, address)
+    _refuse_floating(config, settings)
     member = StoreMember(state, config.node.network, us, settings, address)
     member.keep()
     _tell_what_is_overruled(config, member)
@@ -166,6 +167,22 @@ def _wish(config: Config) -> IPv4Address | None:
             config.path,
         )
     return wished[0] if wished else None
+
+
+def _refuse_floating(config: Config, settings: NetworkSettings) -> None:
+    """Raises `ConfigProblems` for floating addresses that are none in this network."""
+    problems = []
+    for position, each in enumerate(config.floating):
+        if not (settings.is_floating(each.address) and settings.is_host(each.address)):
+            what = f"{each.address} is not in the floating range of the network"
+            fix = (
+                "the network has none"
+                if settings.floating_range is None
+                else f"choose one of {settings.floating_range}"
+            )
+            problems.append(Problem(config.path, None, f"floating[{position}].address", what, fix))
+    if problems:
+        raise ConfigProblems(problems, config.path)
 
 
 def _tell_what_is_overruled(config: Config, member: StoreMember) -> None:

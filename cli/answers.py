@@ -116,6 +116,8 @@ class NodeStatus:
     registry: RegistryStatus | None
     certificate: CertificateStatus | None
     floating: list[FloatingStatus]
+    waiting: list[str]
+    """Settings of the network that the node obeys from its next start on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,7 @@ def read_status(answer: Json) -> Status:
             registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),
             certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
             floating=[_floating_status(each) for each in node.inners("floating")],
+            waiting=[] if node.is_null("settings") else node.inner("settings").texts("waiting"),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),

@@ -28,6 +28,7 @@ from holloway.cli.printing import (
 _HEADINGS = ("NODE", "ADDRESS", "STATE", "PATH", "RTT", "HANDSHAKE", "RX / TX", "EPOCH", "SUITE")
 
 
+_BELIEVED = ": whoever can write to the registry is believed"
 _MAX_REFUSED = 20
 _MAX_FLOATING = 20
 _SOON_S = 30 * 86_400  # certificates are renewed after half of their 90 days
@@ -67,6 +68,7 @@ def _print(status: Status, *, color: bool) -> None:
     )
     if node.registry is not None:
         print(f"registry {'in touch' if node.registry.is_in_touch else 'away'}, trust {node.registry.trust}", end="")
+        print(_BELIEVED if node.registry.trust == "store" else "", end="")
         print(
             "" if node.certificate is None else f", certificate for {duration(max(0, node.certificate.expires_in_s))}"
         )
@@ -108,6 +110,11 @@ def _warn_of_membership(status: Status) -> None:
     if registry is not None:
         for name, why in sorted(registry.refused.items())[:_MAX_REFUSED]:
             print(f"warning: what the registry says of {one_line(name)} is refused: {one_line(why)}", file=sys.stderr)
+    if status.node.waiting:
+        print(
+            f"warning: changed in the network, and obeyed from the next start on: {one_line(', '.join(status.node.waiting))}",
+            file=sys.stderr,
+        )
     if certificate is not None and certificate.problem is not None:
         print(f"warning: the others do not believe this node: {one_line(certificate.problem)}", file=sys.stderr)
     elif certificate is not None and certificate.expires_in_s < _SOON_S:

@@ -87,6 +87,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},
             "registry": None,
             "certificate": None,
+            "settings": None,
             "floating": [],
         },
         "peers": list(peers),
