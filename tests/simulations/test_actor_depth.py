@@ -113,11 +113,11 @@ def test_every_shipped_scenario_holds_at_actors_or_says_why_it_cannot(name: str)
         with pytest.raises(ScenarioError, match="cannot run at --depth actors"):
             draw_plan(scenario, 0, Depth.ACTORS)
         return
-    is_alone = scenario.depths == (Depth.ACTORS,)  # then seed 0 runs elsewhere, with every scenario at its own depth
-    for seed in range(is_alone, 2):
-        outcome = run_plan(draw_plan(scenario, seed, Depth.ACTORS))
-        assert outcome.failure is None, (seed, outcome.failure)
-        assert outcome.events > 500
+    outcome = run_plan(
+        draw_plan(scenario, 1, Depth.ACTORS)
+    )  # seed 0 runs elsewhere, with every scenario at its own depth
+    assert outcome.failure is None, outcome.failure
+    assert outcome.events > 500
 
 
 def test_a_plan_with_a_registry_survives_json_and_a_heap_plan_may_not_have_one() -> None:
@@ -308,7 +308,7 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
 @settings(
     deadline=None,
-    max_examples=15,
+    max_examples=10,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
