@@ -23,11 +23,13 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config.model import FloatingConfig
 from holloway.actors.floating_belief import FloatingBelief
 from holloway.actors.floating_doubt import Doubt
+from holloway.actors.floating_reach import Reach
 from holloway.actors.floating_store import Done, Failure, Looked, Place
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.membership import first_of
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import Delete, Entry, Put, RegistryPort
+from holloway.actors.roster import Roster
 from holloway.actors.router import Router
 from holloway.actors.tun_reader import TunReader
 from holloway.protocols.errors import PortError, RegistryError
@@ -37,6 +39,7 @@ from holloway.protocols.floating_operations import (
     FloatingTimers,
     GiveUpLocally,
     Key,
+    LookAround,
     Operation,
     TakeLocally,
 )
@@ -66,6 +69,7 @@ class Surroundings:
     network: str
     belief: FloatingBelief
     table: FloatingTable
+    roster: Roster
     addresses: LocalAddresses
     router: Router
     ports: Ports
@@ -100,7 +104,10 @@ class Candidate:
         }
         self._place = Place(keys, self._seal, self._believed)
         self._registry: RegistryPort | None = None
-        self._asking = trio.CancelScope()
+        self._asking, self._looking = trio.CancelScope(), trio.CancelScope()
+        ours = (address.ip for address in around.addresses.lasting)
+        source = next((address for address in ours if isinstance(address, IPv4Address)), None)
+        self._reach = Reach(source, around.table, around.roster)
         self._changed = trio.Event()
         self._standing = belief.standing()
         self._broken_until = -math.inf
@@ -152,6 +159,10 @@ class Candidate:
                     await self._take()
                 case GiveUpLocally():
                     await self._give_up()
+                case LookAround():
+                    self._looking.cancel()
+                    self._looking = trio.CancelScope()
+                    nursery.start_soon(self._look_around, action, self._looking)
                 case Operation():
                     self._asking.cancel()
                     self._asking = trio.CancelScope()
@@ -297,13 +308,24 @@ class Candidate:
 
     async def _doubt(self) -> None:
         around = self._around
-        ours = (address.ip for address in around.addresses.lasting)
-        source = next((address for address in ours if isinstance(address, IPv4Address)), None)
-        doubt = Doubt(self.address, source, around.table, around.router)
+        doubt = Doubt(self.address, self._reach, around.table, around.router, around.timers.look_around_s)
         await doubt.run(lambda: self.phase is Phase.WAITING, self._tell_doubt)
 
-    def _tell_doubt(self, fence: int | None) -> None:
+    def _tell_doubt(self, fence: int | None, is_in_touch: bool) -> None:
         if fence is not None:
-            self._log.info("floating address %s: its holder does not answer", self.address)
-        self._machine.set_doubt(self._around.ports.steady_s(), fence)
+            who = "others do" if is_in_touch else "no others that could be asked do"
+            self._log.info("floating address %s: its holder does not answer; %s", self.address, who)
+        self._machine.set_doubt(self._around.ports.steady_s(), fence, is_in_touch=is_in_touch)
         self._changed.set()
+
+    async def _look_around(self, question: LookAround, scope: trio.CancelScope) -> None:
+        """Somebody says that nobody hears us: ask the others."""
+        claimant = self._around.belief.claimant(question.name, question.key)
+        with scope:
+            is_in_touch = await self._reach.is_in_touch(
+                lambda peer: claimant.is_of(peer.peer), self._around.timers.look_around_s
+            )
+            if is_in_touch is False:
+                self._log.warning("floating address %s: nobody hears us, so it goes to %s", self.address, question.name)
+            self._machine.looked_around(self._around.ports.steady_s(), question.number, is_in_touch)
+            self._changed.set()

@@ -1,6 +1,7 @@
 """Whether the holder of a floating address answers on the data path: what a node that waits for it finds out by pings.
 
-Not responsible for what follows from doubt (`protocols.floating_rival`).
+A node that doubts the holder also asks others, to know whether it is not itself that nobody hears. Not responsible for what
+follows from doubt (`protocols.floating_rival`), nor for asking (`floating_reach`).
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ from ipaddress import IPv4Address
 
 import trio
 
-from holloway.actors.peer_session import PeerSession
+from holloway.actors.floating_reach import Reach
 from holloway.actors.router import Router
-from holloway.protocols.errors import HollowayError
 from holloway.protocols.floating_table import FloatingTable
 
 PING_EVERY_S = 0.2
 LOST_PINGS = 3
 """So many in a row, and the holder is doubted."""
-FIRST_PATIENCE_S = 1.0
-ROUND_TRIPS = 3.0
-"""How many of its round trips a holder has to answer, but `PING_EVERY_S` at least."""
 
 
 class Doubt:
     """The pings of one node that waits for one address."""
 
-    def __init__(self, address: IPv4Address, source: IPv4Address | None, table: FloatingTable, router: Router) -> None:
-        """`source`: an address of ours; without one nobody is doubted."""
-        self._address, self._source, self._table, self._router = address, source, table, router
+    def __init__(
+        self, address: IPv4Address, reach: Reach, table: FloatingTable, router: Router, look_around_s: float
+    ) -> None:
+        """`look_around_s`: how long others may take to answer."""
+        self._address, self._reach, self._table, self._router = address, reach, table, router
+        self._look_around_s = look_around_s
 
-    async def run(self, is_waiting: Callable[[], bool], tell: Callable[[int | None], None]) -> None:
-        """While we are waiting, `tell` which claim, by its fence, has a holder that does not answer; None: nobody's."""
+    async def run(self, is_waiting: Callable[[], bool], tell: Callable[[int | None, bool], None]) -> None:
+        """While we are waiting, `tell` which claim, by its fence, has a holder that does not answer, None for nobody's; and
+        whether others answer us.
+        """
         doubted, lost, fence = None, 0, 0
         while True:
             began = trio.current_time()
@@ -43,24 +45,14 @@ class Doubt:
             now_doubted = fence if lost >= LOST_PINGS else None
             if now_doubted != doubted:
                 doubted = now_doubted
-                tell(doubted)
+                tell(doubted, doubted is not None and await self._is_in_touch())
             await trio.sleep_until(max(began + PING_EVERY_S, trio.current_time()))
 
     async def _answers(self) -> bool:
         """Of somebody whom we cannot ask, nothing is known, and so no ill."""
         peer = self._router.routes.lookup(self._address.packed)
-        target = None if peer is None else self._target(peer)
-        if peer is None or target is None or self._source is None:
-            return True
-        known = peer.session.round_trip_s
-        patience_s = FIRST_PATIENCE_S if known is None else max(PING_EVERY_S, ROUND_TRIPS * known)
-        try:
-            return await peer.ping(self._source.packed, target.packed, patience_s) is not None
-        except HollowayError:  # too many pings of others wait
-            return True
+        return peer is None or await self._reach.answers(peer) is not False
 
-    def _target(self, peer: PeerSession) -> IPv4Address | None:
-        """An address that is the peer's own."""
-        floating = self._table.holders()
-        hosts = [prefix.network_address for prefix in peer.peer.allowed if prefix.num_addresses == 1]
-        return next((each for each in hosts if isinstance(each, IPv4Address) and each not in floating), None)
+    async def _is_in_touch(self) -> bool:
+        holder = self._router.routes.lookup(self._address.packed)
+        return await self._reach.is_in_touch(lambda peer: peer is holder, self._look_around_s) is True

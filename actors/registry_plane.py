@@ -199,6 +199,7 @@ class RegistryPlane:
             self.config.node.network,
             belief,
             self.table,
+            self.roster,
             self.addresses,
             self.router,
             self.ports,

@@ -69,6 +69,10 @@ class Claimant:
     name: str
     key: bytes | None = None
 
+    def is_of(self, peer: Peer) -> bool:
+        """Whether this is that peer."""
+        return peer.name == self.name if self.key is None else hashlib.sha256(peer.public_key).digest() == self.key
+
 
 @dataclass(frozen=True, slots=True)
 class Floating:

@@ -14,8 +14,8 @@ holder that stands still, or that the store does not answer, has given up by its
 A claim that is deleted by hand is outside this: its holder notices at the next confirmation, and until then only the fence,
 the revision at which a claim was made, tells those who send whom to believe (`floating_table`).
 
-A challenge says why: the holder does not answer on the data path (then it shows that it lives by removing the challenge),
-or the challenger is better, and has been healthy for long enough (then the holder hands over). Clocks need only tick alike,
+A challenge says why: the holder does not answer on the data path (then it shows that it lives by removing the challenge,
+or hands over if it finds that others do not hear it either: `floating_defence`), or the challenger is better, and has been healthy for long enough (then the holder hands over). Clocks need only tick alike,
 while the machine sleeps, too: on Linux that is CLOCK_BOOTTIME, and not CLOCK_MONOTONIC.
 
 Responsible for when what is done. Not responsible for doing it, for who may hold the address, nor for the data path.
@@ -29,6 +29,7 @@ from typing import assert_never
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_asking import Asking
 from holloway.protocols.floating_claims import FloatingClaim
+from holloway.protocols.floating_defence import Answer, Defence
 from holloway.protocols.floating_operations import (
     Action,
     FloatingLease,
@@ -59,6 +60,7 @@ class FloatingAddress:
         self._us = FloatingClaim(name, key, run, priority, round(self._timers.answer_s * 1000))
         self._view = FloatingView()
         self._rival = Rival(self._us, self._timers, self._view)
+        self._defence = Defence(self._timers)
         self._phase = Phase.OUT
         self._actions: list[Action] = []
         self._is_stopped = False
@@ -119,9 +121,17 @@ class FloatingAddress:
                 self._wait()
         self._proceed(now)
 
-    def set_doubt(self, now: float, fence: int | None) -> None:
-        """The holder whose claim was made at `fence` does not answer on the data path; None: nobody is doubted."""
-        self._rival.doubted_fence = fence
+    def set_doubt(self, now: float, fence: int | None, *, is_in_touch: bool = False) -> None:
+        """The holder whose claim was made at `fence` does not answer on the data path; None: nobody is doubted.
+
+        `is_in_touch`: of the others that were asked at least half do.
+        """
+        self._rival.doubt(now, fence, is_in_touch=is_in_touch)
+        self._proceed(now)
+
+    def looked_around(self, now: float, number: int, is_in_touch: bool | None) -> None:
+        """What came of the `LookAround` of that number: whether at least half have answered; None: there was nobody to ask."""
+        self._defence.tell(number, is_in_touch)
         self._proceed(now)
 
     def stop(self, now: float) -> None:
@@ -199,6 +209,9 @@ class FloatingAddress:
                 self._wait()
             case Phase.HOLDING if self._rival.is_bidden():
                 self._leave(self._revision)
+            case Phase.HOLDING if self._is_convinced(now):
+                self._rival.yield_to_challenger(now)
+                self._leave(self._revision)
             case Phase.WAITING if self._has_looked and self._asking.pending is None and self._rival.is_stray():
                 self._leave(self._view.claim_revision)
             case Phase.HOLDING:
@@ -208,6 +221,16 @@ class FloatingAddress:
         plan = self._plan() if self._asking.pending is None else None
         if plan is not None and plan[0] <= now:
             self._actions.append(self._asking.ask(now, plan[1], self._revision, self._lease))
+
+    def _is_convinced(self, now: float) -> bool:
+        """Whether it is true that nobody hears us, as somebody says, if anybody does."""
+        accusation = self._rival.accusation()
+        if accusation is None:
+            return False
+        answer, question = self._defence.consider(now, self._view.challenge_revision, accusation)
+        if question is not None:
+            self._actions.append(question)
+        return answer is Answer.YIELD
 
     def _move(self, phase: Phase) -> None:
         assert phase in TRANSITIONS[self._phase], (self._phase, phase)
@@ -287,7 +310,7 @@ class FloatingAddress:
             case Phase.LEAVING:
                 due, kind = -math.inf, Kind.RELEASE
             case Phase.HOLDING if self._view.challenge is not None:
-                due, kind = -math.inf, Kind.ANSWER
+                due, kind = -math.inf if self._rival.accusation() is None else self._defence.until, Kind.ANSWER
             case Phase.HOLDING:
                 due, kind = self._keep_at, Kind.KEEP
             case Phase.WAITING:

@@ -1,7 +1,7 @@
 """What stands in the registry about one floating address: the claim of its holder, and the challenge of another node.
 
     floating/<ip>    {"v":1,"name":"a","key":FINGERPRINT,"run":"00c0ffee00c0ffee","priority":10,"answer_ms":800}
-    challenges/<ip>  {"v":1,"name":"b","key":FINGERPRINT,"run":"...","priority":20,"fence":4711,"preempts":true}
+    challenges/<ip>  {"v":1,"name":"b","key":FINGERPRINT,"run":"...","priority":20,"fence":4711,"preempts":true,"in_touch":false}
 
 `run` is drawn anew by every process, so that nobody takes the claim of his earlier life for his own. `answer_ms` is the
 holder's promise: a challenge that stands for so long without an answer finds an address that the holder has given up by
@@ -62,7 +62,8 @@ class FloatingChallenge:
     """Who doubts that the claim made at the revision `fence` still has a living holder, or wants to have its address.
 
     `preempts`: a holder of lower priority is to hand over; otherwise it is only to show that it lives. Raises `LocalError`
-    for what others would refuse.
+    for what others would refuse. `in_touch`: the challenger says that its own data path works: of the nodes that it asked
+    besides the holder, at least half have answered.
     """
 
     name: str
@@ -71,6 +72,7 @@ class FloatingChallenge:
     priority: int
     fence: int
     preempts: bool
+    in_touch: bool = False
 
     def __post_init__(self) -> None:
         _check(self.name, self.key, self.run, self.priority)
@@ -85,7 +87,7 @@ def encode_floating(record: FloatingClaim | FloatingChallenge) -> bytes:
     if isinstance(record, FloatingClaim):
         fields["answer_ms"] = record.answer_ms
     else:
-        fields |= {"fence": record.fence, "preempts": record.preempts}
+        fields |= {"fence": record.fence, "preempts": record.preempts, "in_touch": record.in_touch}
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -105,11 +107,11 @@ def decode_challenge(value: bytes) -> FloatingChallenge | FloatingProblem:
     fields = _read(value)
     if isinstance(fields, FloatingProblem):
         return fields
-    preempts = fields.get("preempts")
-    if type(preempts) is not bool:
+    preempts, in_touch = fields.get("preempts"), fields.get("in_touch", False)
+    if type(preempts) is not bool or type(in_touch) is not bool:
         return FloatingProblem.BAD_FIELD
     try:
-        return FloatingChallenge(*_who(fields), _whole(fields, "fence"), preempts)
+        return FloatingChallenge(*_who(fields), _whole(fields, "fence"), preempts, in_touch)
     except (ValueError, LocalError):
         return FloatingProblem.BAD_FIELD
 

@@ -34,7 +34,8 @@ class FloatingTimers:
     `retry_max_s`. `look_s`: how often a node that waits reads the keys itself, whatever its watch says. `hold_off_s`: how
     long an address that has become free is left to the challenger that freed it. `preempt_after_s`: how long a better node
     must have been healthy, and a claim must have stood, before it asks the holder to hand over. `doubt_again_s`: from a
-    challenge that was answered to the next.
+    challenge that was answered to the next. `look_around_s`: how long a holder that is told that it does not answer asks others
+    whether they hear it, before it answers the challenge.
     """
 
     ttl_s: float = 2.0
@@ -49,6 +50,7 @@ class FloatingTimers:
     hold_off_s: float = 0.5
     preempt_after_s: float = 30.0
     doubt_again_s: float = 2.0
+    look_around_s: float = 0.3
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -147,4 +149,16 @@ class GiveUpLocally:
     """The address is no longer ours: it must be gone from the interface before any later action is carried out."""
 
 
-Action: TypeAlias = TakeLocally | GiveUpLocally | Operation
+@dataclass(frozen=True, slots=True)
+class LookAround:
+    """Somebody whose data path works says that ours does not: ask the others, him left out. Answer with `looked_around`.
+
+    `number` names the question; `name` and `key` are his, as in a claim.
+    """
+
+    number: int
+    name: str
+    key: str
+
+
+Action: TypeAlias = TakeLocally | GiveUpLocally | LookAround | Operation

@@ -2,8 +2,8 @@
 
 A claim that is no longer there may be made at once, unless a challenger that is no worse has just freed the address for
 itself. A holder is challenged when it does not answer on the data path, when its claim is of an earlier life of ours or
-cannot be read, and when we are better and have been healthy, and it has been there, for a while: so no two nodes take
-turns. A challenge whose cause is gone is left to be answered. Not responsible for doing any of it (`floating`).
+cannot be read, and when we are better and have been healthy, and it has been there and answered us, for a while: so no two nodes
+take turns. A challenge whose cause is gone is left to be answered. Not responsible for doing any of it (`floating`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from holloway.protocols.floating_view import FloatingView
 STRANGER_ANSWER_S = 10.0
 """How long a challenge stands beside a claim that cannot be read. Later versions have to answer within this."""
 
+YIELDS = 2
+"""So many times the hold-off the address is left to whoever has challenged us, once we have yielded."""
+
 
 class Rival:
     """The plans of one node for one floating address. `healthy_since`: None while it is not."""
@@ -24,7 +27,10 @@ class Rival:
     def __init__(self, us: FloatingClaim, timers: FloatingTimers, view: FloatingView) -> None:
         self._us, self._timers, self._view = us, timers, view
         self.healthy_since: float | None = None
-        self.doubted_fence: int | None = None
+        self._doubted_fence: int | None = None
+        self._is_in_touch = False
+        self._clear_since = -math.inf
+        self._yield_until = -math.inf
         self._challenged_revision = 0
         self._challenge_from = -math.inf
 
@@ -35,6 +41,29 @@ class Rival:
         if self._is_our_challenge():
             return self._evict_at(), Kind.EVICT
         return self._challenge_at(), Kind.CHALLENGE
+
+    def doubt(self, now: float, fence: int | None, *, is_in_touch: bool) -> None:
+        """The holder whose claim has this fence does not answer; None: nobody is doubted. `is_in_touch`: others answer us."""
+        if fence is None and self._doubted_fence is not None:
+            self._clear_since = now
+        self._doubted_fence, self._is_in_touch = fence, is_in_touch
+
+    def yield_to_challenger(self, now: float) -> None:
+        """We hand over because nobody hears us: whoever does better may be worse than we, and gets time to claim."""
+        self._clear_since = now
+        self._yield_until = now + YIELDS * self._timers.hold_off_s
+
+    def accusation(self) -> FloatingChallenge | None:
+        """What another node says of us as the holder: that we do not answer. None while nobody says so."""
+        challenger, claim = self._view.challenger, self._view.claim
+        if (
+            isinstance(challenger, FloatingChallenge)
+            and claim is not None
+            and not (challenger.preempts or self._is_us(challenger))
+            and challenger.fence == claim.mod_revision
+        ):
+            return challenger
+        return None
 
     def is_stray(self) -> bool:
         """Whether the claim in the store is of this process, though nobody told us that it was made."""
@@ -67,7 +96,9 @@ class Rival:
         self._challenged_revision = claim.mod_revision
         self._challenge_from = now + self.answer_s + pause_s
         us = self._us
-        return encode_floating(FloatingChallenge(us.name, us.key, us.run, us.priority, claim.mod_revision, preempts))
+        in_touch = self._is_in_touch and claim.create_revision == self._doubted_fence
+        said = FloatingChallenge(us.name, us.key, us.run, us.priority, claim.mod_revision, preempts, in_touch)
+        return encode_floating(said)
 
     def _claim_at(self) -> float:
         challenger = self._view.challenger
@@ -76,8 +107,8 @@ class Rival:
             and not self._is_us(challenger)
             and challenger.priority >= self._us.priority
         ):
-            return self._view.claim_since + self._timers.hold_off_s
-        return -math.inf
+            return max(self._view.claim_since + self._timers.hold_off_s, self._yield_until)
+        return self._yield_until
 
     def _evict_at(self) -> float:
         challenger = self._view.challenger
@@ -96,7 +127,8 @@ class Rival:
         elif (
             isinstance(holder, FloatingClaim) and holder.priority < self._us.priority and self.healthy_since is not None
         ):
-            due = max(self.healthy_since, self._view.claim_since) + self._timers.preempt_after_s
+            since = max(self.healthy_since, self._view.claim_since, self._clear_since)
+            due = since + self._timers.preempt_after_s
         else:
             return math.inf
         return max(due, self._challenge_from) if claim.mod_revision == self._challenged_revision else due
@@ -108,7 +140,7 @@ class Rival:
         return (
             not isinstance(holder, FloatingClaim)
             or holder.key == self._us.key
-            or claim.create_revision == self.doubted_fence
+            or claim.create_revision == self._doubted_fence
         )
 
     def _is_our_challenge(self) -> bool:

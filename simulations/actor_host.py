@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,6 +17,7 @@ import trio
 from holloway.actors import (
     Config,
     Endpoint,
+    FloatingConfig,
     IdentityConfig,
     InterfaceConfig,
     ListenConfig,
@@ -28,8 +29,10 @@ from holloway.actors import (
     TimersConfig,
     open_node,
 )
+from holloway.actors.registry_plane import floating_name
 from holloway.protocols.addresses import Address
 from holloway.protocols.events import DropReason
+from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.membership import RecordProblem
 from holloway.protocols.packets import Packet
 from holloway.protocols.revocation import RevocationProblem
@@ -38,7 +41,7 @@ from holloway.simulations.actor_ports import LifePorts
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.determinism import PROCESS
 from holloway.simulations.disk import Desk
-from holloway.simulations.identities import PORT, Identity, preshared
+from holloway.simulations.identities import PORT, Identity, floating_address, preshared
 from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import no_actor_crashes
 from holloway.simulations.runs import Heard
@@ -57,6 +60,7 @@ from holloway.supervisor import (
 from holloway.supervisor.errors import brief
 
 if TYPE_CHECKING:
+    from holloway.actors.floating import Candidate
     from holloway.actors.peer_session import PeerSession
     from holloway.actors.udp_endpoint import UdpEndpoint
     from holloway.protocols.demux import Demux
@@ -112,6 +116,21 @@ class Life:
         """Give a packet to the programs of the host."""
         if not self.is_over:
             self.host.world.deliver(self.host, packet, self.cause)
+
+    def took(self, address: IPv4Interface | IPv6Interface) -> None:
+        """The device has one more address."""
+        if not self.is_over and isinstance(address, IPv4Interface):
+            self.host.world.floating.took(self.name, address.ip, self.host.world.timeline.now_ns)
+
+    def owns(self, address: IPv4Address) -> bool:
+        """Whether this process would answer for a floating address."""
+        if self.is_over or self.node is None:
+            return False
+        try:
+            candidate: Candidate = self.node.tree.ref(f"registry.{floating_name(address)}").get()
+        except ActorDown:
+            return address.packed in self.node.router.local
+        return candidate.owns()
 
     def now_handles(self, line: int) -> None:
         """What happens in this instant is caused by that line of the trace, as far as we can tell."""
@@ -311,6 +330,21 @@ class ActorHost(Host):
         """How many lives it has begun."""
         return self._lives
 
+    def owns(self, address: IPv4Address) -> bool:
+        """See `Host`. A process that is told to stop may still answer."""
+        return any(life.owns(address) for life in self._processes())
+
+    def believes(self, address: IPv4Address) -> FloatingHolder | None:
+        """See `Host`."""
+        return None if self.node is None else self.node.floating.holder(address)
+
+    def has_on_device(self, address: IPv4Address) -> bool:
+        """See `Host`."""
+        return any(life.ports.has_address(address) for life in self._processes() if not life.has_cause)
+
+    def _processes(self) -> list[Life]:
+        return [life for life in (self._life, *self._stopping) if life is not None and not life.is_over]
+
     def demux(self) -> Demux[PeerSession] | None:
         """The table that finds sessions, while there is one."""
         node = None if self._life is None else self._life.node
@@ -402,6 +436,11 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
         registry=None
         if plan.registry is None
         else RegistryConfig(url="memory:", trust=plan.registry.trust, lease_s=plan.registry.lease_ns / 1e9),
+        floating=tuple(
+            FloatingConfig(address=floating_address(number), priority=each.priorities[each.nodes.index(own.name)])
+            for number, each in enumerate(() if plan.registry is None else plan.registry.floating)
+            if own.name in each.nodes
+        ),
         identity=None if world.office is None else IdentityConfig(directory=world.office.disks[own.name].path),
     )
 

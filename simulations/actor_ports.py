@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
+from holloway.protocols.icmp import answer_echo, parse_echo_reply
 from holloway.protocols.packets import Packet
 from holloway.simulations.ports import RecordingNetlink, SimulatedTun
 from holloway.simulations.runs import Heard, joined, lone_arrival
@@ -41,7 +42,7 @@ class LifePorts(Ports):
         self._life = life
         self.tun: LifeTun | None = None
         self.socket: LifeDatagrams | None = None
-        self._netlink = LifeNetlink()
+        self._netlink = LifeNetlink(life)
 
     def open_tun(self, name: str, mtu: int) -> TunPort:
         """See `Ports`. Raises `TunError` while one is open."""
@@ -63,7 +64,7 @@ class LifePorts(Ports):
 
     @asynccontextmanager
     async def _open_netlink(self) -> AsyncIterator[Netlink]:
-        netlink = self._netlink = LifeNetlink()
+        netlink = self._netlink = LifeNetlink(self._life)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(netlink.fail_when_broken)
             yield netlink
@@ -77,6 +78,10 @@ class LifePorts(Ports):
     def wall_ns(self) -> int:
         """See `Ports`."""
         return self._life.wall_ns()
+
+    def has_address(self, address: IPv4Address) -> bool:
+        """Whether the device has it."""
+        return any(each.ip == address for each in self._netlink.addresses)
 
     def steady_s(self) -> float:
         """See `Ports`. Trio's clock."""
@@ -122,10 +127,14 @@ class LifeTun(SimulatedTun):
         self.close()
 
     def _deliver(self, packet: bytes) -> None:
-        if self.is_open:
-            self._life.deliver(packet)
-        else:
+        if not self.is_open:
             self.drops["tun_ebadf"] += 1
+        elif (reply := answer_echo(packet)) is not None:  # a node asks whether we are there, and our kernel says so
+            self._queue([reply])
+        elif (
+            parse_echo_reply(packet) is None
+        ):  # one that came too late for the node, and that no program of the host waits for
+            self._life.deliver(packet)
 
 
 class LifeDatagrams(DatagramPort):
@@ -189,8 +198,9 @@ class LifeDatagrams(DatagramPort):
 class LifeNetlink(RecordingNetlink):
     """Addresses and routes of a host, until it breaks."""
 
-    def __init__(self) -> None:
+    def __init__(self, life: Life) -> None:
         super().__init__()
+        self._life = life
         self._is_broken = trio.Event()
 
     def break_down(self) -> None:
@@ -218,6 +228,7 @@ class LifeNetlink(RecordingNetlink):
         """See `Netlink`."""
         self._check()
         await super().add_address(interface, address)
+        self._life.took(address)
 
     async def remove_address(self, interface: str, address: IPv4Interface | IPv6Interface) -> None:
         """See `Netlink`."""

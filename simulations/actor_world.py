@@ -137,6 +137,7 @@ class ActorWorld(World):
                     hold(tables_are_bounded, demux, len(self.plan.nodes) - 1)
             hold(stopping_ends, host.stopping_since_ns, self.timeline.now_ns, host.name)
             self.look_at_trust(host)
+        self.floating.look(self.timeline.now_ns)
         if self.store is not None:
             members = self.store.members(NETWORK)
             for host in self.hosts.values() if not self.has_attackers else ():

@@ -13,6 +13,9 @@ from types import MappingProxyType
 
 from holloway.simulations.quantities import Quantity, Value
 
+HOLDER = "@holder"
+"""Stands among the nodes of a fault for whoever has the floating address at the moment at which it befalls him."""
+
 
 class Scope(Enum):
     """What a fault befalls."""
@@ -95,6 +98,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "crash": Kind(_NODE, "the process dies, and comes back without its state when the window ends"),
         "restart": Kind(_NODE, "the process loses its state and is back at once", has_end=False),
         "pause": Kind(_NODE, "the process stands still; datagrams wait in its socket"),
+        "stop": Kind(_NODE, "the node is told to stop, in order, and begins another life when the window ends"),
         "clock_jump": Kind(
             _NODE, "the wall clock is set forward or back", (Parameter("by", Quantity.OFFSET),), has_end=False
         ),
@@ -151,7 +155,7 @@ class Fault:
     """One fault of one run, from `at_ns` to before `until_ns` of virtual time.
 
     `nodes`: whom a node fault befalls; whose registry fails, or everybody's when empty; for a link fault one side of the links, the others being the other side; nobody
-    there means every link. `between`: the two ends of the only link. `one_way`: only from the first (`nodes`, or the
+    there means every link. `HOLDER` alone stands for a node that is not known before. `between`: the two ends of the only link. `one_way`: only from the first (`nodes`, or the
     first of `between`) to the second.
     """
 

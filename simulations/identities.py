@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Final
 
 from holloway.protocols.addresses import Address
@@ -15,6 +15,12 @@ PORT = 1099
 NETWORK4: Final = IPv4Network("10.77.0.0/16")
 NETWORK6: Final = IPv6Network("fd77::/64")
 """Where the addresses inside are taken from."""
+MAX_FLOATING = 16
+
+
+def floating_address(number: int) -> IPv4Address:
+    """The `number`th floating address of a network, counted from 0. No node has it for its own."""
+    return NETWORK4.network_address + (254 << 8) + number + 1
 
 
 @dataclass(frozen=True, slots=True)

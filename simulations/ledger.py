@@ -50,6 +50,8 @@ class Delivered:
     size: int
     maker: str
     """The node whose program made it."""
+    source: bytes
+    destination: bytes
 
 
 class Ledger:
@@ -75,7 +77,7 @@ class Ledger:
         is_stolen: bool = False,
     ) -> bytes:
         """A new IPv4 packet of `size` bytes from the first of `ends` to the second, made on the node `maker`, that is to be
-        sealed for the node `addressee`.
+        sealed for the node `addressee`, or for nobody in particular if that is empty.
         `is_stolen`: with an address that is not its own, so that it should not arrive.
         """
         serial = self.count
@@ -155,11 +157,13 @@ class Ledger:
         purpose, serial = known
         hold(nothing_delivered_twice, serial in self._delivered, serial, receiver)
         sent, maker, addressee = self._on_their_way.pop(serial, (None, receiver, receiver))
+        addressee = addressee or receiver
         hold(nothing_altered_or_invented, sent, as_seen(packet), receiver)
         hold(delivered_to_the_addressee, addressee, receiver, serial)
         sender = maker if session is None else session
-        hold(inner_source_belongs_to_sender, source(packet), addresses[sender], sender)
-        hold(inner_destination_is_ours, destination(packet), addresses[receiver], receiver)
+        ends = source(packet) or b"", destination(packet) or b""
+        hold(inner_source_belongs_to_sender, ends[0], addresses[sender], sender)
+        hold(inner_destination_is_ours, ends[1], addresses[receiver], receiver)
         self._delivered[serial] = None
         self.delivered_total += 1
-        return Delivered(serial, Purpose(purpose), len(packet), maker)
+        return Delivered(serial, Purpose(purpose), len(packet), maker, *ends)

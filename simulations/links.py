@@ -89,7 +89,7 @@ class ActiveFaults:
 
     def __init__(self, plan_order: Iterable[Fault]) -> None:
         self._order = tuple(plan_order)
-        self._names: dict[str, None] = {}
+        self._begun: dict[str, Fault] = {}
         self._faults: tuple[Fault, ...] = ()
         self.generation = 0
 
@@ -97,15 +97,15 @@ class ActiveFaults:
         return iter(self._faults)
 
     def begin(self, fault: Fault) -> None:
-        self._names[fault.name] = None
+        self._begun[fault.name] = fault
         self._change()
 
     def end(self, fault: Fault) -> None:
-        self._names.pop(fault.name, None)
+        self._begun.pop(fault.name, None)
         self._change()
 
     def _change(self) -> None:
-        self._faults = tuple(fault for fault in self._order if fault.name in self._names)
+        self._faults = tuple(self._begun[fault.name] for fault in self._order if fault.name in self._begun)
         self.generation += 1
 
 

@@ -10,13 +10,14 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux
 from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, HandshakeStarted
+from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.packets import Packet, whole_packets
 from holloway.protocols.routes import RouteTable
@@ -174,6 +175,18 @@ class Machine(Host):
                 reached.transitions[f"{before.name}>{after.name}"] += count
         if self._demux is not None:
             reached.note_drops(self._demux.drops)
+
+    def owns(self, address: IPv4Address) -> bool:
+        """See `Host`. Nothing floats here."""
+        return False
+
+    def believes(self, address: IPv4Address) -> FloatingHolder | None:
+        """See `Host`."""
+        return None
+
+    def has_on_device(self, address: IPv4Address) -> bool:
+        """See `Host`."""
+        return False
 
     def sessions(self) -> dict[str, Session]:
         """See `Host`."""

@@ -27,7 +27,7 @@ from holloway.protocols.events import (
 class Milestone:
     """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node.
     `needs_actors`: only whole nodes get there; `needs_registry`: and only with one; `needs_authority`: and only
-    with an authority.
+    with an authority; `needs_floating`: only where an address floats.
     """
 
     meaning: str
@@ -36,6 +36,7 @@ class Milestone:
     needs_actors: bool = False
     needs_registry: bool = False
     needs_authority: bool = False
+    needs_floating: bool = False
 
 
 def _is_rekey(event: Event) -> bool:
@@ -60,6 +61,10 @@ def _registered(meaning: str) -> Milestone:
 
 def _certified(meaning: str) -> Milestone:
     return Milestone(meaning, needs_actors=True, needs_registry=True, needs_authority=True)
+
+
+def _floating(meaning: str) -> Milestone:
+    return Milestone(meaning, needs_floating=True)
 
 
 SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
@@ -116,6 +121,18 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "lease_retaken": _registered("a node took a new lease after it had lost one"),
         "store_full": _registered("the registry had no room for what a node wrote"),
         "watch_was_stale": _registered("a change in the registry was held back from a node"),
+        "floating_moved": _floating("a floating address went from one node to another"),
+        "dead_holder_replaced": _floating("a node took a floating address whose holder had been killed"),
+        "stopped_holder_replaced": _floating("a node took a floating address whose holder was told to stop"),
+        "stalled_holder_replaced": _floating("a node took a floating address whose holder stood still"),
+        "holder_without_store_replaced": _floating(
+            "a node took a floating address whose holder could not reach the registry"
+        ),
+        "unreachable_holder_replaced": _floating(
+            "a node took a floating address whose holder reached the registry, and no peer"
+        ),
+        "floating_handed_over": _floating("a node took a floating address from a holder of lower priority"),
+        "floating_answered": _floating("whoever had a floating address answered a program"),
         "record_refused": _certified("a node did not believe a record"),
         "stale_list_refused": _certified(
             "a node was shown an older revocation list than it had seen, and did not take it"

@@ -6,6 +6,7 @@ Not responsible for what faults of links do to datagrams: that is `links`.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import Address
@@ -32,6 +33,8 @@ class Mishaps:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rebound = 0
+        self._begun: dict[str, Fault] = {}
+        """By name, the faults at work as they befell somebody."""
         for fault in world.plan.faults:
             world.timeline.at(fault.at_ns, self._begin, fault)
             if KINDS[fault.kind].has_end:
@@ -42,6 +45,8 @@ class Mishaps:
             world.timeline.at(forger.fault.at_ns, self._forge, forger)
 
     def _begin(self, fault: Fault) -> None:
+        fault = self._begun[fault.name] = replace(fault, nodes=self._world.floating.resolve(fault))
+        self._world.floating.begin(fault, self._world.timeline.now_ns)
         self._record(fault, "fault")
         match KINDS[fault.kind].scope:
             case Scope.LINKS if fault.kind in ("replay", "forge_pieces"):
@@ -55,6 +60,8 @@ class Mishaps:
                 self._world.store_fails(fault)
 
     def _end(self, fault: Fault) -> None:
+        fault = self._begun.pop(fault.name)
+        self._world.floating.end(fault)
         self._record(fault, "heal")
         match KINDS[fault.kind].scope:
             case Scope.LINKS:
@@ -77,6 +84,10 @@ class Mishaps:
                 host.down += 1
                 if host.down == 1:
                     host.die()
+            case "stop":
+                host.down += 1
+                if host.down == 1:
+                    host.leave()
             case "restart":
                 if not host.down:
                     host.die()
@@ -104,7 +115,7 @@ class Mishaps:
     def _relieve(self, fault: Fault, host: Host) -> None:
         now_ns = self._world.timeline.now_ns
         match fault.kind:
-            case "crash":
+            case "crash" | "stop":
                 host.down -= 1
                 if not host.down:
                     host.boot(now_ns)

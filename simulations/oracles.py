@@ -23,6 +23,18 @@ from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
 from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
 from holloway.simulations.errors import PropertyViolated
+from holloway.simulations.floating_oracles import (
+    Afloat,
+    a_fence_has_one_holder,
+    earlier_holders_are_not_heard,
+    fences_are_followed,
+    is_held,
+    lost_holders_are_replaced,
+    one_node_takes_nothing,
+    one_owner_of_a_floating_address,
+    only_the_owner_answers,
+    what_is_given_up_leaves_the_device,
+)
 from holloway.simulations.record_oracles import (
     Path,
     idle_sessions_fall_silent,
@@ -206,6 +218,7 @@ class Calm:
     """Nodes whose records the registry has."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For each node that meets the others in a registry, and was not revoked: whom it takes for its peers."""
+    floating: tuple[Afloat, ...] = ()
     lost_in_outages: tuple[int, ...] = ()
     """Packets that have not come out, though they were made while the registry was away and nodes had had time to meet."""
 
@@ -299,6 +312,11 @@ def outages_cost_nothing(calm: Calm) -> str | None:
     return f"{len(lost)} packets were lost without the registry, the first is packet {lost[0]}" if lost else None
 
 
+def floating_addresses_are_held(calm: Calm) -> str | None:
+    """Of the nodes that may have a floating address one of the best has it, and every node takes that one for the holder."""
+    return next((broken for broken in map(is_held, calm.floating) if broken is not None), None)
+
+
 def addresses_have_one_holder(members: Mapping[str, bytes], addresses: Mapping[str, bytes]) -> str | None:
     """Every address entry names a node whose own record is the same and has that address.
 
@@ -389,6 +407,14 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             addresses_are_certified,
             revoked_stay_out,
             no_older_record_is_believed,
+            one_owner_of_a_floating_address,
+            fences_are_followed,
+            a_fence_has_one_holder,
+            only_the_owner_answers,
+            earlier_holders_are_not_heard,
+            what_is_given_up_leaves_the_device,
+            lost_holders_are_replaced,
+            one_node_takes_nothing,
         )
     }
 )
@@ -409,6 +435,7 @@ EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
             paths_are_wide,
             membership_is_equal,
             outages_cost_nothing,
+            floating_addresses_are_held,
         )
     }
 )
@@ -416,6 +443,8 @@ EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
 
 ACTORS_ONLY = (membership_is_equal.__name__, outages_cost_nothing.__name__)
 """Those that only whole nodes can keep."""
+FLOATING_ONLY = (floating_addresses_are_held.__name__,)
+"""Those that take a floating address."""
 AUTHORITY_ONLY = (outages_cost_nothing.__name__,)
 """And of these, those that take an authority: without one nothing is kept."""
 

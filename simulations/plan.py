@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from holloway.protocols.errors import LocalError
+from holloway.protocols.floating_claims import MAX_PRIORITY
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
-from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.faults import HOLDER, KINDS, Fault, Scope
+from holloway.simulations.identities import MAX_FLOATING
 from holloway.simulations.milestones import SOMETIMES
-from holloway.simulations.oracles import ACTORS_ONLY, AUTHORITY_ONLY, EVENTUALLY
+from holloway.simulations.oracles import ACTORS_ONLY, AUTHORITY_ONLY, EVENTUALLY, FLOATING_ONLY
 from holloway.simulations.quantities import MAX_DURATION_NS, Quantity, is_within
 
 SCHEMA = "holloway.plan/1"
@@ -44,6 +46,7 @@ WORKLOADS: Mapping[str, str] = {
     "bulk": "each node sends bursts to each of its peers, who says nothing",
     "spoof": "each node sends packets with an inner address that is not its own",
     "rekey": "both ends of a session ask for new keys in the same moment",
+    "call": "each node asks each floating address, and whoever has it answers",
     "churn": "`burst` nodes leave, or come back, until all come back for the calm",
 }
 
@@ -61,6 +64,19 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatingPlan:
+    """One floating address: the nodes that are configured for it, and the priority of each."""
+
+    nodes: tuple[str, ...]
+    priorities: tuple[int, ...]
+
+    def only(self, nodes: frozenset[str]) -> FloatingPlan:
+        """The same with these nodes alone."""
+        kept = [(name, each) for name, each in zip(self.nodes, self.priorities, strict=True) if name in nodes]
+        return FloatingPlan(nodes=tuple(name for name, _ in kept), priorities=tuple(each for _, each in kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
     """The registry where nodes find each other: how long a record outlives its node, how long a call takes, and whom nodes
     believe: one of `TRUSTS`.
@@ -70,10 +86,16 @@ class Meeting:
     latency_low_ns: int
     latency_high_ns: int
     trust: str = "store"
+    floating: tuple[FloatingPlan, ...] = ()
 
     @property
     def has_authority(self) -> bool:
         return self.trust == "authority"
+
+    def only(self, nodes: Iterable[str]) -> Meeting:
+        """The same with these nodes alone. An address that none of them may have is still one."""
+        kept = frozenset(nodes)
+        return replace(self, floating=tuple(each.only(kept) for each in self.floating))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +158,15 @@ def authority_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: 
     ]
 
 
+def floating_words(faults: Iterable[Fault], eventually: Iterable[str], sometimes: Iterable[str]) -> list[str]:
+    """Of the faults, promises and places, those that there are only with a floating address."""
+    return [
+        *(fault.name for fault in faults if HOLDER in fault.nodes),
+        *(name for name in eventually if name in FLOATING_ONLY),
+        *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_floating),
+    ]
+
+
 def packets_a_second(workloads: Iterable[Workload], pairs: int) -> float:
     """How many packets programs would send in each second of virtual time, answers left out."""
     return sum(each.burst * 2 * (1 if each.ends else pairs) * 1e9 / each.every_ns for each in workloads)
@@ -162,6 +193,8 @@ def from_json(text: str, source: str) -> Plan:
         document["faults"] = tuple(_build(Fault, each) for each in document["faults"])
         document["workloads"] = tuple(_build(Workload, each) for each in document["workloads"])
         if document["registry"] is not None:
+            found = document["registry"].get("floating", ())
+            document["registry"]["floating"] = [_build(FloatingPlan, each) for each in found]
             document["registry"] = _build(Meeting, document["registry"])
         document["pairs"] = tuple((str(first), str(second)) for first, second in document["pairs"])
         plan: Plan = _build(Plan, document)
@@ -186,6 +219,7 @@ def _build(kind: type[Any], values: Mapping[str, Any]) -> Any:
             "bool": isinstance(value, bool),
             "float": type(value) in (int, float) and value >= 0,
             "tuple[str, ...]": isinstance(value, list) and all(isinstance(each, str) for each in value),
+            "tuple[int, ...]": isinstance(value, list) and all(type(each) is int for each in value),
         }.get(form, isinstance(value, dict) if form.startswith("Mapping") else True)
         if not is_fit:
             raise ValueError(f"{key} is {value!r}")
@@ -218,6 +252,11 @@ def _check(plan: Plan) -> None:
             "a wrong latency of the registry",
         )
         _require(len(plan.pairs) == len(plan.nodes) * (len(plan.nodes) - 1) // 2, "a registry makes everybody peers")
+        _check_floating(plan.registry, plan.nodes)
+    words = floating_words(plan.faults, plan.eventually, plan.sometimes)
+    _require(
+        not words or (plan.registry is not None and bool(plan.registry.floating)), f"{', '.join(words)}: nothing floats"
+    )
     _require(plan.suite in SUITES, f"unknown suite {plan.suite!r}")
     _require(plan.keepalive_s == 0 or MIN_KEEPALIVE_S <= plan.keepalive_s <= MAX_KEEPALIVE_S, "a wrong keepalive_s")
     _require(plan.latency_low_ns <= plan.latency_high_ns <= MAX_DURATION_NS, "a wrong latency")
@@ -247,7 +286,10 @@ def _check(plan: Plan) -> None:
         assert kind is not None
         _require(_FAULT_NAME.match(fault.name) is not None, f"a fault called {fault.name!r}")
         _require(fault.at_ns <= fault.until_ns <= plan.healed_ns, f"{fault.name} outside its time")
-        _require(all(node in known for node in fault.nodes + fault.between), f"{fault.name} befalls nobody")
+        _require(
+            fault.nodes == (HOLDER,) or all(node in known for node in fault.nodes + fault.between),
+            f"{fault.name} befalls nobody",
+        )
         _require(len(fault.between) in (0, 2), f"{fault.name} between {len(fault.between)} nodes")
         _require(kind.scope is not Scope.NODES or len(fault.nodes) > 0, f"{fault.name} befalls nobody")
         names = [parameter.name for parameter in kind.parameters]
@@ -259,6 +301,15 @@ def _check(plan: Plan) -> None:
         _require(name in EVENTUALLY and type(within) is int and 0 < within <= plan.calm_ns, f"a wrong bound for {name}")
     for name in plan.sometimes:
         _require(name in SOMETIMES, f"unknown property {name!r}")
+
+
+def _check_floating(meeting: Meeting, nodes: tuple[str, ...]) -> None:
+    _require(len(meeting.floating) <= MAX_FLOATING, "too many floating addresses")
+    _require(not meeting.floating or not meeting.has_authority, "floating addresses in a network with an authority")
+    for each in meeting.floating:
+        _require(len(each.nodes) == len(each.priorities), "as many priorities as nodes")
+        _require(all(name in nodes for name in each.nodes), "a floating address of nobody")
+        _require(all(0 <= priority <= MAX_PRIORITY for priority in each.priorities), "a wrong priority")
 
 
 def _require(is_so: bool, otherwise: str) -> None:

@@ -23,6 +23,8 @@ PATIENCE_NS = 5 * 10**9
 """How long a program waits for the rest of an answer before it asks again."""
 STAY = 2
 """Nodes that do not leave however many are told to."""
+ANYBODY = ""
+"""Whom a packet is for that goes to a floating address."""
 FOREIGN = bytes((10, 78, 0, 1))
 """An inner address that nobody has."""
 
@@ -48,6 +50,12 @@ class Programs:
         self._answers: dict[int, tuple[_Exchange, int]] = {}
         world.deliveries.append(self._take)
         for number, workload in enumerate(world.plan.workloads):
+            if workload.kind == "call":
+                for name in world.plan.nodes:
+                    dice = stream(world.plan.seed, f"call {number}", name)
+                    begin_ns = below(dice.getrandbits(64), workload.every_ns)
+                    world.timeline.at(begin_ns, self._call, workload, world.hosts[name], dice)
+                continue
             if workload.kind == "churn":
                 dice = stream(world.plan.seed, f"churn {number}")
                 world.timeline.at(below(dice.getrandbits(64), workload.every_ns), self._churn, workload, dice)
@@ -93,7 +101,9 @@ class Programs:
         match delivered.purpose:
             case Purpose.QUESTION:
                 question = self._questions.pop(delivered.serial, None)
-                if question is None:
+                if delivered.destination != receiver.inner:
+                    self._world.timeline.at(at_ns, self._answer_call, receiver, sender, delivered)
+                elif question is None:
                     self._world.timeline.at(at_ns, self._send, receiver.name, sender, Purpose.ANSWER, [delivered.size])
                 else:
                     self._world.timeline.at(at_ns, self._serve, *question)
@@ -106,6 +116,27 @@ class Programs:
                         self._world.timeline.at(at_ns, self._ask, exchange, asked)
             case _:
                 pass
+
+    # Calls: to an address, whoever has it.
+
+    def _call(self, workload: Workload, host: Host, dice: random.Random) -> None:
+        world = self._world
+        world.timeline.at(world.timeline.now_ns + workload.every_ns, self._call, workload, host, dice)
+        for address in world.floating.plans:
+            if host.down or host.paused or host.owns(address):
+                continue
+            ends = host.inner, address.packed
+            [size] = _sizes(workload, 1, dice)
+            packet = world.ledger.make(Purpose.QUESTION, size, ends, maker=host.name, addressee=ANYBODY)
+            self._hand_in(host, ANYBODY, [packet])
+
+    def _answer_call(self, host: Host, caller: str, question: Delivered) -> None:
+        """From the address that was called."""
+        if host.down or host.paused:
+            return
+        ends = question.destination, question.source
+        packet = self._world.ledger.make(Purpose.ANSWER, question.size, ends, maker=host.name, addressee=caller)
+        self._hand_in(host, caller, [packet])
 
     # Requests: the next one waits for the whole answer to this one.
 

@@ -18,28 +18,27 @@ from holloway.protocols.suites import SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
-from holloway.simulations.faults import KINDS, Scope
+from holloway.simulations.faults import HOLDER, KINDS, Scope
 from holloway.simulations.milestones import SOMETIMES
 from holloway.simulations.oracles import EVENTUALLY
 from holloway.simulations.plan import (
     MAX_BURST,
     MAX_INNER_BYTES,
-    MAX_LEASE_NS,
     MAX_NODES,
     MAX_PACKETS_A_SECOND,
     MIN_INNER_BYTES,
-    MIN_LEASE_NS,
     NAME,
-    TRUSTS,
     WORKLOADS,
     Meeting,
     Workload,
     actor_words,
     authority_words,
+    floating_words,
     packets_a_second,
     registry_words,
 )
 from holloway.simulations.quantities import Quantity, Range, WrongValueError
+from holloway.simulations.scenario_registry import read_registry
 from holloway.simulations.tables import Table, read_table
 
 VERSION = 1
@@ -176,7 +175,7 @@ def read_scenario(text: str, source: str) -> Scenario:
     suite, timers, keepalive_s = _session(top.table("session"))
     registry = None
     if "registry" in top.keys:
-        registry = _registry(top.table("registry"))
+        registry = read_registry(top.table("registry"), nodes)
         if len(pairs) != len(nodes) * (len(nodes) - 1) // 2:
             top.refuse("topology", "a registry makes everybody a peer of everybody", "use a mesh")
         if suite != "aes-gcm" or keepalive_s:
@@ -222,6 +221,12 @@ def read_scenario(text: str, source: str) -> Scenario:
     if words and not (registry is not None and registry.has_authority):
         what = f"{', '.join(dict.fromkeys(words))}: only in a network with an authority"
         top.refuse("registry" if registry is not None else None, what, 'write trust = "authority" in [registry]')
+    words = ['nodes = "holder"' for fault in faults if fault.nodes == (HOLDER,)]
+    words += floating_words((), scenario.eventually, scenario.sometimes)
+    words += [each.kind for each in scenario.workloads if each.kind == "call"]
+    if words and not (registry is not None and registry.floating):
+        what = f"{', '.join(dict.fromkeys(words))}: only with a floating address"
+        top.refuse("registry" if registry is not None else None, what, "add a table [[registry.floating]]")
     rate = packets_a_second(scenario.workloads, len(pairs))
     if rate > MAX_PACKETS_A_SECOND:
         top.refuse(
@@ -274,16 +279,6 @@ def _session(table: Table) -> tuple[str, dict[str, float], float]:
     except LocalError as error:
         table.refuse(None, str(error), error.fix or "change the durations")
     return suite, timers, keepalive_s
-
-
-def _registry(table: Table) -> Meeting:
-    lease_ns = int(table.value("lease", Quantity.DURATION, "30s"))
-    latency = table.range("latency", Quantity.DURATION, "1ms..20ms")
-    trust = table.choice("trust", TRUSTS, "store")
-    table.finish()
-    if not MIN_LEASE_NS <= lease_ns <= MAX_LEASE_NS:
-        table.refuse("lease", "a lease lasts from 2s to 1h", "change lease")
-    return Meeting(lease_ns=lease_ns, latency_low_ns=int(latency.low), latency_high_ns=int(latency.high), trust=trust)
 
 
 def _workload(table: Table, nodes: tuple[str, ...]) -> Workload:
@@ -373,8 +368,10 @@ def _nodes(value: object) -> tuple[str, ...]:
 def _some(value: object, nodes: tuple[str, ...]) -> tuple[str, ...]:
     if value == "all":
         return nodes
+    if value == "holder":
+        return (HOLDER,)
     if not isinstance(value, list) or not value:
-        raise WrongValueError('expected a list of nodes, or "all"')
+        raise WrongValueError('expected a list of nodes, "all", or "holder"')
     for each in value:
         if each not in nodes:
             raise WrongValueError(f"there is no node {each!r}; the nodes are {', '.join(nodes[:20])}")

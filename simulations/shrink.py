@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from holloway.simulations.faults import KINDS, Fault
+from holloway.simulations.faults import HOLDER, KINDS, Fault
 from holloway.simulations.plan import Plan
 from holloway.simulations.run import Failure, run_plan
 
@@ -87,13 +87,14 @@ def _fewer_nodes(plan: Plan) -> Iterator[Plan]:
 def _only(plan: Plan, nodes: tuple[str, ...]) -> Plan:
     faults = []
     for fault in plan.faults:
-        hit = tuple(name for name in fault.nodes if name in nodes)
+        hit = tuple(name for name in fault.nodes if name in nodes or name == HOLDER)
         if bool(hit) == bool(fault.nodes) and all(name in nodes for name in fault.between):
             faults.append(replace(fault, nodes=hit))
     return replace(
         plan,
         nodes=nodes,
         pairs=tuple(pair for pair in plan.pairs if pair[0] in nodes and pair[1] in nodes),
+        registry=None if plan.registry is None else plan.registry.only(nodes),
         workloads=tuple(each for each in plan.workloads if all(name in nodes for name in each.ends)),
         faults=tuple(faults),
     )

@@ -11,14 +11,17 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.packets import Packet
 from holloway.protocols.packets import destination as inner_destination
 from holloway.protocols.session import Session
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.faults import KINDS, Fault, Scope
+from holloway.simulations.floating_watch import FloatingWatch
 from holloway.simulations.forgers import Foretold, Forger
 from holloway.simulations.heap import Agenda
 from holloway.simulations.identities import Identity, identity
@@ -101,6 +104,15 @@ class Host(Protocol):
     def break_port(self, bits: int) -> None:
         """Something of the kernel's fails under the node; `bits`, a draw, say what."""
 
+    def owns(self, address: IPv4Address) -> bool:
+        """Whether it would answer for a floating address at this moment."""
+
+    def believes(self, address: IPv4Address) -> FloatingHolder | None:
+        """Whom it takes for the holder of a floating address."""
+
+    def has_on_device(self, address: IPv4Address) -> bool:
+        """Whether its kernel would answer for a floating address."""
+
     def sessions(self) -> Mapping[str, Session]:
         """The sessions of this life, by peer."""
 
@@ -153,6 +165,10 @@ class World(ABC):
             peers[second].append(identities[first])
         self.hosts: dict[str, Host] = {name: self.make_host(own, peers[name]) for name, own in identities.items()}
         self._inside = {name: tuple(host.inside.values()) for name, host in self.hosts.items()}
+        self.floating = FloatingWatch(plan, self.hosts, timeline, self.check, self.reached.reach)
+        for address, floating in self.floating.plans.items():
+            for name in floating.nodes:
+                self._inside[name] += (address.packed,)
         self.addresses: dict[Address, Host] = {host.public: host for host in self.hosts.values()}
 
     def populate(self) -> None:
@@ -192,6 +208,10 @@ class World(ABC):
     def store_recovers(self, fault: Fault) -> None:
         """It ends."""
         raise NotImplementedError
+
+    def check(self, promise: Callable[..., str | None], *facts: object) -> None:
+        """Hold a promise, wherever it is looked at. Raises `PropertyViolated`."""
+        hold(promise, *facts)
 
     # What nodes ask.
 
@@ -266,6 +286,7 @@ class World(ABC):
             self.capture.inside(now_ns, host.name, packet)
         if self.trace is not None:
             self.trace.add(now_ns, host.name, "deliver", maker, len(packet), cause, f"packet {delivered.serial}")
+        self.floating.heard(host, maker, delivered, now_ns)
         if self._unheard and delivered.serial >= self._first_after_healing:
             self._unheard.pop((maker, host.name), None)
         for tell in self.deliveries:
@@ -357,6 +378,7 @@ class World(ABC):
             lost_on_narrow_paths=self._missing_in(self._narrow),
             lost_in_outages=self._missing_in(self._without_store),
             paths={pair: path_of(session) for pair, session in sessions.items()},
+            floating=tuple(self.floating.afloat()),
             record_sizes={pair: size_by_reports(session)[2] for pair, session in sessions.items()},
         )
 

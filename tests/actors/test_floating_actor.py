@@ -149,8 +149,12 @@ class Host:
     def die(self) -> None:
         """As with kill -9: nobody hears of it any more, in no way."""
         self.lines.cut()
-        for other in range(1, 10):
-            self.ports.network.shape(self.ports.host, outer(other), Link(loss=1))
+        self.cut_off()
+
+    def cut_off(self, *others: int, loss: float = 1.0) -> None:
+        """From other nodes, all of them if none is named; or, without `loss`, back again."""
+        for other in others or range(1, 10):
+            self.ports.network.shape(self.ports.host, outer(other), Link(loss=loss))
 
 
 def floating_config(number: int, wanted: Sequence[FloatingConfig] = (WANTED,)) -> Any:
@@ -164,7 +168,7 @@ async def hosts(*candidates: int, others: Sequence[int] = ()) -> AsyncIterator[l
     async with AsyncExitStack() as stack:
         found: list[Host] = []
         for number in (*candidates, *others):
-            ports, lines = world.ports(number, answer_pings=number in candidates), Lines(world.memory)
+            ports, lines = world.ports(number, answer_pings=True), Lines(world.memory)
             wanted = (WANTED,) if number in candidates else ()
             node = await stack.enter_async_context(
                 open_node(floating_config(number, wanted), ports=ports, memory=lines)
@@ -270,6 +274,49 @@ async def test_a_holder_without_the_store_has_given_up_before_another_one_begins
         peer.offer_packets([to_floating(3, 9)])
         await trio.sleep(1)
         assert drops(one.node)["destination_not_ours"] == before + 1
+
+
+async def test_a_holder_whom_nobody_hears_is_replaced_though_it_reaches_the_store(autojump_clock: MockClock) -> None:
+    async with hosts(1, 2, others=[3]) as (one, two, three):
+        one.cut_off()
+        began = trio.current_time()
+        assert await eventually_crosses(three.ports, two.ports, to_floating(3, 1), within_s=OVER_S)
+        assert trio.current_time() - began < 2.0
+        assert (one.has_it, two.has_it) == (False, True)
+        fence = _fence(three)
+        await trio.sleep(20)
+        one.cut_off(loss=0)
+        await trio.sleep(20)
+        assert _fence(three) == fence, "it goes back and forth between nobody"
+        assert _owns(two)
+
+
+async def test_one_node_that_does_not_hear_the_holder_takes_nothing_from_it(autojump_clock: MockClock) -> None:
+    async with hosts(1, 2, others=[3]) as (one, _, three):
+        fence = _fence(three)
+        one.cut_off(2)
+        for _ in range(200):
+            await trio.sleep(0.05)
+            assert _owns(one)
+        assert _fence(three) == fence
+
+
+async def test_a_node_that_hears_nobody_takes_nothing_from_anybody(autojump_clock: MockClock) -> None:
+    async with hosts(1, 2, others=[3]) as (one, two, three):
+        fence = _fence(three)
+        two.cut_off()
+        await trio.sleep(10)
+        assert _owns(one)
+        assert _fence(three) == fence
+
+
+async def test_of_two_nodes_that_have_nobody_to_ask_the_holder_stays(autojump_clock: MockClock) -> None:
+    async with hosts(1, 2) as (one, two):
+        fence = _fence(two)
+        one.cut_off()
+        await trio.sleep(10)
+        assert _owns(one)
+        assert _fence(two) == fence
 
 
 async def test_a_device_that_is_made_anew_has_the_address_again(autojump_clock: MockClock) -> None:

@@ -135,6 +135,7 @@ def test_the_form_is_what_other_versions_rely_on() -> None:
         "priority": 7,
         "fence": 4711,
         "preempts": True,
+        "in_touch": False,
     }
     assert decode_floating_claim(encode_floating(CLAIM)) == CLAIM
     assert decode_challenge(encode_floating(CHALLENGE)) == CHALLENGE
