@@ -31,9 +31,9 @@ class KernelPorts(Ports):
         """See `Ports` and `open_tun`."""
         return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super)
 
-    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+    def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""
-        return list(open_udp(address, port, offloads=self._offloads))
+        return list(open_udp(address, port, offloads=self._offloads, mark=mark))
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""

@@ -53,6 +53,11 @@ class KernelRoutes:
         """Every prefix that may have a route."""
         return list(self._is_made)
 
+    @property
+    def made(self) -> list[Prefix]:
+        """Every prefix that has a route."""
+        return [prefix for prefix, is_made in self._is_made.items() if is_made]
+
     async def update(self, prefixes: Iterable[Prefix]) -> None:
         """Remove the routes for prefixes that are not in `prefixes`, and add those that are missing."""
         wanted = dict.fromkeys(prefix for prefix in prefixes if self._is_ours_to_route(prefix))

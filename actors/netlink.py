@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,9 +22,12 @@ from typing import Any, TypeAlias
 
 import trio
 
+from holloway.actors.masquerade import set_masquerade
 from holloway.actors.netlink_events import HostEvents, open_events
+from holloway.actors.netlink_gateway import carry_out_plan, strict_interfaces
 from holloway.actors.ports import Netlink
 from holloway.protocols.errors import PortError
+from holloway.protocols.gateway import GatewayPlan
 
 REQUEST_TIMEOUT_S = 10.0  # the kernel answers in under a millisecond, unless somebody holds its routing lock
 
@@ -140,6 +143,23 @@ class TrioNetlink(Netlink):
         found: list[tuple[str, IPv4Address | IPv6Address]] = []
         await self._ask("cannot read the addresses of {interface}", "this host", partial(_host_addresses, found))
         return found
+
+    async def set_gateway(self, interface: str, plan: GatewayPlan | None) -> None:
+        """See `Netlink`. Refused, once all is in place, where the kernel would drop what peers answer."""
+        underlay: list[str] = []
+        what = "cannot send the default route into {interface}" if plan else "cannot give back the default route"
+        await self._ask(what, interface, partial(carry_out_plan, interface, plan, underlay))
+        strict = strict_interfaces(underlay) if plan else []
+        if strict:
+            raise PortError(
+                what.format(interface=interface),
+                f"{strict[0]} drops what comes by another way than an answer would take (rp_filter 1): all that peers send",
+                "sudo sysctl -w net.ipv4.conf.all.rp_filter=2   (and for good: a file in /etc/sysctl.d)",
+            )
+
+    async def set_masquerade(self, interface: str, versions: Collection[int]) -> None:
+        """See `Netlink`. With nftables."""
+        await set_masquerade(interface, versions)
 
     async def wait_changed(self) -> frozenset[str] | None:
         """See `Netlink`."""

@@ -11,6 +11,7 @@
     │  ├─ tun         the device, routing to peers
     │  ├─ peers       dynamic pool, one session actor a peer
     │  ├─ roster      keeps the pool equal to the wanted peers
+    │  ├─ gateway     the default route of the host, masquerading (when configured)
     │  └─ host        puts back what the kernel forgets, tells peers of new addresses
     ├─ registry   one_for_one                                       (when configured)
     │  ├─ issuer      lets in whom the authority invited           (with the authority's key)
@@ -44,6 +45,7 @@ import trio
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
 from holloway.actors.enrolled import Enrolled
+from holloway.actors.gateway import Gateway, keep_gateway
 from holloway.actors.host_watch import watch_host
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.netlink_service import netlink_service
@@ -70,6 +72,8 @@ from holloway.supervisor import ActorDown, Child, Context, Event, Intensity, Ref
 
 ROSTER_TIMEOUT_S = 120.0
 """How long it may take to begin all configured peers, with the kernel routes to them."""
+GATEWAY_TIMEOUT_S = 60.0
+"""The same for the gateway, which may have to look up names first."""
 
 log = logging.getLogger("holloway.node")
 
@@ -107,7 +111,14 @@ class Node:
         self.memory = MemoryBudget(config.limits.memory)
         """What everything that waits in the data plane is taken from."""
         configured = [Peer.from_config(peer) for peer in config.peers]
-        self.roster = Roster(configured, own_key=self.public_key, own_prefixes=local, problems=self.problems)
+        self.roster = Roster(
+            configured,
+            own_key=self.public_key,
+            own_prefixes=local,
+            problems=self.problems,
+            gateway=config.gateway.through,
+        )
+        self.gateway = Gateway(config, self.roster)
         self._peers = Peers(
             config,
             ports,
@@ -130,6 +141,7 @@ class Node:
             roster=self.roster,
             pool=self._peers,
             floating=self.floating,
+            gateway=self.gateway,
             memory=self.memory,
             problems=self.problems,
             past_drops=self.past_drops,
@@ -189,6 +201,7 @@ class Node:
             port=config.listen.port,
             private_key=self._private_key,
             past_drops=self.past_drops,
+            mark=self.gateway.mark,
         )
         interface, addresses = config.interface, self._addresses
         tun = partial(
@@ -202,6 +215,7 @@ class Node:
         watch = partial(watch_host, interface=interface, addresses=addresses, roster=self.roster)
         networks = tuple(address.network for address in config.interface.addresses)
         roster = partial(keep_roster, roster=self.roster, router=self.router, connected=networks)
+        gateway = partial(keep_gateway, gateway=self.gateway, roster=self.roster, config=config)
         return Supervisor(
             [
                 Child(name="netlink", run=partial(netlink_service, ports=ports)),
@@ -209,6 +223,7 @@ class Node:
                 Child(name="tun", run=tun),
                 self._peers.as_child(),
                 Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),
+                Child(name="gateway", run=gateway, start_timeout=GATEWAY_TIMEOUT_S),
                 Child(name="host", run=watch),
             ],
             name="dataplane",
@@ -235,7 +250,7 @@ class Node:
             prefixes=config.node.prefixes,
         )
 
-    # What an embedding program asks; `holloway status`, `peers` and `ping` ask the same through the control socket.
+    # What an embedding program asks; `holloway status`, `peers`, `routes` and `ping` ask the same through the control socket.
 
     def status(self) -> dict[str, object]:
         """The object that `holloway status --json` prints."""
@@ -244,6 +259,10 @@ class Node:
     def peers(self) -> dict[str, object]:
         """The object that `holloway peers --json` prints."""
         return self._answers.peers()
+
+    def routes(self) -> dict[str, object]:
+        """The object that `holloway routes --json` prints."""
+        return self._answers.routes()
 
     def drops(self) -> Counter[str]:
         """Everything that was dropped since the node started, by reason."""
@@ -318,4 +337,7 @@ async def open_node(
     seed = random.Random(ports.entropy(16))  # noqa: S311 - jitter of restarts, not keys
     async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:
         node.attach(tree)
-        yield node
+        try:
+            yield node
+        finally:
+            node.gateway.is_leaving = True

@@ -18,12 +18,14 @@ import trio
 from holloway.actors.config import Config
 from holloway.actors.control import Answer
 from holloway.actors.enrolled import Enrolled
+from holloway.actors.gateway import Gateway
 from holloway.actors.membership import Membership
 from holloway.actors.peer_session import PeerSession
 from holloway.actors.peers import child_name
 from holloway.actors.ports import Ports
 from holloway.actors.registry_plane import floating_name
 from holloway.actors.roster import Roster
+from holloway.actors.route_answers import gateway_status, routes_answer
 from holloway.actors.router import Router
 from holloway.actors.status import (
     PEERS_SCHEMA,
@@ -67,6 +69,7 @@ class NodeAnswers:
     roster: Roster
     pool: Pool[Peer, PeerSession]
     floating: FloatingTable
+    gateway: Gateway
     memory: MemoryBudget
     problems: Counter[str]
     past_drops: Counter[str]
@@ -100,6 +103,7 @@ class NodeAnswers:
                 else certificate_status(self.enrolled, self.ports.wall_ns()),
                 "floating": self._floating_status(),
                 "settings": settings_status(self.enrolled or self.member),
+                "gateway": gateway_status(self.gateway),
             },
             "peers": [
                 peer_status(peer, self.roster.running.get(name), problems.get(name), now)
@@ -118,6 +122,10 @@ class NodeAnswers:
                 for name, peer in sorted(self.roster.plan.peers.items())
             ],
         }
+
+    def routes(self) -> dict[str, object]:
+        """The object that `holloway routes --json` prints."""
+        return routes_answer(self.config, self.roster, self.gateway)
 
     def _listening(self) -> list[str]:
         udp: UdpEndpoint | None = self.running("dataplane.udp")
@@ -262,6 +270,8 @@ class NodeAnswers:
                 yield {"result": self.status()}
             case {"op": "peers"}:
                 yield {"result": self.peers()}
+            case {"op": "routes"}:
+                yield {"result": self.routes()}
             case {"op": "ping", "peer": str(name)}:
                 count = _number(request, "count", 4, 1, MAX_PING_COUNT)
                 if not count.is_integer():
@@ -273,7 +283,7 @@ class NodeAnswers:
                     async for answer in pings:
                         yield answer
             case _:
-                raise HollowayError("an unknown request", "this version knows status, peers and ping")
+                raise HollowayError("an unknown request", "this version knows status, peers, routes and ping")
 
 
 def _number(request: Answer, key: str, default: float, least: float, most: float) -> float:

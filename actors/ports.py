@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.packets import Packet
 from holloway.protocols.runs import Run, flatten
 
@@ -138,6 +139,18 @@ class Netlink(Protocol):
         """Undo `add_route`. A route, or an interface, that is not there is fine."""
         ...
 
+    async def set_gateway(self, interface: str, plan: GatewayPlan | None) -> None:
+        """Make the host's rules for `interface` equal to `plan`, and its table for them; None: there are to be none, those of an
+        earlier life included.
+        """
+        ...
+
+    async def set_masquerade(self, interface: str, versions: Collection[int]) -> None:
+        """Give packets of these IP versions that come out of `interface`, and leave this host, its own address; with none,
+        undo it, that of an earlier life included.
+        """
+        ...
+
     async def host_addresses(self) -> list[tuple[str, IPv4Address | IPv6Address]]:
         """The addresses at which others might reach this host, each with its interface: of those that are up, and of no one
         link or host alone.
@@ -160,8 +173,9 @@ class Ports(Protocol):
         """The TUN device `name`. Raises `TunError`. Setting the MTU is `Netlink.configure`'s work."""
         ...
 
-    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
-        """Sockets for `port` (0: any free one) on a numeric `address`, or on all of them, IPv4 and IPv6, with None.
+    def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
+        """Sockets for `port` (0: any free one) on a numeric `address`, or on all of them, IPv4 and IPv6, with None. What they
+        send carries `mark` inside the host, so that its rules can tell it (`Netlink.set_gateway`).
 
         A family that the host lacks is left out; the list is never empty. Raises `PortError`.
         """

@@ -49,13 +49,20 @@ class Roster:
     """The plan of wanted peers, and the running ones. Outlives every actor that works by it."""
 
     def __init__(
-        self, configured: Iterable[Peer], *, own_key: bytes, own_prefixes: Iterable[Prefix], problems: Counter[str]
+        self,
+        configured: Iterable[Peer],
+        *,
+        own_key: bytes,
+        own_prefixes: Iterable[Prefix],
+        problems: Counter[str],
+        gateway: str | None = None,
     ) -> None:
-        """`problems` counts what was refused or failed, by reason."""
+        """`problems` counts what was refused or failed, by reason. `gateway`: the peer that the default route leads to."""
         self._configured = tuple(configured)
         self._own_key = own_key
         self._own_prefixes = tuple(own_prefixes)
         self.problems = problems
+        self.gateway = gateway
         self.found: tuple[Peer, ...] = ()
         self.floating = Floating()
         self.plan = Plan({})
@@ -93,6 +100,7 @@ class Roster:
             own_key=self._own_key,
             own_prefixes=self._own_prefixes,
             floating=self.floating,
+            gateway=self.gateway,
         )
         before = set(self.plan.refused)
         self.problems.update(refused.reason.value for refused in plan.refused if refused not in before)
@@ -191,7 +199,12 @@ class _Keeper:
             elif (running := self._roster.running.get(peer.name)) is not None and running.peer != peer:
                 running.update(peer)
                 self._router.assign(running, peer.allowed)
-        await self._routes.update(prefix for peer in plan.peers.values() for prefix in peer.allowed)
+        await self._routes.update(
+            prefix
+            for name, peer in plan.peers.items()
+            for prefix in peer.allowed
+            if prefix.prefixlen or name != self._roster.gateway  # whose default route is not made in the main table
+        )
         return min([self._routes.retry_at, *(failure.again_at for failure in self._failures.values())])
 
     async def _start(self, identity: Peer) -> None:

@@ -24,16 +24,18 @@ SO_RCVBUFFORCE = 33
 MISSING_FAMILY_ERRNOS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
-def open_udp(address: str | None, port: int, *, offloads: bool = True) -> list[UdpSocket]:
+def open_udp(address: str | None, port: int, *, offloads: bool = True, mark: int = 0) -> list[UdpSocket]:
     """Bind `port` on a numeric `address`; with None on every address of both families, IPv4 first, one socket each.
 
     With port 0 the kernel picks a port, the same for both families. A family that the host has not is left out. `offloads`
-    is what `UdpSocket` is told. Raises `PortError` when nothing could be bound, or the port is taken in one of the
+    is what `UdpSocket` is told; `mark`, unless it is 0, is on whatever is sent (SO_MARK, socket(7)). Raises `PortError` when nothing could be bound, or the port is taken in one of the
     families. Socket buffers that the kernel keeps small are one line in the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise LocalError(f"cannot listen on port {port}", f"a port is 0 to {PORT_MAX}", "choose another port")
     bound = [_bind(*_parse(address, port))] if address is not None else _bind_everywhere(port)
+    if mark:
+        _set_mark(bound, mark)
     _warn_of_small_buffers(bound[0])
     return [UdpSocket(sock, offloads=offloads) for sock in bound]
 
@@ -99,6 +101,20 @@ def _bind(family: socket.AddressFamily, address: Address) -> socket.socket:
         if sock is not None:
             sock.close()
         raise _refused(address, error) from error
+
+
+def _set_mark(bound: list[socket.socket], mark: int) -> None:
+    try:
+        for sock in bound:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        raise PortError(
+            "datagrams cannot be kept out of the tunnel",
+            f"{errno.errorcode.get(error.errno or 0, 'error')}: to mark them takes CAP_NET_ADMIN",
+            "run as root, or without a gateway",
+        ) from error
 
 
 def _warn_of_small_buffers(sock: socket.socket) -> None:

@@ -111,14 +111,15 @@ async def udp_endpoint(
     private_key: bytes,
     past_drops: Counter[str],
     *,
+    mark: int = 0,
     task_status: trio.TaskStatus[UdpEndpoint],
 ) -> None:
-    """Actor: the node's UDP sockets. Raises `PortError` when none can be bound.
+    """Actor: the node's UDP sockets; `mark`: see `Ports.open_datagrams`. Raises `PortError` when none can be bound.
 
     What it counted goes into `past_drops` at its end, so that a restart does not turn the node's counters back.
     """
     static, secret = StaticKey(private_key), index_secret(private_key)
-    sockets = ports.open_datagrams(address, port)
+    sockets = ports.open_datagrams(address, port, mark=mark)
     endpoint = UdpEndpoint(sockets, static, secret, ports)
     try:
         async with trio.open_nursery() as nursery:

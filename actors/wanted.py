@@ -8,6 +8,8 @@ The rules, in this order. Configured peers come before found ones, and those in 
   that is routing. An address alone has no inside, so it cannot be taken.)
 * A floating address belongs to the peer that is believed to hold it, if all this leaves it to anybody. In a network that has
   a range for them nobody else gets one of these.
+* A default route of a found peer counts for the one that this node has chosen as its gateway; everybody may offer one. Nobody's
+  prefix is a piece of a default route.
 * There is room for `MAX_PEERS` peers and `MAX_ROUTES` prefixes, ours included.
 
 Whoever loses a claim loses that and no more, and has it back as soon as nobody is before it. Pure: the same input gives
@@ -166,19 +168,24 @@ def settle(
     own_key: bytes,
     own_prefixes: Iterable[Prefix],
     floating: Floating | None = None,
+    gateway: str | None = None,
 ) -> Plan:
-    """The plan that follows from the rules above. `own_prefixes`: this node's addresses and the networks behind it."""
-    return _Settlement(own_key, own_prefixes, floating or Floating()).settle(configured, found)
+    """The plan that follows from the rules above. `own_prefixes`: this node's addresses and the networks behind it; `gateway`: the
+    name of the peer that the default route leads to.
+    """
+    return _Settlement(own_key, own_prefixes, floating or Floating(), gateway).settle(configured, found)
 
 
 class _Settlement:
     """The claims granted so far."""
 
-    def __init__(self, own_key: bytes, own_prefixes: Iterable[Prefix], floating: Floating) -> None:
+    def __init__(self, own_key: bytes, own_prefixes: Iterable[Prefix], floating: Floating, gateway: str | None) -> None:
         self._own_key = own_key
         self._floating = floating
+        self._gateway = gateway
         own_prefixes = set(own_prefixes)
         self._ours = PrefixSet(own_prefixes)
+        self._our_networks = PrefixSet(prefix for prefix in own_prefixes if prefix.prefixlen)
         self._room = MAX_ROUTES - len(own_prefixes)
         self._pinned = PrefixSet()
         self._held: set[Prefix] = set()
@@ -193,7 +200,8 @@ class _Settlement:
         pinned = dict(self._peers)
         pinned_keys = {self._own_key, *self._keys}
         for prefix in self._held:
-            self._pinned.add(prefix)
+            if prefix.prefixlen:
+                self._pinned.add(prefix)
         by_key = {peer.public_key: name for name, peer in pinned.items()}
         for peer in found:
             if peer.public_key in pinned_keys:
@@ -207,18 +215,23 @@ class _Settlement:
             elif len(self._peers) >= MAX_PEERS:
                 self._refuse(peer, Refusal.TOO_MANY_PEERS)
             else:
-                self._admit(peer, self._ours.covers, is_found=True)
+                self._admit(peer, self._is_ours, is_found=True)
         self._float()
         return Plan(self._peers, tuple(self._refused))
 
     def _admit(self, peer: Peer, is_ours: Callable[[Prefix], bool], *, is_found: bool = False) -> None:
         self._keys.add(peer.public_key)
         prefixes = dict.fromkeys(peer.allowed)
+        if is_found and peer.name != self._gateway:
+            prefixes = dict.fromkeys(prefix for prefix in prefixes if prefix.prefixlen)
         for prefix in [each for each in prefixes if is_found and self._floating.reserves(each)]:
             self._refuse(peer, Refusal.PREFIX_FLOATING, prefix)
             del prefixes[prefix]
         allowed = self._granted(peer, prefixes, is_ours)
         self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
+
+    def _is_ours(self, prefix: Prefix) -> bool:
+        return self._our_networks.covers(prefix) or self._ours.has(prefix)
 
     def _float(self) -> None:
         holders = self._floating.holders
@@ -228,7 +241,7 @@ class _Settlement:
         for prefix, claimant in holders.items():
             peer = self._peers.get(claimant.name if claimant.key is None else named.get(claimant.key, ""))
             if peer is not None:
-                allowed = self._granted(peer, (prefix,), self._ours.covers)
+                allowed = self._granted(peer, (prefix,), self._is_ours)
                 self._peers[peer.name] = replace(peer, allowed=(*peer.allowed, *allowed))
 
     def _granted(self, peer: Peer, prefixes: Iterable[Prefix], is_ours: Callable[[Prefix], bool]) -> list[Prefix]:

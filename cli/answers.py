@@ -15,6 +15,9 @@ from holloway.cli.plain_text import Json, one_line
 
 STATES = ("ok", "handshaking", "stale", "down")
 FLOATING_STATES = ("out", "waiting", "holding", "leaving", "followed")
+GATEWAY_STATES = (*STATES, "absent", "unwilling")
+ROUTE_KINDS = ("local", "announced", "peer", "gateway")
+ROUTE_STATES = ("installed", "connected", "refused", "unreachable", "unused", "none")
 T = TypeVar("T")
 
 
@@ -96,6 +99,27 @@ class FloatingStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """What the node does with default routes: `through` which peer its own leads, and how that is; None for neither."""
+
+    through: str | None
+    state: str | None
+    problem: str | None
+    masquerades: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One prefix in `routes`: to whom it leads (None: to this node), why, what the kernel has, and why it has not."""
+
+    prefix: str
+    via: str | None
+    kind: str
+    kernel: str
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -118,6 +142,7 @@ class NodeStatus:
     floating: list[FloatingStatus]
     waiting: list[str]
     """Settings of the network that the node obeys from its next start on."""
+    gateway: GatewayStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +289,7 @@ def read_status(answer: Json) -> Status:
             certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
             floating=[_floating_status(each) for each in node.inners("floating")],
             waiting=[] if node.is_null("settings") else node.inner("settings").texts("waiting"),
+            gateway=None if node.is_null("gateway") else _gateway_status(node.inner("gateway")),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),
@@ -295,6 +321,31 @@ def _floating_status(floating: Fields) -> FloatingStatus:
         priority=floating.optional("priority", floating.integer),
         state=floating.one_of("state", FLOATING_STATES),
     )
+
+
+def _gateway_status(gateway: Fields) -> GatewayStatus:
+    return GatewayStatus(
+        through=gateway.optional("through", gateway.text),
+        state=gateway.optional("state", lambda key: gateway.one_of(key, GATEWAY_STATES)),
+        problem=gateway.optional("problem", gateway.text),
+        masquerades=gateway.flag("masquerade"),
+    )
+
+
+def read_routes(answer: Json) -> tuple[GatewayStatus | None, list[Route]]:
+    """The answer to `routes`."""
+    fields = _versioned(answer, "holloway.routes/1")
+    routes = [
+        Route(
+            prefix=each.text("prefix"),
+            via=each.optional("via", each.text),
+            kind=each.one_of("kind", ROUTE_KINDS),
+            kernel=each.one_of("kernel", ROUTE_STATES),
+            why=each.optional("why", each.text),
+        )
+        for each in fields.inners("routes")
+    ]
+    return None if fields.is_null("gateway") else _gateway_status(fields.inner("gateway")), routes
 
 
 def read_peers(answer: Json) -> list[PeerDetail]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import click
 from click.core import ParameterSource
 
+from holloway.cli.announced import announced, say_announced
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.invite import DEFAULT_TTL, invitation_text
 from holloway.cli.new_node import Wanted, report
@@ -149,7 +150,10 @@ def _init_authority(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[P
         now=time.time_ns() // 10**9,
     )
     ensure_session_key(folder, entropy(32))
-    write_config(folder, Made(wanted.name, wanted.network, trust="authority", registry=url, port=settings.port))
+    behind = announced(granted.certificate.prefixes, settings)
+    made = Made(wanted.name, wanted.network, "authority", url, settings.port, prefixes=tuple(map(str, behind)))
+    write_config(folder, made)
+    say_announced(behind)
     keep_granted(folder, granted)  # last: from then on there is a node, which needs all the rest
     token = invitation_text(folder, wanted.network, url, DURATION.convert(DEFAULT_TTL, None, None))
     found = sorted(granted.certificate.addresses, key=lambda each: (each.version, int(each)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holloway.cli.announced import announced, say_announced
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.paper import PaperRequest, read_paper_grant
@@ -101,8 +102,11 @@ def command(
     granted = trio.run(_join, url, joiner, folder, timeout_s) if grant is None else _read_grant(grant, joiner, folder)
     ensure_session_key(folder, entropy(32))
     own_name = granted.certificate.name
-    port = settings_of(granted.settings).port
-    write_config(folder, Made(own_name, network, trust="authority", registry=url, port=port))
+    settings = settings_of(granted.settings)
+    behind = announced(granted.certificate.prefixes, settings)
+    made = Made(own_name, network, "authority", url, settings.port, prefixes=tuple(map(str, behind)))
+    write_config(folder, made)
+    say_announced(behind)
     keep_granted(folder, granted)  # last: from then on there is a node, which needs all the rest
     addresses = [
         str(each) for each in sorted(granted.certificate.addresses, key=lambda each: (each.version, int(each)))

@@ -29,6 +29,7 @@ VERBS: Final = {
     "demo": "Bring up two nodes on this machine and ping through the tunnel.",
     "status": "Show the node and its peers.",
     "peers": "Show each peer in detail.",
+    "routes": "Show where packets go, and whether the kernel sends them there.",
     "ping": "Measure the way to a peer.",
     "check": "Name every problem of a configuration file.",
     "keygen": "Make a private key.",

@@ -58,7 +58,8 @@ def host_name() -> str | None:
 @dataclass(frozen=True, slots=True)
 class Made:
     """A node that has just become one. `registry`: URL, with whom to believe there (`trust`); None: it has no registry.
-    `addresses`: those that it shall have, with lengths; none: those of its network. `peers`: the folder of files about them."""
+    `addresses`: those that it shall have, with lengths; none: those of its network. `peers`: the folder of files about them.
+    `prefixes`: the networks behind it."""
 
     name: str
     network: str
@@ -67,6 +68,7 @@ class Made:
     port: int
     addresses: tuple[str, ...] = ()
     peers: str | None = None
+    prefixes: tuple[str, ...] = ()
     has_identity: bool = True
 
 
@@ -91,6 +93,8 @@ def write_config(state: StateDirectory, made: Made) -> Path:
     node: dict[str, object] = {"name": made.name, "network": made.network}
     interface: dict[str, object] = {"name": DEFAULT_INTERFACE}
     sections: dict[str, dict[str, object]] = {"node": node}
+    if made.prefixes:
+        node["prefixes"] = list(made.prefixes)
     if made.peers is not None:
         node["peers_directory"] = made.peers
     if made.has_identity:

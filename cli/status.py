@@ -7,9 +7,10 @@ import sys
 
 import click
 
-from holloway.cli.answers import FloatingStatus, PeerStatus, Status, read_status
+from holloway.cli.answers import FloatingStatus, GatewayStatus, PeerStatus, Status, read_status
 from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.find_daemon import daemon_options, find_daemon
+from holloway.cli.gateway_warning import warn_of_gateway
 from holloway.cli.plain_text import one_line
 from holloway.cli.printing import (
     STATE_STYLES,
@@ -52,6 +53,7 @@ def command(config: str | None, socket: str | None, timeout_s: float, as_json: b
     _print(status, color=wants_color(color, os.environ))
     sys.stdout.flush()
     _warn_of_membership(status)
+    warn_of_gateway(status.node.gateway)
     for peer in status.peers:
         _warn(peer, daemon)
 
@@ -72,6 +74,8 @@ def _print(status: Status, *, color: bool) -> None:
         print(
             "" if node.certificate is None else f", certificate for {duration(max(0, node.certificate.expires_in_s))}"
         )
+    if node.gateway is not None:
+        print(f"gateway {_gateway_words(node.gateway)}")
     if node.floating:
         print(f"floating {', '.join(map(_floating_words, node.floating[:_MAX_FLOATING]))}")
     if status.peers:
@@ -89,6 +93,11 @@ def _floating_words(floating: FloatingStatus) -> str:
     if floating.is_ours:
         return f"{floating.address} here"
     return f"{floating.address} at {one_line(floating.holder)}" if floating.holder else f"{floating.address} at nobody"
+
+
+def _gateway_words(gateway: GatewayStatus) -> str:
+    through = None if gateway.through is None else f"through {one_line(gateway.through)}, {gateway.state}"
+    return ", ".join(filter(None, (through, "masquerading for others" if gateway.masquerades else None)))
 
 
 def _row(peer: PeerStatus) -> tuple[str, ...]:

@@ -44,10 +44,20 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 @state_option
 @click.option("--listen", metavar="ADDR:PORT", help="Listen there instead.")
 @click.option("--interface", metavar="NAME", help="Name the device so instead.")
+@click.option("--gateway", metavar="NODE", help="Send what is for no nearer network through this peer.")
+@click.option("--masquerade", is_flag=True, help="Let others leave under this machine's address (nftables).")
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
-def command(path: Path | None, state: Path | None, listen: str | None, interface: str | None, log_level: str) -> None:
+def command(
+    path: Path | None,
+    state: Path | None,
+    listen: str | None,
+    interface: str | None,
+    gateway: str | None,
+    masquerade: bool,
+    log_level: str,
+) -> None:
     """Run a node in the foreground until SIGTERM or Ctrl-C.
 
     After `holloway init` or `join` it needs no options: its configuration lies in its state directory.
@@ -68,6 +78,10 @@ def command(path: Path | None, state: Path | None, listen: str | None, interface
     if listen is not None:
         host, _, port = listen.rpartition(":")
         overrides |= {"listen.port": port} | ({"listen.address": host.strip("[]")} if host else {})
+    if gateway is not None:
+        overrides["gateway.through"] = gateway
+    if masquerade:
+        overrides["gateway.masquerade"] = True
     config = load_config(file, environ=os.environ, overrides=overrides)
     configure_logging(log_level)
 

@@ -114,6 +114,12 @@ class NetworkSettings:
     def is_floating(self, address: IPv4Address) -> bool:
         return self.floating_range is not None and address in self.floating_range
 
+    def is_floating_prefix(self, prefix: IPv4Network | IPv6Network) -> bool:
+        """Whether that is a floating address, as certificates have it: alone."""
+        return (
+            isinstance(prefix, IPv4Network) and prefix.num_addresses == 1 and self.is_floating(prefix.network_address)
+        )
+
     def is_static(self, address: IPv4Address) -> bool:
         return self.static_range is not None and address in self.static_range
 

@@ -8,7 +8,7 @@ world's.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
@@ -21,6 +21,7 @@ from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
+from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.icmp import answer_echo, parse_echo_reply
 from holloway.protocols.packets import Packet
 from holloway.simulations.ports import RecordingNetlink, SimulatedTun
@@ -51,7 +52,7 @@ class LifePorts(Ports):
         self.tun = LifeTun(name, mtu, self._life)
         return self.tun
 
-    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+    def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports`. One socket. Raises `PortError` while one is open."""
         if self.socket is not None and self.socket.is_open:
             raise PortError(f"cannot listen on port {port}", "EADDRINUSE: the node has a socket open", "close it first")
@@ -244,6 +245,16 @@ class LifeNetlink(RecordingNetlink):
         """See `Netlink`."""
         self._check()
         await super().remove_route(interface, prefix)
+
+    async def set_gateway(self, interface: str, plan: GatewayPlan | None) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().set_gateway(interface, plan)
+
+    async def set_masquerade(self, interface: str, versions: Collection[int]) -> None:
+        """See `Netlink`."""
+        self._check()
+        await super().set_masquerade(interface, versions)
 
     def _check(self) -> None:
         if self._is_broken.is_set():

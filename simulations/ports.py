@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
@@ -26,6 +26,7 @@ import trio
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.errors import LocalError, PortError, TunError
+from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.icmp import answer_echo
 from holloway.protocols.packets import Packet, SuperPacket
 from holloway.simulations.network import SimulatedNetwork
@@ -169,12 +170,15 @@ NetlinkCall: TypeAlias = Configured | RouteAdded | RouteRemoved
 
 
 class RecordingNetlink(Netlink):
-    """Remembers what it was asked: `calls` in order (the last `NETLINK_CALLS`), `routes` and `addresses` as they stand now."""
+    """Remembers what it was asked: `calls` in order (the last `NETLINK_CALLS`), `routes`, `addresses`, `gateway` and
+    `masquerade` as they stand now."""
 
     def __init__(self) -> None:
         self.calls: deque[NetlinkCall] = deque(maxlen=NETLINK_CALLS)
         self.routes: dict[Prefix, str] = {}
         self.addresses: dict[IPv4Interface | IPv6Interface, str] = {}
+        self.gateway: GatewayPlan | None = None
+        self.masquerade: frozenset[int] = frozenset()
         self._told: set[str] = set()
         self._is_told = trio.Event()
 
@@ -231,6 +235,16 @@ class RecordingNetlink(Netlink):
         if self.routes.get(prefix) == interface:
             del self.routes[prefix]
 
+    async def set_gateway(self, interface: str, plan: GatewayPlan | None) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.gateway = plan
+
+    async def set_masquerade(self, interface: str, versions: Collection[int]) -> None:
+        """See `Netlink`."""
+        await trio.lowlevel.checkpoint()
+        self.masquerade = frozenset(versions)
+
 
 class _QuickDirectory(StateDirectory):
     async def apart(self, work: Callable[[], Result]) -> Result:
@@ -270,8 +284,8 @@ class SimulatedPorts(Ports):
         self._tun = SimulatedTun(name, mtu, answer_pings=self._answer_pings)
         return self._tun
 
-    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
-        """See `Ports`. One socket, of the family of `host`."""
+    def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
+        """See `Ports`. One socket, of the family of `host`; there is one way out of it, whatever the mark."""
         everywhere = "0.0.0.0" if ip_address(self.host).version == 4 else "::"  # noqa: S104 - nothing is bound for real
         if address not in (None, everywhere, self.host):
             raise PortError(

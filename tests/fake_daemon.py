@@ -89,6 +89,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "certificate": None,
             "settings": None,
             "floating": [],
+            "gateway": None,
         },
         "peers": list(peers),
         "drops": {"replay": 0, "no_route": 3},
@@ -108,3 +109,13 @@ def detail(name: str = "b", **changes: object) -> dict[str, Any]:
         }
         | changes
     )
+
+
+def route(prefix: str = "10.99.0.2/32", **changes: object) -> dict[str, Any]:
+    """One route of `routes`."""
+    return {"prefix": prefix, "via": "b", "kind": "peer", "kernel": "connected", "why": None} | changes
+
+
+def routes(*found: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """The result of `routes`."""
+    return {"schema": "holloway.routes/1", "gateway": None, "routes": list(found)} | changes

@@ -209,11 +209,11 @@ class FragilePorts(SimulatedPorts):
         self.netlink.routes.clear()  # they went with the device before
         return self._tun
 
-    def open_datagrams(self, address: str | None, port: int) -> list[DatagramPort]:
+    def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         if self.datagrams_refused:
             self.datagrams_refused -= 1
             raise PortError("cannot listen", "EADDRINUSE")
-        self.socket = FragileDatagrams(super().open_datagrams(address, port)[0])
+        self.socket = FragileDatagrams(super().open_datagrams(address, port, mark=mark)[0])
         return [self.socket]
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:

@@ -164,6 +164,16 @@ class FloatingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Where the default route of this host leads: `through` the peer of that name, or as it was. `strict`: while that peer's node
+    is chosen nothing leaves otherwise, even when this node dies. `masquerade`: others' packets leave under our own address."""
+
+    through: str | None = None
+    strict: bool = False
+    masquerade: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a node needs to know. Without `control` it opens no socket; `path` is the file it came from, if any."""
 
@@ -175,6 +185,7 @@ class Config:
     registry: RegistryConfig | None = None
     identity: IdentityConfig | None = None
     floating: tuple[FloatingConfig, ...] = ()
+    gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     path: Path | None = None

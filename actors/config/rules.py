@@ -42,6 +42,7 @@ def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
     yield from _peer_keys(peers, where)
     yield from _prefixes(values, peers, where)
     yield from _floating(values, peers, where)
+    yield from _gateway(values, peers)
 
 
 def _interface(interface: Values) -> Iterator[Finding]:
@@ -162,6 +163,31 @@ def _floating(values: Values, peers: Sequence[Values], where: Where) -> Iterator
             place = where(("floating", first[address], "address"))
             yield Finding(key, f"{address} has a section already{place}", "remove one")
         first.setdefault(address, position)
+
+
+def _gateway(values: Values, peers: Sequence[Values]) -> Iterator[Finding]:
+    gateway, node = values.get("gateway", {}), values.get("node", {})
+    through, behind = gateway.get("through"), node.get("prefixes", ())
+    key: KeyPath = ("gateway", "through")
+    if gateway.get("masquerade") and not behind and "prefixes" in node:
+        fix = 'offer a default route: [node] prefixes = ["0.0.0.0/0"]'
+        yield Finding(("gateway", "masquerade"), "no network lies behind this node", fix)
+    if through is None:
+        if gateway.get("strict"):
+            yield Finding(("gateway", "strict"), "there is no gateway", "name one: [gateway] through")
+        return
+    if through == node.get("name"):
+        yield Finding(key, "that is this node itself", "name another node")
+    elif any(not prefix.prefixlen for prefix in behind):
+        yield Finding(
+            key, "this node offers a default route itself", "take it out of [node] prefixes, or name no gateway"
+        )
+    peer = next((each for each in peers if each.get("name") == through), None)
+    if peer is None and not values.get("registry"):
+        yield Finding(key, f'there is no peer "{through}"', "name a [[peer]], or add a [registry] to find it in")
+    elif peer is not None and all(prefix.prefixlen for prefix in peer.get("allowed", ())):
+        fix = 'add "0.0.0.0/0", "::/0", or both to its allowed prefixes'
+        yield Finding(key, f'"{through}" is allowed no default route', fix)
 
 
 def _peer_words(peers: Sequence[Values], position: int) -> str:

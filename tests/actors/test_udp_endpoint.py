@@ -136,7 +136,7 @@ async def test_both_sockets_of_a_node_are_read(autojump_clock: MockClock, monkey
     left, right = world.ports(1), world.ports(2)
     six = world.network.bind("2001:db8::1", PORT)
     open_four = left.open_datagrams
-    monkeypatch.setattr(left, "open_datagrams", lambda address, port: [*open_four(address, port), six])
+    monkeypatch.setattr(left, "open_datagrams", lambda address, port, **mark: [*open_four(address, port, **mark), six])
     async with world.node(config(1, peers=[peer(2)]), left) as a, world.node(config(2, peers=[peer(1)]), right) as b:
         with trio.fail_after(10):
             await a.connected(name(2))

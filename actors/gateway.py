@@ -1,0 +1,221 @@
+"""The gateway: which peer the default route of this host leads to, and the actor that keeps the host's rules for it.
+
+The rules stand for as long as the node runs, whether the peer is there or not: what is sent meanwhile is dropped and counted by the
+router (`no_route`) or waits for a key, and nothing goes around. They outlive a restart of the data plane; the end of the node, and
+the next start after a kill, take them away. The actor also sets up and takes down masquerading (`masquerade`).
+
+Not responsible for what the rules are (`holloway.protocols.gateway`), nor for who may offer a default route (`wanted`, and
+the certificates).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import trio
+
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.calling import numeric
+from holloway.actors.config import Config
+from holloway.actors.ports import Netlink
+from holloway.actors.registry.etcd_url import parse_etcd_url
+from holloway.actors.roster import Roster
+from holloway.actors.tun_reader import TunReader
+from holloway.protocols.errors import PortError
+from holloway.protocols.gateway import GatewayPlan, Pin, gateway_table, plan_gateway
+
+if TYPE_CHECKING:
+    from holloway.supervisor import Context
+
+RECHECK_S = 30.0
+"""How often what others may have changed is put right again."""
+NAMES_S = 10.0
+"""How long the start waits for what can be found only by a name, while the way to a name server is still open."""
+CLEANUP_S = 5.0
+LOG_LINES = 20
+
+
+class Gateway:
+    """What this node does with default routes. Outlives the actor that carries it out."""
+
+    def __init__(self, config: Config, roster: Roster) -> None:
+        self.through = config.gateway.through
+        self.masquerades = config.gateway.masquerade
+        self.problem: str | None = None
+        """Why the host does not do all that was asked of it."""
+        self.plan: GatewayPlan | None = None
+        """What the host was told last."""
+        self.is_leaving = False
+        """Set when the node ends: then the rules go, which a restart within it leaves."""
+        self._config = config
+        self._roster = roster
+
+    @property
+    def mark(self) -> int:
+        """What our datagrams carry; 0 without a gateway."""
+        return gateway_table(self._config.interface.name) if self.through else 0
+
+    @property
+    def behind(self) -> frozenset[int]:
+        """The IP versions of the networks behind us."""
+        return frozenset(prefix.version for prefix in self._config.node.prefixes)
+
+    @property
+    def state(self) -> str | None:
+        """How the peer is: a peer's state, or `absent` (no peer has the name), or `unwilling` (it offers no default route)."""
+        if self.through is None:
+            return None
+        offered = self._offered()
+        if offered is None:
+            return "absent"
+        running = self._roster.running.get(self.through)
+        return "unwilling" if not offered else "down" if running is None else running.health()
+
+    def wanted(self, pins: Iterable[Pin]) -> GatewayPlan:
+        """What the host is to be told now."""
+        config = self._config
+        return plan_gateway(
+            config.interface.name,
+            own={address.version for address in config.interface.addresses},
+            offered=self._offered() or None,
+            pins=pins,
+            is_strict=config.gateway.strict,
+        )
+
+    def must_look_up(self) -> bool:
+        """Whether the peer can be called by a name alone."""
+        peer = self._roster.plan.peers.get(self.through or "")
+        return peer is not None and bool(peer.endpoints) and all(numeric(each) is None for each in peer.endpoints)
+
+    def _offered(self) -> set[int] | None:
+        peer = self._roster.plan.peers.get(self.through or "")
+        return None if peer is None else {prefix.version for prefix in peer.allowed if not prefix.prefixlen}
+
+
+async def keep_gateway(
+    ctx: Context, gateway: Gateway, roster: Roster, config: Config, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Actor: keeps rules and masquerading as they are wanted. Raises `PortError` when the host refuses them at the start.
+
+    Without either, it only removes what a node that was killed has left.
+    """
+    netlink: Netlink = ctx.sibling("netlink").get()
+    tun: TunReader = ctx.sibling("tun").get()
+    keeper = _Keeper(gateway, roster, config, netlink, tun.port.name, BoundedLog(ctx.log, lines=LOG_LINES))
+    was_told, is_started = gateway.plan is not None, False
+    try:
+        await keeper.begin()
+        is_started = True
+        task_status.started(None)
+        if gateway.through is None:
+            await trio.sleep_forever()
+        while True:
+            changed = roster.changed()
+            await keeper.put_right()
+            with trio.move_on_after(RECHECK_S):
+                await changed.wait()
+    finally:
+        if gateway.is_leaving or not (is_started or was_told):
+            with trio.move_on_after(CLEANUP_S, shield=True):
+                await keeper.give_back()
+
+
+class _Keeper:
+    """Tells the host."""
+
+    def __init__(
+        self, gateway: Gateway, roster: Roster, config: Config, netlink: Netlink, interface: str, log: BoundedLog
+    ) -> None:
+        self._gateway, self._roster, self._netlink, self._interface, self._log = (
+            gateway,
+            roster,
+            netlink,
+            interface,
+            log,
+        )
+        self._store = _store(config)
+        self._pins: dict[tuple[str, int], tuple[Pin, ...]] = {}
+
+    async def begin(self) -> None:
+        """The first time in this life of the actor. Raises `PortError`."""
+        gateway = self._gateway
+        if gateway.masquerades:
+            await self._netlink.set_masquerade(self._interface, gateway.behind)
+        if gateway.through is None:
+            await self._clear(is_masquerade_wanted=gateway.masquerades)
+            return
+        if gateway.plan is None:
+            if not gateway.masquerades:
+                await self._netlink.set_masquerade(self._interface, ())
+            if gateway.must_look_up() or any(not _is_numeric(host) for host, _ in self._store):
+                await self._netlink.set_gateway(self._interface, None)  # what a killed node left may be in the way
+                with trio.move_on_after(NAMES_S):
+                    if gateway.must_look_up():
+                        await (await self._roster.find(gateway.through)).wait_connected()
+        await self._look_up()
+        await self._tell()
+
+    async def put_right(self) -> None:
+        """The host is told what is wanted now, whatever it knows."""
+        await self._look_up()
+        try:
+            await self._tell()
+        except PortError as error:
+            self._roster.problems["gateway_refused"] += 1
+            if self._gateway.problem != str(error):
+                self._log.error("%s", error)
+            self._gateway.problem = str(error)
+        else:
+            self._gateway.problem = None
+
+    async def give_back(self) -> None:
+        """Nothing of ours stays, as far as there is still a netlink to say so with."""
+        self._gateway.plan = None
+        try:
+            await self._clear(is_masquerade_wanted=False)
+        except trio.ClosedResourceError:
+            self._log.warning("the default route is given back at the next start: netlink is closed")
+
+    async def _clear(self, *, is_masquerade_wanted: bool) -> None:
+        try:
+            await self._netlink.set_gateway(self._interface, None)
+            if not is_masquerade_wanted:
+                await self._netlink.set_masquerade(self._interface, ())
+        except PortError as error:
+            self._log.warning("%s", error)
+
+    async def _tell(self) -> None:
+        plan = self._gateway.wanted(pin for pins in self._pins.values() for pin in pins)
+        self._gateway.plan = plan
+        await self._netlink.set_gateway(self._interface, plan)
+
+    async def _look_up(self) -> None:
+        """Where the store is. What a name came to last counts while nobody answers."""
+        for host, port in self._store:
+            if (host, port) in self._pins and _is_numeric(host):
+                continue
+            try:
+                with trio.fail_after(NAMES_S):
+                    answers = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError, trio.TooSlowError) as error:
+                self._log.warning("the store at %s may be out of reach while there is a gateway: %s", host, error)
+            else:
+                found = (ip_address(str(address[0]).partition("%")[0]) for *_, address in answers)
+                self._pins[host, port] = tuple(Pin(address, port) for address in dict.fromkeys(found))
+
+
+def _store(config: Config) -> tuple[tuple[str, int], ...]:
+    """The servers of the registry, each with its port."""
+    url = "" if config.registry is None else config.registry.url
+    return parse_etcd_url(url).endpoints if url.startswith("etcd:") else ()
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
