@@ -42,10 +42,10 @@ class Machine:
             raise AssertionError(f"{words[0]} ended with {done.returncode}: {done.stderr}")
         return str(done.stdout).strip()
 
-    def up(self) -> None:
+    def up(self, *options: str) -> None:
         """Start the node, and wait until it answers."""
         with (self.folder / f"{self.name}.log").open("a") as log:
-            self.process = start_in(self.namespace, [*HOLLOWAY, "up", *self.state], stdout=log, stderr=log)
+            self.process = start_in(self.namespace, [*HOLLOWAY, "up", *options, *self.state], stdout=log, stderr=log)
         wait_until(lambda: self.asked() is not None, f"{self.name} to answer")
 
     def kill(self) -> None:

@@ -262,6 +262,33 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        "gateway",
+        "Where the default route of this machine leads, and whether that of others ends here (docs/operations.md).",
+        (
+            Field(
+                "through",
+                name_kind(),
+                "Send everything that is for no nearer network to this peer, which must offer a default route: 0.0.0.0/0, ::/0, or "
+                "both among its prefixes. While it is away nothing leaves in another way.",
+                None,
+                "the default route of this machine stays as it is",
+                example='"exit"',
+            ),
+            Field(
+                "strict",
+                flag_kind(),
+                "Nothing leaves in another way either when the device is taken down, or this node dies, until it runs again.",
+                False,
+            ),
+            Field(
+                "masquerade",
+                flag_kind(),
+                "Packets of other nodes that leave this machine for the networks behind it do so under its own address (nftables).",
+                False,
+            ),
+        ),
+    ),
+    Section(
         "peer",
         "One other node whose key is known, a section for each.",
         (
@@ -365,33 +392,6 @@ SECTIONS: Final = (
             ),
         ),
         optional=True,
-    ),
-    Section(
-        "gateway",
-        "Where the default route of this machine leads, and whether that of others ends here (docs/operations.md).",
-        (
-            Field(
-                "through",
-                name_kind(),
-                "Send everything that is for no nearer network to this peer, which must offer a default route: 0.0.0.0/0, ::/0, or "
-                "both among its prefixes. While it is away nothing leaves in another way.",
-                None,
-                "the default route of this machine stays as it is",
-                example='"exit"',
-            ),
-            Field(
-                "strict",
-                flag_kind(),
-                "Nothing leaves in another way either when the device is taken down, or this node dies, until it runs again.",
-                False,
-            ),
-            Field(
-                "masquerade",
-                flag_kind(),
-                "Packets of other nodes that leave this machine for the networks behind it do so under its own address (nftables).",
-                False,
-            ),
-        ),
     ),
     Section(
         "floating",
