@@ -1,4 +1,4 @@
-"""The actor behind the control socket: answers `status`, `peers` and `ping` for the command line.
+"""The actor behind the control socket: answers `status`, `peers`, `routes` and `ping` for the command line.
 
 One JSON object a line comes in; zero or more `{"event": ...}` lines and one `{"result": ...}` or `{"error": ...}` line go
 out. The socket belongs to the user who runs the node (mode 0600), and what comes through it is still hostile input:

@@ -82,9 +82,9 @@ class KernelRoutes:
     def _is_ours_to_route(self, prefix: Prefix) -> bool:
         if prefix.prefixlen:
             return not self._connected.covers(prefix)
-        if prefix not in self._declined:  # it would take the datagrams of the tunnel itself with it
+        if prefix not in self._declined:  # without rules it would take the datagrams of the tunnel itself with it
             self._declined.add(prefix)
-            self._log.warning("no kernel route for %s: a default route through the tunnel is yours to make", prefix)
+            self._log.warning("no kernel route for %s: `holloway up --gateway` makes it, or make it yourself", prefix)
         return False
 
     async def _add(self, prefix: Prefix) -> None:

@@ -40,7 +40,7 @@ MAX_LIST_ITEMS = 64
 MIN_PREFIX_BITS = {4: 8, 6: 16}
 """By IP version. No private network is larger (RFC 1918, section 3; a site of RFC 4193, section 3.1, is far smaller), and a
 shorter prefix would draw much of a host's traffic into the tunnel on the word of a record. A default route may be offered:
-nobody's kernel is told of it."""
+it counts for those alone who have chosen its owner as their gateway."""
 MAX_SERIAL = 2**53 - 1  # the last integer that every reader of JSON keeps exactly (RFC 8259, section 6)
 SECURITY_WORDS = frozenset({"session", "dtls", "none"})
 COMPRESSION_WORDS = frozenset({"lz4", "none"})

@@ -116,7 +116,8 @@ class EnrolledWorld:
         self, number: int, *, floating: Sequence[FloatingConfig] = (), **changes: Any
     ) -> AsyncIterator[Node]:
         options: dict[str, Any] = {"ports": SimulatedPorts(self.wire, outer(number)), "memory": self.memory} | changes
-        async with open_node(self.config(number, floating), **options) as node:
+        made = options.pop("config", None) or self.config(number, floating)
+        async with open_node(made, **options) as node:
             yield node
 
     async def put(self, values: dict[bytes, bytes]) -> None:

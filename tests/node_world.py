@@ -24,6 +24,7 @@ from holloway.actors import (
     Config,
     ControlConfig,
     Endpoint,
+    GatewayConfig,
     InterfaceConfig,
     ListenConfig,
     MemoryRegistry,
@@ -90,6 +91,7 @@ def config(
     prefixes: Sequence[str] = (),
     network: str = "holloway",
     control: Path | None = None,
+    gateway: GatewayConfig | None = None,
     **session: Any,
 ) -> Config:
     """The configuration of host `number`."""
@@ -103,6 +105,7 @@ def config(
         peers=tuple(peers),
         registry=RegistryConfig(url="memory:", trust="store") if registry else None,
         control=None if control is None else ControlConfig(socket=control),
+        gateway=gateway or GatewayConfig(),
     )
 
 

@@ -338,7 +338,7 @@ SECTIONS: Final = (
     ),
     Section(
         "control",
-        "The local socket that `holloway status`, `peers` and `ping` speak to.",
+        "The local socket that `holloway status`, `peers`, `routes` and `ping` speak to.",
         (
             Field(
                 "socket",

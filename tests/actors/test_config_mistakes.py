@@ -290,6 +290,46 @@ MISTAKES = [
     ("memory number", '"64 MiB"', "64.0", "limits.memory", "expected a size, found a number", "in quotes"),
     ("memory boolean", '"64 MiB"', "true", "limits.memory", "expected a size, found a boolean", "in quotes"),
     ("lease", "lease_s = 30", "lease_s = 86401", "registry.lease_s", "out of range", "at most 86400"),
+    (
+        "gateway is this node",
+        "[limits]",
+        '[gateway]\nthrough = "a" #<\n[limits]',
+        "gateway.through",
+        "this node itself",
+        "name another",
+    ),
+    (
+        "gateway that may not be one",
+        "[limits]",
+        '[gateway]\nthrough = "b" #<\n[limits]',
+        "gateway.through",
+        '"b" is allowed no default route',
+        'add "0.0.0.0/0"',
+    ),
+    (
+        "gateway of a gateway",
+        '[node]\nname = "a"\nnetwork = "home"\nprefixes = ["192.168.5.0/24"]',
+        '[gateway]\nthrough = "d" #<\n[node]\nname = "a"\nprefixes = ["::/0"]',
+        "gateway.through",
+        "this node offers a default route itself",
+        "take it out of [node] prefixes",
+    ),
+    (
+        "nothing to masquerade for",
+        '[node]\nname = "a"\nnetwork = "home"\nprefixes = ["192.168.5.0/24"]',
+        '[gateway]\nmasquerade = true #<\n[node]\nname = "a"',
+        "gateway.masquerade",
+        "no network lies behind this node",
+        "0.0.0.0/0",
+    ),
+    (
+        "strict without a gateway",
+        "[limits]",
+        "[gateway]\nstrict = true #<\n[limits]",
+        "gateway.strict",
+        "there is no gateway",
+        "[gateway] through",
+    ),
     ("no node name", 'name = "a"', "", "node.name", "missing", 'add: name = "a"'),
     ("no key file", 'private_key_file = "a.key"', "", "session.private_key_file", "missing", "add: private_key_file"),
     ("no interface name", 'name = "hw0"', "", "interface.name", "missing", "add: name"),
@@ -347,6 +387,15 @@ def test_a_peer_section_written_once_with_single_brackets_is_told(tmp_path: Path
     [problem] = problems_of(tmp_path, text)
     assert (problem.key, problem.what, problem.fix) == ("peer", "there may be several", "write it as [[peer]]")
     assert problem.line == text.splitlines().index("[peer]") + 1
+
+
+def test_without_a_registry_the_gateway_is_a_listed_peer(tmp_path: Path) -> None:
+    text = SOUND.replace("[registry]", "[gateway]").replace('url = "sqlite:///var/lib/holloway/net.db"\n', "")
+    text = text.replace('trust = "store"\nlease_s = 30', 'through = "d"')
+    [problem] = problems_of(tmp_path, text)
+    assert problem.key == "gateway.through"
+    assert problem.what == 'there is no peer "d"'
+    assert problems_of(tmp_path, text.replace('through = "d"', 'through = "c"').replace("10.98.0.0/16", "::/0")) == []
 
 
 @pytest.mark.parametrize(("text", "key"), [("peer = [1]", "peer[0]"), ("node = 3", "node"), ("node = [3]", "node")])

@@ -17,6 +17,7 @@ from node_world import World, config, peer, validate
 
 from holloway.actors import control as control_module
 from holloway.actors.control import MAX_CONNECTIONS, MAX_PATH_BYTES, MAX_REQUEST_BYTES, Answer, control
+from holloway.actors.node_answers import NodeAnswers
 from holloway.protocols.errors import HollowayError, PortError
 from holloway.supervisor import Child, ChildExited, ChildStarted, ChildStartError, Event, Supervisor, Tree, open_tree
 
@@ -402,6 +403,12 @@ async def test_a_node_answers_by_the_published_schemas(path: Path) -> None:
         assert status["result"]["peers"][0]["state"] == "ok"
         (peers,) = await ask(path, {"op": "peers"})
         validate("peers", peers["result"])
+        (routes,) = await ask(path, {"op": "routes"})
+        validate("routes", routes["result"])
+        assert [(each["prefix"], each["via"], each["kind"]) for each in routes["result"]["routes"]] == [
+            ("10.99.0.1/32", None, "local"),
+            ("10.99.0.2/32", "node-2", "peer"),
+        ]
         *events, result = await ask(path, {"op": "ping", "peer": "node-2", "count": 2, "interval_s": 0.01})
         assert [each["event"]["sequence"] for each in events] == [1, 2]
         for each in events:
@@ -446,10 +453,10 @@ async def test_a_bug_behind_the_socket_does_not_disturb_the_data_plane(
     events: list[Event] = []
     async with world.node(config(1, control=path), world.ports(1), on_event=events.append) as a:
 
-        def crash() -> None:
+        def crash(answers: NodeAnswers) -> None:
             raise RuntimeError("a bug in status")
 
-        monkeypatch.setattr(a, "status", crash)
+        monkeypatch.setattr(NodeAnswers, "status", crash)
         events.clear()
         for number in range(3):
             await started(events, number)

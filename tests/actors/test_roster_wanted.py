@@ -116,6 +116,32 @@ def test_a_network_around_ours_or_around_anothers_is_routing() -> None:
     assert made.peers[name(4)].allowed == (net("10.48.1.0/24"),)
 
 
+def test_a_found_default_route_counts_for_the_gateway_alone_and_is_no_refusal() -> None:
+    offers = [found(number, f"10.99.0.{number}/32", "0.0.0.0/0", "::/0") for number in (3, 4, 5)]
+    made = settle((), offers, own_key=OWN_KEY, own_prefixes=OURS, gateway=name(4))
+    assert made.refused == ()
+    assert {each: len(peer.allowed) for each, peer in made.peers.items()} == {name(3): 1, name(4): 3, name(5): 1}
+    assert all(len(peer.allowed) == 1 for peer in plan(found=offers).peers.values())
+
+
+def test_a_default_route_takes_nothing_from_others_wherever_it_is_from() -> None:
+    everything = (net("0.0.0.0/0"), net("::/0"))
+    pinned = Peer.from_config(configured(2, allowed=(host(2), *everything)))
+    for made in (
+        settle((), [found(3)], own_key=OWN_KEY, own_prefixes=(*OURS, *everything)),
+        settle((pinned,), [found(3, "10.99.0.3/32", "10.7.0.0/16")], own_key=OWN_KEY, own_prefixes=OURS),
+    ):
+        assert host(3) in made.peers[name(3)].allowed
+        assert made.refused == ()
+
+
+def test_a_default_route_that_the_configuration_gives_away_is_not_found_again() -> None:
+    pinned = Peer.from_config(configured(2, allowed=(host(2), net("0.0.0.0/0"))))
+    offer = found(3, "10.99.0.3/32", "0.0.0.0/0")
+    made = settle((pinned,), [offer], own_key=OWN_KEY, own_prefixes=OURS, gateway=name(3))
+    assert refusals(made) == [(name(3), "prefix_taken", "0.0.0.0/0")]
+
+
 def test_the_configuration_may_give_a_piece_of_the_network_behind_us_to_a_peer_but_not_our_address() -> None:
     piece = Peer.from_config(configured(2, allowed=(net("192.168.1.64/26"), host(1))))
     made = plan([piece])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_daemon import detail, lines, peer, status
+from fake_daemon import detail, lines, peer, route, routes, status
 from jsonschema import Draft202012Validator
 
 from holloway.cli import printing
@@ -143,6 +143,59 @@ def test_peers_for_people(ask: Callable[..., Any]) -> None:
     assert ask(lines({"result": answer | {"peers": []}}), "peers").out == "no peers\n"
 
 
+GATEWAY = {"through": "exit", "state": "down", "problem": "cannot send\nthe default route", "masquerade": False}
+
+
+def test_routes_for_people(ask: Callable[..., Any]) -> None:
+    answer = routes(
+        route("0.0.0.0/0", via="exit", kind="gateway", kernel="installed"),
+        route("10.7.0.0/16", via=None, kind="announced", kernel="none"),
+        route("10.8.0.0/16", kernel="refused", why="EEXIST: the host\nhas it"),
+        gateway=GATEWAY,
+    )
+    outcome = ask(lines({"result": answer}), "routes")
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "PREFIX       VIA        KIND       STATE      WHY",
+        "0.0.0.0/0    exit       gateway    installed",
+        "10.7.0.0/16  this node  announced  none",
+        "10.8.0.0/16  b          peer       refused    EEXIST: the host has it",
+    ]
+    assert outcome.err.splitlines() == [
+        "warning: cannot send the default route",
+        (
+            "warning: the gateway exit is down: what is for no nearer network is dropped, and does not leave in another"
+            " way"
+        ),
+    ]
+
+
+def test_routes_in_json_fit_their_schema(ask: Callable[..., Any]) -> None:
+    answer = routes(route(), gateway=GATEWAY)
+    outcome = ask(lines({"result": answer}), "routes", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    validator("routes").validate(outcome.document)
+
+
+def test_status_tells_of_the_gateway(ask: Callable[..., Any]) -> None:
+    answer = status(drops={})
+    answer["node"]["refused_runs"] = {}
+    for gateway, line, warnings in (
+        (GATEWAY | {"problem": None, "state": "ok"}, "gateway through exit, ok", 0),
+        (GATEWAY | {"problem": None, "state": "absent"}, "gateway through exit, absent", 1),
+        (GATEWAY | {"problem": None, "state": "unwilling"}, "gateway through exit, unwilling", 1),
+        (
+            {"through": None, "state": None, "problem": None, "masquerade": True},
+            "gateway masquerading for others",
+            0,
+        ),
+    ):
+        answer["node"]["gateway"] = gateway
+        outcome = ask(lines({"result": answer}), "status")
+        assert line in outcome.out.splitlines()
+        assert len(outcome.err.splitlines()) == warnings
+
+
 REPLY = {"sequence": 1, "rtt_ms": 1.234, "path": "192.0.2.7:1099", "epoch": 3}
 LOST = {"sequence": 2, "error": "timeout"}
 SUM = {
@@ -251,6 +304,7 @@ ANSWERS: list[tuple[str, Any]] = [
     ("status", status(peer())),
     ("peers", {"schema": "holloway.peers/1", "peers": [detail()]}),
     ("ping", SUM),
+    ("routes", routes(route(), route("0.0.0.0/0", kind="gateway", kernel="refused", why="EPERM"), gateway=GATEWAY)),
 ]
 
 
