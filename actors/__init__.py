@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from holloway.actors.config import (
         Config,
         ControlConfig,
+        DtlsConfig,
         Endpoint,
         FloatingConfig,
         GatewayConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "DatagramPort",
+    "DtlsConfig",
     "Endpoint",
     "FloatingConfig",
     "GatewayConfig",

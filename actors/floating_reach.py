@@ -12,8 +12,8 @@ from ipaddress import IPv4Address
 
 import trio
 
-from holloway.actors.peer_session import PeerSession
 from holloway.actors.roster import Roster
+from holloway.actors.running_peer import RunningPeer
 from holloway.protocols.errors import HollowayError
 from holloway.protocols.floating_table import FloatingTable
 
@@ -30,7 +30,7 @@ class Reach:
     def __init__(self, source: IPv4Address | None, table: FloatingTable, roster: Roster) -> None:
         self._source, self._table, self._roster = source, table, roster
 
-    async def answers(self, peer: PeerSession, patience_s: float | None = None) -> bool | None:
+    async def answers(self, peer: RunningPeer, patience_s: float | None = None) -> bool | None:
         """Whether a peer answers, by default within some of its round trips; None when it cannot be asked."""
         target = self._target(peer)
         if target is None or self._source is None:
@@ -43,14 +43,14 @@ class Reach:
         except HollowayError:  # too many pings of others wait
             return None
 
-    async def is_in_touch(self, is_left_out: Callable[[PeerSession], bool], patience_s: float) -> bool | None:
+    async def is_in_touch(self, is_left_out: Callable[[RunningPeer], bool], patience_s: float) -> bool | None:
         """Whether at least half of the peers that are asked answer within `patience_s`; None when nobody could be asked."""
         running = [peer for _, peer in sorted(self._roster.running.items()) if not is_left_out(peer)]
         asked = [peer for peer in running if peer.health() == "ok"] or running
         found: Counter[bool | None] = Counter()
         async with trio.open_nursery() as nursery:
 
-            async def ask(peer: PeerSession) -> None:
+            async def ask(peer: RunningPeer) -> None:
                 found[await self.answers(peer, patience_s)] += 1
                 if 2 * found[True] >= len(asked[:MAX_ASKED]) - found[None] and found[True]:
                     nursery.cancel_scope.cancel()
@@ -61,7 +61,7 @@ class Reach:
             return None
         return 2 * found[True] >= len(asked[:MAX_ASKED]) - found[None]
 
-    def _target(self, peer: PeerSession) -> IPv4Address | None:
+    def _target(self, peer: RunningPeer) -> IPv4Address | None:
         """An address that is the peer's own."""
         floating = self._table.holders()
         hosts = [prefix.network_address for prefix in peer.peer.allowed if prefix.num_addresses == 1]

@@ -9,6 +9,7 @@
     │  ├─ netlink     addresses, routes, MTU
     │  ├─ udp         the sockets, demux
     │  ├─ tun         the device, routing to peers
+    │  ├─ dtls        handshakes over DTLS                            (with that back end)
     │  ├─ peers       dynamic pool, one session actor a peer
     │  ├─ roster      keeps the pool equal to the wanted peers
     │  ├─ gateway     the default route of the host, masquerading (when configured)
@@ -38,10 +39,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from ipaddress import ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from holloway.actors.backend import with_backend
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
 from holloway.actors.enrolled import Enrolled
@@ -66,9 +68,13 @@ from holloway.protocols.floating_table import FloatingTable
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.membership import NodeRecord
 from holloway.protocols.memory import MemoryBudget
+from holloway.protocols.network_settings import Backend
 from holloway.protocols.psk import network_key
 from holloway.protocols.suites import WIREGUARD
 from holloway.supervisor import ActorDown, Child, Context, Event, Intensity, Ref, Strategy, Supervisor, Tree, open_tree
+
+if TYPE_CHECKING:
+    from holloway.actors.dtls_credentials import Credentials
 
 ROSTER_TIMEOUT_S = 120.0
 """How long it may take to begin all configured peers, with the kernel routes to them."""
@@ -89,8 +95,11 @@ class Node:
         network_secret: bytes | None,
         enrolled: Enrolled | None = None,
         member: StoreMember | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
+        """`credentials`: what we show over DTLS, for a node with that back end."""
         self.config = config
+        self._credentials = credentials
         self.enrolled = enrolled
         """Who we are in a network with an authority."""
         self.member = member
@@ -143,6 +152,7 @@ class Node:
             floating=self.floating,
             gateway=self.gateway,
             memory=self.memory,
+            credentials=credentials,
             problems=self.problems,
             past_drops=self.past_drops,
             started_at=trio.current_time(),
@@ -221,6 +231,7 @@ class Node:
                 Child(name="netlink", run=partial(netlink_service, ports=ports)),
                 Child(name="udp", run=udp),
                 Child(name="tun", run=tun),
+                *self._dtls(),
                 self._peers.as_child(),
                 Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),
                 Child(name="gateway", run=gateway, start_timeout=GATEWAY_TIMEOUT_S),
@@ -229,6 +240,20 @@ class Node:
             name="dataplane",
             strategy=Strategy.REST_FOR_ONE,
         )
+
+    def _dtls(self) -> list[Child[Any]]:
+        if self._credentials is None:
+            return []
+        from holloway.actors.dtls_handshaker import dtls_handshaker  # needs OpenSSL, which most nodes do not
+
+        run = partial(
+            dtls_handshaker,
+            roster=self.roster,
+            credentials=self._credentials,
+            entropy=self._ports.entropy,
+            past_drops=self.past_drops,
+        )
+        return [Child(name="dtls", run=run)]
 
     def _running(self, path: str) -> Any:
         """The handle of an actor of this node by its path below the root, or `None` between two lives."""
@@ -332,7 +357,13 @@ async def open_node(
     member = None
     if open_store is not None and is_store_member(config):
         config, member = await settled_node(config, ports, StaticKey(secrets.private_key).public, open_store)
-    node = Node(config, ports, secrets, network_secret, enrolled, member)
+    config = with_backend(config, enrolled, member)
+    credentials = None
+    if config.node.backend == Backend.DTLS.value:
+        from holloway.actors.dtls_credentials import load_credentials
+
+        credentials = load_credentials(config, enrolled, ports.wall_ns)
+    node = Node(config, ports, secrets, network_secret, enrolled, member, credentials)
 
     seed = random.Random(ports.entropy(16))  # noqa: S311 - jitter of restarts, not keys
     async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,18 +20,19 @@ from holloway.actors.control import Answer
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.gateway import Gateway
 from holloway.actors.membership import Membership
-from holloway.actors.peer_session import PeerSession
 from holloway.actors.peers import child_name
 from holloway.actors.ports import Ports
 from holloway.actors.registry_plane import floating_name
 from holloway.actors.roster import Roster
 from holloway.actors.route_answers import gateway_status, routes_answer
 from holloway.actors.router import Router
+from holloway.actors.running_peer import RunningPeer
 from holloway.actors.status import (
     PEERS_SCHEMA,
     PING_SCHEMA,
     STATUS_SCHEMA,
     certificate_status,
+    dtls_status,
     floating_status,
     host_prefixes,
     memory_status,
@@ -53,6 +54,10 @@ from holloway.protocols.keys import encode_key
 from holloway.protocols.memory import MemoryBudget
 from holloway.supervisor import Pool
 
+if TYPE_CHECKING:
+    from holloway.actors.dtls_credentials import Credentials
+    from holloway.actors.dtls_handshaker import DtlsHandshaker
+
 MAX_PING_COUNT = 10_000
 
 
@@ -67,10 +72,11 @@ class NodeAnswers:
     member: StoreMember | None
     router: Router
     roster: Roster
-    pool: Pool[Peer, PeerSession]
+    pool: Pool[Peer, RunningPeer]
     floating: FloatingTable
     gateway: Gateway
     memory: MemoryBudget
+    credentials: Credentials | None
     problems: Counter[str]
     past_drops: Counter[str]
     started_at: float
@@ -93,7 +99,10 @@ class NodeAnswers:
                 "uptime_s": round(now - self.started_at, 3),
                 "pid": os.getpid(),
                 "version": program_version(),
-                "backend": "session",
+                "backend": config.node.backend,
+                "dtls": None
+                if self.credentials is None
+                else dtls_status(self.credentials, self.running("dataplane.dtls")),
                 "offloads": self._offloads(),
                 "refused_runs": self._refused_runs(),
                 "memory": memory_status(self.memory),
@@ -168,6 +177,9 @@ class NodeAnswers:
         tun: TunReader | None = self.running("dataplane.tun")
         if tun is not None:
             drops += tun.port.drops
+        dtls: DtlsHandshaker | None = self.running("dataplane.dtls")
+        if dtls is not None:
+            drops += dtls.drops
         for peer in self.roster.running.values():
             drops += peer_drops(peer)
         return drops
@@ -182,6 +194,7 @@ class NodeAnswers:
                 for prefix in peer.allowed:
                     if prefix in refused_routes:
                         problems[name] = f"no kernel route for {prefix}: {refused_routes[prefix]}"
+        problems |= {name: found.problem for name, found in roster.running.items() if found.problem is not None}
         absent = [peer for name, peer in plan.peers.items() if name not in roster.running]
         if absent:
             crashes = {info.name: info.error for info in self.pool.children()}

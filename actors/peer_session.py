@@ -133,6 +133,9 @@ class PeerSession:
         self.is_stopped = False
         self.session = make_session(self)
 
+    problem: str | None = None
+    """What keeps a session from being made shows in its state."""
+
     def __repr__(self) -> str:
         return f"<PeerSession {self.peer.name} {self.session!r}>"
 

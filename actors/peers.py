@@ -2,7 +2,7 @@
 
 An actor that starts takes the present handles of its elders (socket, device), registers where datagrams and packets are
 sorted, and gives all of it back at its end, however it ends. Not responsible for which peers there are (`roster`), nor
-for what the actor does meanwhile (`peer_session`).
+for what the actor does meanwhile (`peer_session`, `dtls_peer`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import Ports
 from holloway.actors.roster import Roster
 from holloway.actors.router import Router
+from holloway.actors.running_peer import RunningPeer
 from holloway.actors.secrets import Secrets
 from holloway.actors.status import peer_drops
 from holloway.actors.tun_reader import TunReader
@@ -28,6 +29,7 @@ from holloway.actors.wanted import MAX_PEERS, Peer
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.memory import MemoryBudget
+from holloway.protocols.network_settings import Backend
 from holloway.protocols.psk import pair_key
 from holloway.protocols.session import Session, SessionConfig
 from holloway.protocols.suites import AES_GCM, SUITES
@@ -64,17 +66,18 @@ class Peers:
         self._static, self._roster, self._router, self._past_drops = static, roster, router, past_drops
         self._memory = memory
 
-    def pool(self) -> Pool[Peer, PeerSession]:
+    def pool(self) -> Pool[Peer, RunningPeer]:
         """The pool, of which the keys are identities. A peer that crashes again and again backs off by itself: it takes
         nobody with it, so no number of crashes is the pool's business.
         """
         intensity = Intensity(restarts=RESTARTS_IN_A_PERIOD * MAX_PEERS)
         return dynamic(self._child, name="peers", limit=MAX_PEERS, intensity=intensity)
 
-    def _child(self, identity: Peer) -> Child[PeerSession]:
-        return Child(name=child_name(identity.name), run=partial(self._run, identity=identity))
+    def _child(self, identity: Peer) -> Child[RunningPeer]:
+        run = self._run_dtls if self._config.node.backend == Backend.DTLS.value else self._run
+        return Child(name=child_name(identity.name), run=partial(run, identity=identity))
 
-    async def _run(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[PeerSession]) -> None:
+    async def _run(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[RunningPeer]) -> None:
         """Actor: one peer, in the tables of the node for as long as it runs."""
         udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
         tun: TunReader = ctx.ref("dataplane.tun").get()
@@ -92,6 +95,33 @@ class Peers:
             self._roster.leave(handle)
             self._router.remove(handle)
             udp.demux.unregister(peer.public_key)
+            self._past_drops.update(peer_drops(handle))
+
+    async def _run_dtls(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[RunningPeer]) -> None:
+        """Actor: one peer that is reached over DTLS, the same way."""
+        from holloway.actors.dtls_peer import DtlsPeer  # needs OpenSSL, which most nodes do not
+
+        peer = self._roster.of(identity)
+        handle = DtlsPeer(
+            peer,
+            own_name=self._config.node.name,
+            timers=Timers(**asdict(self._config.session.timers)),
+            router=self._router,
+            handshaker=ctx.ref("dataplane.dtls").get(),
+            tun=ctx.ref("dataplane.tun").get(),
+            udp=ctx.ref("dataplane.udp").get(),
+            log=log,
+            first_ping=int.from_bytes(self._ports.entropy(4), "big"),
+            memory=self._memory,
+        )
+        try:
+            self._router.assign(handle, peer.allowed)
+            self._roster.arrive(handle)
+            await handle.run(task_status)
+        finally:
+            handle.close()
+            self._roster.leave(handle)
+            self._router.remove(handle)
             self._past_drops.update(peer_drops(handle))
 
     def _session(self, udp: UdpEndpoint, handle: PeerSession) -> Session:

@@ -19,9 +19,9 @@ import trio
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config.model import Prefix
 from holloway.actors.kernel_routes import KernelRoutes
-from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import Netlink
 from holloway.actors.router import Router
+from holloway.actors.running_peer import RunningPeer
 from holloway.actors.tun_reader import TunReader
 from holloway.actors.wanted import Floating, Peer, Plan, settle
 from holloway.supervisor import ChildStartError
@@ -66,7 +66,7 @@ class Roster:
         self.found: tuple[Peer, ...] = ()
         self.floating = Floating()
         self.plan = Plan({})
-        self.running: dict[str, PeerSession] = {}
+        self.running: dict[str, RunningPeer] = {}
         self.failures: dict[Peer, Failure] = {}
         """By identity, the peers whose actors do not start."""
         self.routes: KernelRoutes | None = None
@@ -113,18 +113,18 @@ class Roster:
         peer = self.plan.peers.get(identity.name)
         return peer if peer is not None and peer.identity == identity else identity
 
-    def arrive(self, peer: PeerSession) -> None:
+    def arrive(self, peer: RunningPeer) -> None:
         """A peer actor is about to run."""
         self.running[peer.peer.name] = peer
         self._arrived.set()
         self._arrived = trio.Event()
 
-    def leave(self, peer: PeerSession) -> None:
+    def leave(self, peer: RunningPeer) -> None:
         """It has ended."""
         if self.running.get(peer.peer.name) is peer:
             del self.running[peer.peer.name]
 
-    async def find(self, name: str) -> PeerSession:
+    async def find(self, name: str) -> RunningPeer:
         """The running peer of that name; waits until there is one."""
         while name not in self.running:
             await self._arrived.wait()
@@ -177,7 +177,7 @@ class _Keeper:
     """Carries out plans."""
 
     def __init__(
-        self, roster: Roster, router: Router, pool: Pool[Peer, PeerSession], routes: KernelRoutes, log: BoundedLog
+        self, roster: Roster, router: Router, pool: Pool[Peer, RunningPeer], routes: KernelRoutes, log: BoundedLog
     ) -> None:
         self._roster, self._router, self._pool, self._routes, self._log = roster, router, pool, routes, log
         self._failures = roster.failures

@@ -18,7 +18,7 @@ from holloway.protocols.packets import Packet, SuperPacket, destination
 from holloway.protocols.routes import RouteTable
 
 if TYPE_CHECKING:
-    from holloway.actors.peer_session import PeerSession
+    from holloway.actors.running_peer import RunningPeer
 
 Prefix: TypeAlias = IPv4Network | IPv6Network
 
@@ -28,16 +28,16 @@ class Router:
 
     def __init__(self, local: Iterable[Prefix]) -> None:
         local = tuple(local)
-        self.routes: RouteTable[PeerSession | None] = RouteTable()
+        self.routes: RouteTable[RunningPeer | None] = RouteTable()
         for prefix in local:
             self.routes.add(prefix, None)
         self.local = LocalPrefixes(local)
         self.drops: Counter[str] = Counter()
-        self._owners: dict[Prefix, PeerSession] = {}
-        self._prefixes: dict[PeerSession, tuple[Prefix, ...]] = {}
+        self._owners: dict[Prefix, RunningPeer] = {}
+        self._prefixes: dict[RunningPeer, tuple[Prefix, ...]] = {}
         self._borrowed: set[Prefix] = set()
 
-    def assign(self, peer: PeerSession, prefixes: tuple[Prefix, ...]) -> None:
+    def assign(self, peer: RunningPeer, prefixes: tuple[Prefix, ...]) -> None:
         """Route exactly these prefixes to `peer`, taking them from whoever has them."""
         for prefix in set(self._prefixes.get(peer, ())).difference(prefixes):
             self._take(prefix, peer)
@@ -47,7 +47,7 @@ class Router:
                 self._owners[prefix] = peer
                 self.routes.add(prefix, peer)
 
-    def remove(self, peer: PeerSession) -> None:
+    def remove(self, peer: RunningPeer) -> None:
         """Route nothing to `peer` any more. One that has nothing is fine."""
         for prefix in self._prefixes.pop(peer, ()):
             self._take(prefix, peer)
@@ -72,14 +72,14 @@ class Router:
             self._owners[prefix] = owner
             self.routes.add(prefix, owner)
 
-    def _take(self, prefix: Prefix, peer: PeerSession) -> None:
+    def _take(self, prefix: Prefix, peer: RunningPeer) -> None:
         if self._owners.get(prefix) is peer:  # otherwise it is another's by now
             del self._owners[prefix]
             self.routes.remove(prefix)
 
-    def sort(self, packets: Iterable[Packet]) -> dict[PeerSession, list[Packet]]:
+    def sort(self, packets: Iterable[Packet]) -> dict[RunningPeer, list[Packet]]:
         """The packets of each peer in their order. What has no peer is counted in `drops`."""
-        batches: dict[PeerSession, list[Packet]] = {}
+        batches: dict[RunningPeer, list[Packet]] = {}
         lookup = self.routes.lookup
         for packet in packets:
             address = destination(packet.data if isinstance(packet, SuperPacket) else packet)

@@ -19,9 +19,11 @@ from holloway.protocols.network_settings import AT_NEXT_START, differences, enco
 
 if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
+    from holloway.actors.dtls_credentials import Credentials
+    from holloway.actors.dtls_handshaker import DtlsHandshaker
     from holloway.actors.enrolled import Enrolled
     from holloway.actors.floating import Candidate
-    from holloway.actors.peer_session import PeerSession
+    from holloway.actors.running_peer import RunningPeer
     from holloway.actors.store_member import StoreMember
     from holloway.actors.wanted import Peer
     from holloway.protocols.floating_table import FloatingTable
@@ -62,6 +64,14 @@ def settings_status(member: Enrolled | StoreMember | None) -> dict[str, object] 
     return said | {"waiting": [each for each in differences(member.settings, member.newest) if each in AT_NEXT_START]}
 
 
+def dtls_status(credentials: Credentials, handshaker: DtlsHandshaker | None) -> dict[str, object]:
+    """The part `node.dtls` of `status`: whether the certificates of others are verified, and how many associations are up."""
+    return {
+        "verified": credentials.is_verifying,
+        "associations": 0 if handshaker is None else handshaker.associations,
+    }
+
+
 def floating_status(
     table: FloatingTable, priorities: Mapping[IPv4Address, int], candidates: Mapping[IPv4Address, Candidate | None]
 ) -> list[dict[str, object]]:
@@ -82,7 +92,7 @@ def floating_status(
     return found
 
 
-def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:
+def peer_status(peer: Peer, running: RunningPeer | None, problem: str | None, now: float) -> dict[str, object]:
     """One element of `peers` in `status`. Times are seconds ago, round trips milliseconds, as of monotonic `now`.
 
     `running`: the peer's actor, if it runs. `problem`: what keeps the peer from being all that was wanted, if anything.
@@ -114,7 +124,7 @@ def peer_status(peer: Peer, running: PeerSession | None, problem: str | None, no
     }
 
 
-def peer_details(peer: Peer, running: PeerSession | None, problem: str | None, now: float) -> dict[str, object]:
+def peer_details(peer: Peer, running: RunningPeer | None, problem: str | None, now: float) -> dict[str, object]:
     """One element of `peers`: the same and more."""
     return peer_status(peer, running, problem, now) | {
         "public_key": encode_key(peer.public_key),
@@ -126,7 +136,7 @@ def peer_details(peer: Peer, running: PeerSession | None, problem: str | None, n
     }
 
 
-def peer_drops(peer: PeerSession) -> Counter[str]:
+def peer_drops(peer: RunningPeer) -> Counter[str]:
     """Everything dropped at one peer, by reason."""
     drops = Counter(peer.drops)
     for reason, count in peer.session.drops.items():

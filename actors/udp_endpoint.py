@@ -17,10 +17,12 @@ from holloway.actors.ports import DatagramPort, Ports
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret
+from holloway.protocols.events import DropReason
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.runs import Run
 
 if TYPE_CHECKING:
+    from holloway.actors.dtls_handshaker import DtlsHandshaker
     from holloway.supervisor import Context
 
 
@@ -32,6 +34,8 @@ class UdpEndpoint:
         self._sockets = sockets
         self._by_family = {len(socket.local): socket for socket in sockets}
         self._unreachable: Counter[str] = Counter()
+        self.dtls: DtlsHandshaker | None = None
+        """Whoever takes what belongs to DTLS."""
 
     @property
     def listening(self) -> list[Address]:
@@ -99,6 +103,11 @@ class UdpEndpoint:
             peer.offer_initiation(opened, source)
         for peer, token, source in found.resets:
             peer.offer_reset(token, source)
+        if found.dtls:
+            if self.dtls is None:
+                self.demux.drops[DropReason.UNKNOWN_TYPE] += len(found.dtls)
+            else:
+                self.dtls.offer(found.dtls)
         for reply, source in found.replies:
             self.send((reply,), source)
 

@@ -134,6 +134,8 @@ class NodeStatus:
     pid: int
     version: str
     backend: str
+    is_verifying: bool
+    """False: over DTLS, every certificate is believed."""
     offloads: list[str]
     refused_runs: dict[str, int]
     memory: Memory
@@ -282,6 +284,7 @@ def read_status(answer: Json) -> Status:
             pid=node.integer("pid"),
             version=node.text("version"),
             backend=node.text("backend"),
+            is_verifying=node.is_null("dtls") or node.inner("dtls").flag("verified"),
             offloads=node.texts("offloads"),
             refused_runs=node.counters("refused_runs"),
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="The overlay network.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["session", "dtls"]),
+    default="session",
+    show_default=True,
+    help="How its nodes seal what they send: Holloway's sessions, or DTLS with certificates.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=1099, show_default=True, help="UDP port of every node.")
 @state_option
 @json_option
@@ -73,6 +81,7 @@ def command(
     address: IPv4Address | None,
     prefixes: tuple[Prefix, ...],
     overlay: IPv4Network,
+    backend: str,
     port: int,
     state: Path | None,
     as_json: bool,
@@ -86,12 +95,16 @@ def command(
     need to know of this one is printed.
     """
     from holloway.actors.registry import open_registry
+    from holloway.protocols.network_settings import Backend
 
     own_name = name or host_name()
     if own_name is None:
         raise CommandFailedError("this node needs a name", "this machine has none", "holloway init NETWORK --name NODE")
     if prefixes and trust != "authority":
         raise click.UsageError("--prefix is for certificates, and these need --trust authority", context)
+    if backend == "dtls" and trust != "authority":
+        why = "--backend dtls needs certificates: use --trust authority, or name others under [dtls] in each configuration"
+        raise click.UsageError(why, context)
     folder = state_directory(state)
     refuse_second_node(folder)
     url = registry
@@ -111,7 +124,7 @@ def command(
 
             init_pinned(wanted, settings)
         case _:
-            _init_authority(wanted, settings, prefixes)
+            _init_authority(wanted, replace(settings, backend=Backend(backend)), prefixes)
 
 
 def _is_given(context: click.Context, parameter: str) -> bool:

@@ -52,6 +52,8 @@ def command(config: str | None, socket: str | None, timeout_s: float, as_json: b
         return
     _print(status, color=wants_color(color, os.environ))
     sys.stdout.flush()
+    if not status.node.is_verifying:
+        print("warning: certificates are not verified: anybody can pretend to be any node", file=sys.stderr)
     _warn_of_membership(status)
     warn_of_gateway(status.node.gateway)
     for peer in status.peers:

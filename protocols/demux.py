@@ -52,6 +52,7 @@ _LENGTHS: dict[int, int] = {
     MessageType.RESET: RESET_BYTES,
 }
 _WIREGUARD_TRANSPORT = MessageType.WIREGUARD_TRANSPORT.value
+_DTLS = MessageType.DTLS.value
 
 
 class LoadMeter:
@@ -88,6 +89,8 @@ class Sorted(Generic[Handle]):
     arrivals: dict[Handle, list[Arrival]] = field(default_factory=dict)
     initiations: list[tuple[Handle, OpenedInitiation, Address]] = field(default_factory=list)
     resets: list[tuple[Handle, bytes, Address]] = field(default_factory=list)
+    dtls: list[Arrival] = field(default_factory=list)
+    """What belongs to DTLS (`dtls_wire`), each datagram alone."""
     replies: list[tuple[bytes, Address]] = field(default_factory=list)
     """Cookie replies and resets for the network, each shorter than what it answers."""
 
@@ -97,6 +100,7 @@ class Sorted(Generic[Handle]):
             self.arrivals.setdefault(handle, []).extend(arrivals)
         self.initiations += later.initiations
         self.resets += later.resets
+        self.dtls += later.dtls
         self.replies += later.replies
 
 
@@ -205,6 +209,9 @@ class Demux(Generic[Handle]):
                 handle = owner(word)
             elif word == _WIREGUARD_TRANSPORT:
                 handle = owner(int.from_bytes(data[4:8], "little"))
+            elif word == _DTLS:
+                result.dtls.append(arrival)
+                continue
             else:
                 for datagram in arrival.datagrams():
                     self._sort_handshake(word, datagram, source, now, result)

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 class MessageType(IntEnum):
     """The first little-endian 32-bit word of a datagram.
 
-    1 to 4 are WireGuard's (paper, section 5.4). 0x21 to 0x24 are Holloway's own. 5 to 255 otherwise are reserved. A
+    1 to 4 are WireGuard's (paper, section 5.4). 0x21 to 0x24 are Holloway's own, as is 0xD7, which stands before DTLS
+    (`dtls_wire`; outside of what RFC 7983 gives to DTLS itself). 5 to 255 otherwise are reserved. A
     word of `FIRST_RECEIVER_INDEX` or more is itself the receiver index of an `aes-gcm` transport datagram, so the
     common case needs one table lookup and no further header.
     """
@@ -31,6 +32,7 @@ class MessageType(IntEnum):
     RESPONSE = 0x22
     COOKIE_REPLY = 0x23
     RESET = 0x24
+    DTLS = 0xD7
 
 
 FIRST_RECEIVER_INDEX = 256

@@ -154,7 +154,8 @@ class Life:
         if not self.is_counted and self.node is not None:
             self.is_counted = True
             for peer in self.node.roster.running.values():
-                self.host.world.note_transitions(peer.session)
+                if isinstance(peer.session, Session):
+                    self.host.world.note_transitions(peer.session)
             drops: Mapping[str, int] = self.node.drops()
             self.host.world.reached.note_drops(
                 {_REASONS[name]: count for name, count in drops.items() if name in _REASONS}
@@ -361,7 +362,11 @@ class ActorHost(Host):
         node = None if self._life is None else self._life.node
         if node is None:
             return {}
-        return {self._by_key[peer.peer.public_key]: peer.session for peer in node.roster.running.values()}
+        return {
+            self._by_key[peer.peer.public_key]: peer.session
+            for peer in node.roster.running.values()
+            if isinstance(peer.session, Session)
+        }
 
     def known(self) -> tuple[str, ...]:
         """See `Host`."""

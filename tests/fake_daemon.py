@@ -82,6 +82,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "pid": 4711,
             "version": "0.1.0",
             "backend": "session",
+            "dtls": None,
             "offloads": ["csum", "tso4", "gso", "gro"],
             "refused_runs": {"udp_emsgsize": 2},
             "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},

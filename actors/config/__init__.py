@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holloway.actors.config.model import (
         Config,
         ControlConfig,
+        DtlsConfig,
         Endpoint,
         FloatingConfig,
         GatewayConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "ConfigProblems",
     "ControlConfig",
+    "DtlsConfig",
     "Endpoint",
     "Examined",
     "FloatingConfig",

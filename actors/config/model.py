@@ -16,10 +16,12 @@ Prefix: TypeAlias = IPv4Network | IPv6Network
 
 DEFAULT_NETWORK = "holloway"
 DEFAULT_MTU = 1420  # room for the outer IPv6 and UDP headers and the record within 1500
+DTLS_MTU = 1400  # as holloway.protocols.dtls_wire has it, which a test holds to this
 DEFAULT_PORT = 1099
 DEFAULT_LEASE_S = 30.0
 SIZE_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 SUITES = ("aes-gcm", "wireguard")
+BACKENDS = ("session", "dtls")  # as holloway.protocols.network_settings has them, which a test holds to this
 TRUST_MODES = ("authority", "pinned", "store")
 MAX_FLOATING = 16
 """Floating addresses that one node may be a candidate for: each costs the registry five reads a second."""
@@ -52,12 +54,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """Who this node is. `prefixes` are networks behind it: peers accept inner packets from them. `peers_directory`: the folder that
-    `load_config` has read further peers from."""
+    """Who this node is. `prefixes` are networks behind it: peers accept inner packets from them. `backend`: how it seals what it
+    sends; None is what the settings of the network say, and `session` where there are none. `peers_directory`: the folder that
+    `load_config` has read further peers from.
+    """
 
     name: str
     network: str = DEFAULT_NETWORK
     prefixes: tuple[Prefix, ...] = ()
+    backend: str | None = None
     peers_directory: Path | None = None
 
 
@@ -144,6 +149,18 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DtlsConfig:
+    """A certificate for DTLS from elsewhere than the network's authority, in PEM: ours, with what lies between it and the
+    authority; its key; and the authorities of the others. With `skip_verify` nobody looks who signed those.
+    """
+
+    cert_file: Path
+    key_file: Path
+    ca_file: Path | None = None
+    skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryConfig:
     """Where peers are found: `etcd://`, `sqlite://` and an absolute path, or `memory:` (embedding only). `trust` says who is
     believed: `authority` is whoever has a certificate of the network's authority, `pinned` the listed peers alone, `store`
@@ -184,6 +201,7 @@ class Config:
     peers: tuple[PeerConfig, ...] = ()
     registry: RegistryConfig | None = None
     identity: IdentityConfig | None = None
+    dtls: DtlsConfig | None = None
     floating: tuple[FloatingConfig, ...] = ()
     gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig | None = None

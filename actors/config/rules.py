@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 from typing import Any, TypeAlias
 
-from holloway.actors.config.model import MAX_FLOATING, InterfaceAddress, Prefix
+from holloway.actors.config.model import MAX_FLOATING, SUITES, InterfaceAddress, Prefix
 from holloway.actors.config.problems import KeyPath
-from holloway.actors.config.schema import MIN_MTU_IPV6
+from holloway.actors.config.schema import MAX_DTLS_MTU, MIN_MTU_IPV6
 
 Values: TypeAlias = dict[str, Any]
 """Section name to its values; for `peer` and `floating` a list of them."""
@@ -36,6 +36,7 @@ def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
     """Every rule that `values` breaks."""
     yield from _interface(values.get("interface", {}))
     yield from _identity(values)
+    yield from _dtls(values)
     yield from _timers(values.get("session", {}))
     peers: Sequence[Values] = values.get("peer", ())
     yield from _peer_names(values.get("node", {}).get("name"), peers, where)
@@ -67,6 +68,25 @@ def _identity(values: Values) -> Iterator[Finding]:
     if values.get("registry", {}).get("trust") == "authority":
         fix = "join the network: holloway join TOKEN; or make one: holloway init NETWORK"
         yield Finding(("registry", "trust"), "authority needs an [identity], with a certificate", fix)
+
+
+def _dtls(values: Values) -> Iterator[Finding]:
+    dtls, backend = values.get("dtls"), values.get("node", {}).get("backend")
+    if backend == "dtls" and not dtls and not values.get("identity"):
+        fix = "join a network (holloway join TOKEN), or name certificates in a [dtls] section"
+        yield Finding(("node", "backend"), "dtls needs a certificate", fix)
+    if dtls and backend == "session":
+        yield Finding(("node", "backend"), "there are certificates for dtls, and it is not used", 'write "dtls"')
+    if dtls and dtls.get("ca_file") is None and dtls.get("skip_verify") is False:
+        fix = "name the authority, or ask for skip_verify"
+        yield Finding(("dtls", "cert_file"), "without ca_file no certificate of others is believed", fix)
+    mtu = values.get("interface", {}).get("mtu")
+    if mtu is not None and mtu > MAX_DTLS_MTU and (dtls or backend == "dtls"):
+        yield Finding(("interface", "mtu"), f"a record of DTLS holds {MAX_DTLS_MTU} bytes at most", "use no more")
+    for position, peer in enumerate(values.get("peer", ())):
+        if backend == "dtls" and peer.get("suite", SUITES[0]) != SUITES[0]:
+            fix = "use another network for it, or the session backend"
+            yield Finding(("peer", position, "suite"), "it is a session's, and this node speaks dtls", fix)
 
 
 def _timers(session: Values) -> Iterator[Finding]:

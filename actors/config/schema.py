@@ -33,11 +33,13 @@ from holloway.actors.config.kinds_network import (
     registry_url_kind,
 )
 from holloway.actors.config.model import (
+    BACKENDS,
     DEFAULT_LEASE_S,
     DEFAULT_MEMORY,
     DEFAULT_MTU,
     DEFAULT_NETWORK,
     DEFAULT_PORT,
+    DTLS_MTU,
     MAX_FLOATING,
     MAX_PRIORITY,
     SUITES,
@@ -110,6 +112,7 @@ class Section:
 
 
 MIN_MTU, MAX_MTU = 576, 65000  # RFC 791, section 3.1, and what a record still carries
+MAX_DTLS_MTU = 1 << 14  # RFC 6347, section 4.1
 MIN_MTU_IPV6 = 1280  # RFC 8200, section 5
 MAX_TIMER_S = 3600.0
 MAX_LEASE_S = 86400.0
@@ -140,6 +143,15 @@ SECTIONS: Final = (
                 example='["192.168.5.0/24"]',
             ),
             Field(
+                "backend",
+                choice_kind(*BACKENDS),
+                "How this node and its peers seal what they send each other: `session`, or `dtls` (DTLS 1.2 with certificates). All "
+                "nodes of a network must agree.",
+                None,
+                "what the settings of the network say (`holloway init --backend`), else `session`",
+                example='"dtls"',
+            ),
+            Field(
                 "peers_directory",
                 path_kind(),
                 "A folder of files with further [[peer]] sections, and nothing else in them.",
@@ -164,7 +176,8 @@ SECTIONS: Final = (
             Field(
                 "mtu",
                 integer_kind(MIN_MTU, MAX_MTU),
-                f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address.",
+                f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address. With DTLS, whose records are longer, "
+                f"{DEFAULT_MTU} stands for {DTLS_MTU}.",
                 DEFAULT_MTU,
             ),
             Field(
@@ -389,6 +402,35 @@ SECTIONS: Final = (
                 "The folder that `holloway init` or `holloway join` filled; nobody else may enter it.",
                 Absent.REQUIRED,
                 example='"/var/lib/holloway"',
+            ),
+        ),
+        optional=True,
+    ),
+    Section(
+        "dtls",
+        "A certificate for DTLS that does not come from the network's authority. It names the node as `holloway://NETWORK/NODE` "
+        "or by its overlay addresses, in its subject alternative names, and may be used for both sides of a connection.",
+        (
+            Field(
+                "cert_file",
+                path_kind(),
+                "The node's certificate in PEM, followed by those between it and the authority.",
+                Absent.REQUIRED,
+                example='"node.crt"',
+            ),
+            Field(
+                "key_file",
+                path_kind(),
+                "Its private key in PEM, EC or RSA, mode 0600 or stricter.",
+                Absent.REQUIRED,
+                example='"node.pem"',
+            ),
+            Field("ca_file", path_kind(), "The authorities whose certificates are believed.", None, example='"ca.crt"'),
+            Field(
+                "skip_verify",
+                flag_kind(),
+                "Believe every certificate, whoever signed it: then anybody can pretend to be any node. `status` says so.",
+                False,
             ),
         ),
         optional=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 from holloway.actors.config.model import (
     Config,
     ControlConfig,
+    DtlsConfig,
     FloatingConfig,
     GatewayConfig,
     IdentityConfig,
@@ -38,6 +39,7 @@ def config_from_values(values: Values, path: Path | None) -> Config:
         peers=tuple(PeerConfig(**peer) for peer in values["peer"]),
         registry=RegistryConfig(**values["registry"]) if values["registry"] else None,
         identity=IdentityConfig(**values["identity"]) if values["identity"] else None,
+        dtls=DtlsConfig(**values["dtls"]) if values["dtls"] else None,
         floating=tuple(FloatingConfig(**each) for each in values["floating"]),
         gateway=GatewayConfig(**values["gateway"]),
         control=ControlConfig(**values["control"]) if values["control"] else None,
@@ -58,6 +60,7 @@ def values_from_config(config: Config) -> Values:
         "limits": config.limits,
         "registry": config.registry,
         "identity": config.identity,
+        "dtls": config.dtls,
     }
     several = {"peer": config.peers, "floating": config.floating}
     values: Values = {}

@@ -1,0 +1,175 @@
+"""One association that is up: records out and in, by synchronous calls. The quirks of Trio's DTLS end here.
+
+Trio makes the handshake; afterwards packets pass by its channel, straight to the connection of OpenSSL behind it. That saves a task and
+a queue for each datagram, and lets batches stay batches. The private parts of Trio that this takes are named in `PRIVATE`, and a test
+says when they are gone.
+
+Not responsible for handshakes (`dtls_handshaker`), for when to send what (`holloway.protocols.dtls_link`), nor for what packets say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import trio
+from OpenSSL import SSL
+
+from holloway.protocols.dtls_names import DtlsProblem, Speaker
+from holloway.protocols.dtls_wire import PREFIX, is_single, sequence_of
+from holloway.protocols.suites import MessageType
+
+if TYPE_CHECKING:
+    from holloway.protocols.addresses import Address
+
+PRIVATE = {
+    "DTLSChannel": ("_ssl", "_did_handshake", "_final_volley", "_record_encoder", "_handshake_mtu"),
+    "DTLSEndpoint": ("_listening_context", "_incoming_connections_q", "_streams", "_receive_loop_spawned"),
+}
+"""What we use of Trio's classes that Trio does not promise to keep."""
+
+RECORD_SPACE = 1 << 14  # the longest that a record holds (RFC 6347, section 4.1)
+USUAL_SPACE = 2048
+RESEND_INTERVAL_S = 0.1
+
+
+class Ending(Enum):
+    """Why an association is over."""
+
+    CLOSED_BY_PEER = "closed by the peer"
+    BROKEN = "broken"
+
+
+class HandshakeRefused(Exception):
+    """There is no association; `problem` says why."""
+
+    def __init__(self, problem: DtlsProblem, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem.value} ({self.hint})" if self.hint else self.problem.value
+
+
+class QuietConnection:
+    """A connection of OpenSSL that does not send its flight again by itself.
+
+    OpenSSL does that inside of `do_handshake` when its own clock says so, a second after the flight. Trio then takes what comes out for
+    the old flight, throws it away, and with it the new one that comes after it: for ever, if that was the last.
+    """
+
+    def __init__(self, connection: SSL.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def do_handshake(self) -> None:
+        """As the connection's, but what would be sent again is discarded first: Trio sends again by itself."""
+        connection = self._connection
+        if connection.DTLSv1_get_timeout() == 0:
+            connection.DTLSv1_handle_timeout()
+            try:
+                while True:
+                    connection.bio_read(RECORD_SPACE)
+            except SSL.WantReadError:
+                pass
+        connection.do_handshake()
+
+
+class SecureChannel:
+    """An association whose handshake is complete, with whom it is: `speaker`. `address`: where the peer was heard last."""
+
+    def __init__(
+        self,
+        channel: trio.DTLSChannel,
+        number: int,
+        address: Address,
+        speaker: Speaker,
+        *,
+        is_ours: bool,
+        ended: Callable[[], None],
+    ) -> None:
+        """`is_ours`: we dialled. `ended` is called once, when it is closed."""
+        self.number, self.address, self.speaker, self.is_ours = number, address, speaker, is_ours
+        self._channel: Any = channel
+        self._connection: SSL.Connection = self._channel._ssl
+        self._prefix = PREFIX.pack(MessageType.DTLS, number)
+        self._newest = 0
+        self._resent_at = float("-inf")
+        self._ended = ended
+        self.closed = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<SecureChannel {self.number:016x}>"
+
+    def seal(self, texts: Sequence[bytes]) -> list[bytes]:
+        """A datagram for each text, none of them empty or longer than a record."""
+        connection, prefix = self._connection, self._prefix
+        write, read = connection.send, connection.bio_read
+        datagrams = []
+        for text in texts:
+            write(text)
+            datagrams.append(prefix + read(len(text) + 256))
+        return datagrams
+
+    def open(self, record: bytes, source: Address) -> Sequence[bytes] | Ending:
+        """What a DTLS datagram holds; nothing if it is not authentic, or comes for the second time. Takes any bytes.
+
+        The newest one says where the peer is.
+        """
+        connection = self._connection
+        try:
+            connection.bio_write(record)
+            if is_single(record):
+                texts = [connection.recv(USUAL_SPACE if len(record) < USUAL_SPACE else RECORD_SPACE)]
+            else:
+                texts = self._read_all()
+        except SSL.WantReadError:
+            return ()
+        except SSL.ZeroReturnError:
+            return Ending.CLOSED_BY_PEER
+        except SSL.Error:
+            return Ending.BROKEN
+        sequence = sequence_of(record)
+        if sequence > self._newest:
+            self._newest = sequence
+            if texts:
+                self.address = source
+        return texts
+
+    def _read_all(self) -> list[bytes]:
+        texts = []
+        while True:
+            try:
+                texts.append(self._connection.recv(RECORD_SPACE))
+            except SSL.WantReadError:
+                return texts
+
+    def resend_final(self, now: float) -> list[bytes]:
+        """The last flight of the handshake once more, because the peer seems to lack it; not too often."""
+        if self.is_ours or now - self._resent_at < RESEND_INTERVAL_S:
+            return []
+        self._resent_at = now
+        channel = self._channel
+        return [
+            self._prefix + bytes(packet)
+            for packet in channel._record_encoder.encode_volley(channel._final_volley, channel._handshake_mtu)
+        ]
+
+    def close(self) -> list[bytes]:
+        """Let go of it. What to tell the peer; nothing the second time."""
+        if self.closed.is_set():
+            return []
+        self.closed.set()
+        farewell = []
+        try:
+            self._connection.shutdown()
+            farewell.append(self._prefix + self._connection.bio_read(RECORD_SPACE))
+        except SSL.Error:  # it is broken, or was never whole
+            pass
+        self._channel.close()
+        self._ended()
+        return farewell

@@ -1,0 +1,410 @@
+"""The actor of one peer that is reached over DTLS: drives the pure `Link` with time, and moves records and packets to the ports.
+
+It is offered the same things by the same actors as a `PeerSession`, and answers the same questions. Every offer is one synchronous
+call, in which the whole turn happens; packets wait only while there is no association. A turn that crashes is the end of this
+actor and not of whoever offered.
+
+Not responsible for handshakes (`dtls_handshaker`), for records (`dtls_channel`), nor for when to do what (`holloway.protocols.dtls_link`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+
+from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.calling import Callbook
+from holloway.actors.dtls_channel import Ending, HandshakeRefused, SecureChannel
+from holloway.actors.pinging import Pinger, Pong
+from holloway.protocols.addresses import Address, format_address
+from holloway.protocols.dtls_link import Dial, Ended, GaveUp, Link, Retire, SendProbe
+from holloway.protocols.dtls_names import DtlsProblem
+from holloway.protocols.dtls_wire import FIRST_OF_PACKETS, answer, probe, read_message
+from holloway.protocols.events import DropReason
+from holloway.protocols.inspection import Inspector
+from holloway.protocols.journal import Traffic
+from holloway.protocols.memory import MemoryBudget
+from holloway.protocols.packets import Packet, count_packets, whole_packets
+from holloway.protocols.staging import Staging
+from holloway.protocols.timers import Timers
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+    from holloway.actors.dtls_handshaker import DtlsHandshaker
+    from holloway.actors.router import Router
+    from holloway.actors.tun_reader import TunReader
+    from holloway.actors.udp_endpoint import UdpEndpoint
+    from holloway.actors.wanted import Peer
+
+TRY_AGAIN = frozenset({DtlsProblem.UNANSWERED, DtlsProblem.NOT_COMPLETED, DtlsProblem.NOT_AUTHENTIC})
+"""Reasons for a handshake to fail that another one may not meet."""
+
+
+class DtlsPeer:
+    """Handle of one running peer actor. Made by `peers`, once for each incarnation."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        own_name: str,
+        timers: Timers,
+        router: Router,
+        handshaker: DtlsHandshaker,
+        tun: TunReader,
+        udp: UdpEndpoint,
+        log: Logger,
+        first_ping: int,
+        memory: MemoryBudget,
+    ) -> None:
+        """`first_ping`: see `PeerSession`. What waits for an association is taken from `memory`."""
+        self.peer = peer
+        self.drops: Counter[str] = Counter()
+        self.callbook = Callbook(peer.endpoints, udp.can_reach)
+        self.problem: str | None = None
+        """Why the last handshake was refused, until one is not."""
+        self.is_connected = False
+        """Whether the first handshake is complete."""
+        self.is_stopped = False
+        self.link = Link(timers, is_preferred=own_name < peer.name, keepalive_s=peer.keepalive_s)
+        self.session = DtlsView(self)
+        self._channels: dict[int, SecureChannel] = {}
+        self._inspect = Inspector(router.routes, self, router.local)
+        self._handshaker, self._tun, self._udp, self._log = handshaker, tun, udp, BoundedLog(log)
+        self._staged = Staging(memory)
+        self._pinger = Pinger(first_ping)
+        self._waiting = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._crash: Exception | None = None
+        self._settled = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<DtlsPeer {self.peer.name} {self.link!r}>"
+
+    @property
+    def channel(self) -> SecureChannel | None:
+        """The association under which packets leave."""
+        number = self.link.current
+        return None if number is None else self._channels[number]
+
+    # Offers: synchronous messages from the other actors.
+
+    def offer_packets(self, packets: list[Packet]) -> None:
+        """Packets of the host for this peer."""
+        self._take_turn(partial(self._send, packets), lost=packets)
+
+    def offer_records(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
+        """DTLS datagrams of the network, each with its association and its source."""
+        self._take_turn(partial(self._receive, records))
+
+    def accept(self, channel: SecureChannel) -> None:
+        """An association that the peer dialled."""
+        self._take_turn(partial(self._begin, channel))
+        if self.is_stopped:
+            self._udp.send(channel.close(), channel.address)
+
+    # What the roster and others ask.
+
+    def update(self, peer: Peer) -> None:
+        """The same peer with other endpoints or prefixes. An association that works is not disturbed, as long as its certificate
+        speaks for what the peer is now.
+        """
+        is_moved = peer.endpoints != self.peer.endpoints
+        self.peer = peer
+        self._take_turn(partial(self._adapt, is_moved))
+
+    def announce(self) -> None:
+        """This host may be reachable elsewhere now: let the peer hear from us, so that it learns where."""
+        self._take_turn(self._announce)
+
+    def rekey(self) -> None:
+        """Make a new association now, whatever the age of the present one."""
+        self._take_turn(lambda: self.link.rekey(trio.current_time()))
+
+    async def wait_connected(self) -> bool:
+        """Wait until the first handshake is complete; False when the actor ended before."""
+        await self._settled.wait()
+        return self.is_connected
+
+    async def ping(self, source: bytes, target: bytes, timeout_s: float) -> Pong | None:
+        """See `PeerSession.ping`."""
+        key, request = self._pinger.begin(source, target, trio.current_time())
+        try:
+            ping = self._pinger.waiting[key]
+            self.offer_packets([request])
+            with trio.move_on_after(timeout_s):
+                await ping.ended.wait()
+        finally:
+            del self._pinger.waiting[key]
+        channel = self.channel
+        if ping.round_trip_s is None or channel is None:
+            return None
+        self.link.round_trip_s = ping.round_trip_s
+        return Pong(ping.round_trip_s, format_address(channel.address), self.link.epoch)
+
+    def health(self) -> str:
+        """See `PeerSession.health`."""
+        link = self.link
+        if self.is_stopped:
+            return "down"
+        if link.current is not None:
+            return "stale" if link.is_silent(trio.current_time()) else "ok"
+        return "handshaking" if link.is_dialling and link.attempts <= 1 and self.problem is None else "down"
+
+    # Turns. One that crashes, in whosever call, is left to our own task to end of.
+
+    def _take_turn(self, act: Callable[[], None], *, lost: Sequence[Packet] = ()) -> None:
+        if self.is_stopped:
+            self.drops[DropReason.PEER_DOWN.value] += count_packets(lost)
+            return
+        try:
+            act()
+            self._follow_link()
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._crash = error
+            self.is_stopped = True
+            self._waiting.cancel()
+
+    def _follow_link(self) -> None:
+        """Do what the link wants done, and wake our task when that is due earlier than it thinks."""
+        link = self.link
+        while (action := link.next_action()) is not None:
+            match action:
+                case SendProbe(number, probe_number):
+                    self._transmit(self._channels[number], [probe(probe_number)])
+                case Dial(attempt):
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._dial, attempt)
+                case Retire(number):
+                    self._close(self._channels.pop(number))
+                case GaveUp(attempts):
+                    self._log.warning("peer %s: no association after %d attempts", self.peer.name, attempts)
+                    self._discard(DropReason.HANDSHAKE_TIMEOUT)
+                case _:
+                    assert_never(action)
+        at = link.next_timeout()
+        if at < self._waiting.deadline:  # noqa: PLR1730 - an assignment costs a heap operation: not for every batch
+            self._waiting.deadline = at
+
+    def _send(self, packets: Sequence[Packet]) -> None:
+        now = trio.current_time()
+        channel = self.channel
+        if channel is None:
+            displaced = self._staged.put(packets)
+            self.drops[DropReason.STAGING_FULL.value] += count_packets(displaced.by_bounds)
+            self.drops[DropReason.MEMORY_FULL.value] += count_packets(displaced.by_memory)
+            self.link.connect(now)
+            return
+        texts = _texts(packets)
+        self._transmit(channel, texts)
+        self.session.transmitted.packets += len(texts)
+        self.link.sent(len(texts), now)
+
+    def _transmit(self, channel: SecureChannel, texts: Sequence[bytes]) -> None:
+        datagrams = channel.seal(texts)
+        self.session.transmitted.bytes += sum(map(len, datagrams))
+        self._udp.send(datagrams, channel.address)
+
+    def _receive(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
+        now = trio.current_time()
+        packets: list[Packet] = []
+        for channel, record, source in records:
+            if channel.closed.is_set():
+                continue
+            before = channel.address
+            texts = channel.open(record, source)
+            if isinstance(texts, Ending):
+                self._end(channel, texts, now)
+                continue
+            if not texts:
+                self.drops[DropReason.NOT_AUTHENTIC.value] += 1
+                continue
+            self.session.received.bytes += len(record)
+            self.link.heard(channel.number, now)
+            if channel.address != before and channel is self.channel:
+                self._note_move(before, channel.address)
+            for text in texts:
+                self._read(channel, text, packets, now)
+        self.session.received.packets += len(packets)
+        if packets and self._pinger.waiting:
+            packets = self._pinger.without_answers(packets, now)
+        if packets:
+            self._tun.write(packets)
+
+    def _read(self, channel: SecureChannel, text: bytes, packets: list[Packet], now: float) -> None:
+        """What one record says."""
+        if text[0] >= FIRST_OF_PACKETS:
+            reason = self._inspect(text)
+            if reason is None:
+                packets.append(text)
+            else:
+                self.drops[reason.value] += 1
+            return
+        message = read_message(text)
+        if message is None:
+            self.drops[DropReason.MALFORMED.value] += 1
+        elif message[0]:
+            self._transmit(channel, [answer(message[1])])
+        else:
+            self.link.answered(message[1], now)
+
+    def _note_move(self, old: Address, new: Address) -> None:
+        self.callbook.proven = new
+        self._log.info(
+            "peer %s: endpoint moved from %s to %s", self.peer.name, format_address(old), format_address(new)
+        )
+
+    def _begin(self, channel: SecureChannel) -> None:
+        """An association is up."""
+        self._channels[channel.number] = channel
+        self.link.established(channel.number, trio.current_time(), is_ours=channel.is_ours)
+        self.callbook.proven = channel.address
+        self.problem = None
+        side = "we dialled" if channel.is_ours else "it dialled"
+        tell = self._log.debug if self.is_connected else self._log.info
+        tell("peer %s: association up, %s", self.peer.name, side)
+        self.is_connected = True
+        self._settled.set()
+        if len(self._staged):
+            self._send(self._staged.take())
+
+    def _end(self, channel: SecureChannel, ending: Ending, now: float) -> None:
+        if self._channels.pop(channel.number, None) is not None:
+            self._log.info("peer %s: an association is %s", self.peer.name, ending.value)
+            self._close(channel)
+            self.link.closed(channel.number, now)
+
+    def _close(self, channel: SecureChannel) -> None:
+        self._udp.send(channel.close(), channel.address)
+
+    def _adapt(self, is_moved: bool) -> None:
+        now = trio.current_time()
+        for channel in list(self._channels.values()):
+            addresses = self._handshaker.own_addresses(self)
+            problem = channel.speaker.fits(self.peer.name, addresses)
+            if problem is not None:
+                self._log.warning("peer %s: its certificate does not fit any more: %s", self.peer.name, problem.value)
+                self.problem = problem.value
+                del self._channels[channel.number]
+                self._close(channel)
+                self.link.closed(channel.number, now)
+        if is_moved:
+            self.callbook.replace(self.peer.endpoints)
+            self.link.retry(now)
+            self._connect(now)
+
+    def _announce(self) -> None:
+        channel = self.channel
+        if channel is not None:
+            self._transmit(channel, [probe(0)])
+
+    def _connect(self, now: float) -> None:
+        if self.peer.endpoints or self.callbook.proven is not None:
+            self.link.connect(now)
+
+    def _discard(self, reason: DropReason) -> None:
+        self.drops[reason.value] += count_packets(self._staged.take())
+
+    # Our own tasks.
+
+    async def run(self, task_status: trio.TaskStatus[DtlsPeer]) -> None:
+        """Keep the timers until cancelled. Every association is closed on the way out."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._take_turn(lambda: self._connect(trio.current_time()))
+                task_status.started(self)
+                while not self.is_stopped:
+                    with trio.CancelScope(deadline=self.link.next_timeout()) as self._waiting:
+                        await trio.sleep_forever()
+                    self._take_turn(lambda: self.link.handle_timeout(trio.current_time()))
+                    await trio.lowlevel.checkpoint()  # deadlines due at once must not keep the others waiting
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self.close()
+        assert self._crash is not None
+        raise self._crash
+
+    async def _dial(self, attempt: int) -> None:
+        """One attempt, wherever the peer may be."""
+        try:
+            for name in self.callbook.names:
+                why = await self.callbook.look_up(name)
+                if why is not None:
+                    self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
+            address = self.callbook.at(attempt)
+            if address is None:
+                raise HandshakeRefused(DtlsProblem.UNANSWERED, "it has no endpoint that can be called")
+            channel = await self._handshaker.dial(self, address)
+        except HandshakeRefused as refused:
+            self._take_turn(partial(self._note_refusal, refused, attempt))
+        else:
+            self.accept(channel)
+
+    def _note_refusal(self, refused: HandshakeRefused, attempt: int) -> None:
+        may_try = refused.problem in TRY_AGAIN
+        if refused.problem is DtlsProblem.UNANSWERED:
+            self._log.debug("peer %s: attempt %d was not answered", self.peer.name, attempt)
+        elif self.problem != str(refused):
+            self._log.warning("peer %s: the handshake failed: %s", self.peer.name, refused)
+        if not may_try:
+            self.problem = str(refused)
+        self.drops[refused.problem.value] += 1
+        self.link.failed(Ended.UNANSWERED if may_try else Ended.REFUSED, trio.current_time())
+
+    def close(self) -> None:
+        """Forget every key, and let go of whoever and whatever waits. Twice is fine."""
+        self.is_stopped = True
+        for channel in self._channels.values():
+            self._close(channel)
+        self._channels.clear()
+        self._discard(DropReason.PEER_DOWN)
+        self._pinger.close()
+        self._settled.set()
+
+
+class DtlsView:
+    """What `status` shows of the link to one peer; has what it asks of a `Session`."""
+
+    def __init__(self, peer: DtlsPeer) -> None:
+        self._peer = peer
+        self.received = Traffic()
+        self.transmitted = Traffic()
+        self.drops: Counter[DropReason] = Counter()
+        """The peer's own `drops` have them all."""
+
+    @property
+    def endpoint(self) -> Address | None:
+        channel = self._peer.channel
+        return self._peer.callbook.proven if channel is None else channel.address
+
+    @property
+    def epoch(self) -> int:
+        return self._peer.link.epoch
+
+    @property
+    def handshakes_total(self) -> int:
+        return self._peer.link.handshakes_total
+
+    @property
+    def last_handshake_at(self) -> float | None:
+        return self._peer.link.last_handshake_at
+
+    @property
+    def last_received_at(self) -> float | None:
+        return self._peer.link.last_heard_at
+
+    @property
+    def round_trip_s(self) -> float | None:
+        return self._peer.link.round_trip_s
+
+
+def _texts(packets: Sequence[Packet]) -> Sequence[bytes]:
+    """The packets as records hold them."""
+    if len(packets) == 1 and type(packets[0]) is bytes:
+        return [packets[0]]
+    return whole_packets(packets)

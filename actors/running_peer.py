@@ -1,0 +1,95 @@
+"""What the other actors of a node ask of the actor of one peer, whichever back end it has (`peer_session`, `dtls_peer`).
+
+Shapes only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from holloway.actors.pinging import Pong
+    from holloway.actors.wanted import Peer
+    from holloway.protocols.addresses import Address
+    from holloway.protocols.events import DropReason
+    from holloway.protocols.journal import Traffic
+    from holloway.protocols.packets import Packet
+
+
+class PeerLink(Protocol):
+    """What is known of the way to a peer. Times are monotonic seconds."""
+
+    @property
+    def endpoint(self) -> Address | None: ...
+
+    @property
+    def epoch(self) -> int:
+        """Number of the keys in use; 0 while there are none."""
+        ...
+
+    @property
+    def handshakes_total(self) -> int: ...
+
+    @property
+    def last_handshake_at(self) -> float | None: ...
+
+    @property
+    def last_received_at(self) -> float | None: ...
+
+    @property
+    def round_trip_s(self) -> float | None: ...
+
+    @property
+    def received(self) -> Traffic: ...
+
+    @property
+    def transmitted(self) -> Traffic: ...
+
+    @property
+    def drops(self) -> Counter[DropReason]: ...
+
+
+class RunningPeer(Protocol):
+    """The actor of one peer."""
+
+    peer: Peer
+    drops: Counter[str]
+    is_connected: bool
+    """Whether the first handshake is complete."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is nothing to send with, when that is not because nobody answers."""
+        ...
+
+    @property
+    def session(self) -> PeerLink: ...
+
+    def offer_packets(self, packets: list[Packet]) -> None:
+        """Packets of the host for this peer, at once."""
+        ...
+
+    def update(self, peer: Peer) -> None:
+        """The same peer with other endpoints or prefixes."""
+        ...
+
+    def announce(self) -> None:
+        """Let the peer hear from us, so that it learns where we are."""
+        ...
+
+    def rekey(self) -> None:
+        """Agree on new keys now."""
+        ...
+
+    def health(self) -> str:
+        """`ok`, `handshaking`, `stale` or `down`."""
+        ...
+
+    async def wait_connected(self) -> bool:
+        """Wait until the first handshake is complete; False when the actor ended before."""
+        ...
+
+    async def ping(self, source: bytes, target: bytes, timeout_s: float) -> Pong | None:
+        """Send an echo request into the tunnel; None when no answer came in time."""
+        ...

@@ -1,0 +1,88 @@
+"""How DTLS travels between nodes: what stands in front of a datagram, and what a record holds beside packets.
+
+    bytes 0-3    0xD7 0 0 0       MessageType.DTLS
+    bytes 4-11   association      64 random bits that whoever dialled has drawn, the same in both directions
+    bytes 12-    DTLS             one datagram of RFC 6347
+
+The number says which association a datagram belongs to, whatever address it comes from: so a peer may move, two nodes may
+dial each other at once, and a new association needs nothing torn down first. It proves nothing; DTLS does.
+
+A record holds one inner packet, whose first byte is 0x4_ or 0x6_, or a message of the link, whose first byte is less than 0x10.
+
+Responsible for these bytes, and for what can be seen of a DTLS record from outside. Not responsible for the records themselves,
+which are OpenSSL's, nor for when messages are sent (`dtls_link`). Takes any bytes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from holloway.protocols.suites import MessageType
+
+PREFIX = Struct("<IQ")
+PREFIX_BYTES = PREFIX.size
+ASSOCIATION_BYTES = 8
+RECORD_OVERHEAD_BYTES = 37
+"""Header, explicit nonce and tag of a record under AES-GCM (RFC 6347, section 4.1, and RFC 5288, section 3)."""
+OVERHEAD_BYTES = PREFIX_BYTES + RECORD_OVERHEAD_BYTES
+"""What a datagram has beside the inner packet."""
+DTLS_MTU = 1400
+"""Inner bytes that fit into one datagram on a path of 1500 bytes, over IPv6 (40 + 8 bytes outside) as over IPv4, with a few to
+spare."""
+
+_HEADER_BYTES = 13
+_HANDSHAKE, _CLIENT_HELLO = 22, 1
+_PROBE, _ANSWER = 1, 2
+_MESSAGE = Struct(">BQ")
+FIRST_OF_PACKETS = 0x10
+"""The first byte of a message of the link is less."""
+
+
+def prefixed(association: int, datagram: bytes) -> bytes:
+    """A DTLS datagram as it travels."""
+    return PREFIX.pack(MessageType.DTLS, association) + datagram
+
+
+def association_of(datagram: bytes) -> int | None:
+    """Whose it is; None when it is too short to be anybody's."""
+    if len(datagram) < PREFIX_BYTES + _HEADER_BYTES:
+        return None
+    association: int = PREFIX.unpack_from(datagram)[1]
+    return association
+
+
+def is_handshake(record: bytes) -> bool:
+    """Whether a DTLS datagram belongs to a handshake: what it begins with is not encrypted (epoch 0)."""
+    return record[3:5] == b"\0\0"
+
+
+def is_client_hello(record: bytes) -> bool:
+    """Whether a DTLS datagram begins a handshake."""
+    return len(record) > _HEADER_BYTES and record[0] == _HANDSHAKE and record[_HEADER_BYTES] == _CLIENT_HELLO
+
+
+def sequence_of(record: bytes) -> int:
+    """Epoch and sequence number of the first record in a DTLS datagram, as one number that grows."""
+    return int.from_bytes(record[3:11], "big")
+
+
+def is_single(record: bytes) -> bool:
+    """Whether a DTLS datagram holds one record and no more, as all of ours do."""
+    return _HEADER_BYTES + int.from_bytes(record[11:13], "big") >= len(record)
+
+
+def probe(number: int) -> bytes:
+    """Asks the other side to answer."""
+    return _MESSAGE.pack(_PROBE, number)
+
+
+def answer(number: int) -> bytes:
+    """The answer to the probe of that number."""
+    return _MESSAGE.pack(_ANSWER, number)
+
+
+def read_message(text: bytes) -> tuple[bool, int] | None:
+    """Whether a message of the link is a probe (or else an answer), and its number; None for anything else."""
+    if len(text) != _MESSAGE.size or text[0] not in (_PROBE, _ANSWER):
+        return None
+    return text[0] == _PROBE, int.from_bytes(text[1:], "big")
