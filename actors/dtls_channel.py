@@ -96,6 +96,8 @@ class SecureChannel:
         self.number, self.address, self.speaker, self.is_ours = number, address, speaker, is_ours
         self._channel: Any = channel
         self._connection: SSL.Connection = self._channel._ssl
+        self.early: Sequence[tuple[bytes, Address]] = ()
+        """DTLS datagrams that came before the handshake was complete on our side, each with its source."""
         self._prefix = PREFIX.pack(MessageType.DTLS, number)
         self._newest = 0
         self._resent_at = float("-inf")

@@ -32,6 +32,7 @@ from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import LoadMeter
 from holloway.protocols.dtls_names import DtlsProblem, Speaker
 from holloway.protocols.dtls_wire import (
+    APPLICATION_DATA,
     ASSOCIATION_BYTES,
     PREFIX_BYTES,
     association_of,
@@ -53,6 +54,7 @@ RETRANSMIT_S = 0.25
 HANDSHAKE_DATAGRAM_BYTES = 1200
 MAX_ANSWERED = 256
 """Handshakes of others that may be under way at once."""
+EARLY_RECORDS = 64
 ALERT_S = 0.02
 """For Trio to send the alert after a handshake has failed."""
 
@@ -112,6 +114,18 @@ class _Handshake:
         self.ended.set()
 
 
+class _Dialled:
+    """An association that we dial: its name for Trio, and what came under it already, because the other side is done first."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.early: list[tuple[bytes, Address]] = []
+
+    def keep(self, record: bytes, source: Address) -> None:
+        if len(self.early) < EARLY_RECORDS:
+            self.early.append((record, source))
+
+
 class DtlsHandshaker:
     """Handle of the running actor."""
 
@@ -126,7 +140,7 @@ class DtlsHandshaker:
         self._udp, self._roster, self._credentials, self._entropy, self._log = udp, roster, credentials, entropy, log
         self.drops: Counter[str] = Counter()
         self._channels: dict[int, tuple[SecureChannel, DtlsPeer]] = {}
-        self._dialled: dict[int, Place] = {}
+        self._dialled: dict[int, _Dialled] = {}
         self._answered: set[Place] = set()
         self._load = LoadMeter()
         self._rate = RateLimiter()
@@ -145,14 +159,11 @@ class DtlsHandshaker:
     # Datagrams.
 
     def offer(self, arrivals: Iterable[Arrival]) -> None:
-        """Datagrams of the network, each alone. Takes any bytes."""
+        """Datagrams of the network, each alone, as `Demux.sort` gives them: long enough, but anything."""
         batches: dict[DtlsPeer, list[tuple[SecureChannel, bytes, Address]]] = {}
         for source, data, _ in arrivals:
             datagram = bytes(data)
             number = association_of(datagram)
-            if number is None:
-                self.drops["dtls_too_short"] += 1
-                continue
             record = datagram[PREFIX_BYTES:]
             known = self._channels.get(number)
             if known is None:
@@ -168,7 +179,10 @@ class DtlsHandshaker:
 
     def _offer_handshake(self, number: int, record: bytes, source: Address) -> None:
         dialled = self._dialled.get(number)
-        place = dialled or (*source, number)
+        place = (*source, number) if dialled is None else dialled.place
+        if dialled is not None and record[0] == APPLICATION_DATA:
+            dialled.keep(record, source)
+            return
         if dialled is not None or place in self._answered:
             if is_client_hello(record):
                 self.drops["dtls_hello_repeated"] += 1
@@ -204,14 +218,16 @@ class DtlsHandshaker:
     async def dial(self, peer: DtlsPeer, address: Address) -> SecureChannel:
         """An association with `peer` at `address`. Raises `HandshakeRefused`."""
         number = int.from_bytes(self._entropy(ASSOCIATION_BYTES), "big")
-        place = self._dialled[number] = (*address, number)
+        dialled = self._dialled[number] = _Dialled((*address, number))
         handshake = _Handshake(lambda speaker: self._expected(peer, speaker))
         try:
             try:
-                channel = self._endpoint.connect(place, self._present_context())
+                channel = self._endpoint.connect(dialled.place, self._present_context())
             except trio.ClosedResourceError:
                 raise HandshakeRefused(DtlsProblem.NOT_COMPLETED) from None
-            return await self._complete(channel, number, address, handshake, is_ours=True)
+            made = await self._complete(channel, number, address, handshake, is_ours=True)
+            made.early = dialled.early
+            return made
         finally:
             del self._dialled[number]
 

@@ -83,6 +83,8 @@ class DtlsPeer:
         self._crash: Exception | None = None
         self._settled = trio.Event()
 
+    suite = "dtls"
+
     def __repr__(self) -> str:
         return f"<DtlsPeer {self.peer.name} {self.link!r}>"
 
@@ -272,6 +274,9 @@ class DtlsPeer:
         self._settled.set()
         if len(self._staged):
             self._send(self._staged.take())
+        if channel.early:
+            self._receive([(channel, record, source) for record, source in channel.early])
+            channel.early = ()
 
     def _end(self, channel: SecureChannel, ending: Ending, now: float) -> None:
         if self._channels.pop(channel.number, None) is not None:

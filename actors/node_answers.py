@@ -99,7 +99,7 @@ class NodeAnswers:
                 "uptime_s": round(now - self.started_at, 3),
                 "pid": os.getpid(),
                 "version": program_version(),
-                "backend": config.node.backend,
+                "backend": config.node.backend or "session",
                 "dtls": None
                 if self.credentials is None
                 else dtls_status(self.credentials, self.running("dataplane.dtls")),

@@ -136,6 +136,11 @@ class PeerSession:
     problem: str | None = None
     """What keeps a session from being made shows in its state."""
 
+    @property
+    def suite(self) -> str:
+        """The suite of the session."""
+        return self.peer.suite
+
     def __repr__(self) -> str:
         return f"<PeerSession {self.peer.name} {self.session!r}>"
 

@@ -64,6 +64,11 @@ class RunningPeer(Protocol):
         ...
 
     @property
+    def suite(self) -> str:
+        """How packets are sealed."""
+        ...
+
+    @property
     def session(self) -> PeerLink: ...
 
     def offer_packets(self, packets: list[Packet]) -> None:

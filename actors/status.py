@@ -116,6 +116,7 @@ def peer_status(peer: Peer, running: RunningPeer | None, problem: str | None, no
     return status | {
         "endpoint": format_address(session.endpoint) if session.endpoint else None,
         "state": running.health(),
+        "suite": running.suite,
         "epoch": session.epoch,
         "last_handshake_s": _since(session.last_handshake_at, now),
         "rtt_ms": None if session.round_trip_s is None else round(session.round_trip_s * 1000, 3),

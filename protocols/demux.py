@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival, lone
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker
+from holloway.protocols.dtls_wire import MIN_DATAGRAM_BYTES
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.events import DropReason
 from holloway.protocols.indices import MAX_INDICES, IndexTable
@@ -50,6 +51,7 @@ _LENGTHS: dict[int, int] = {
     AES_GCM.cookie_reply: COOKIE_REPLY_BYTES,
     WIREGUARD.cookie_reply: COOKIE_REPLY_BYTES,
     MessageType.RESET: RESET_BYTES,
+    MessageType.DTLS: MIN_DATAGRAM_BYTES,  # at least
 }
 _WIREGUARD_TRANSPORT = MessageType.WIREGUARD_TRANSPORT.value
 _DTLS = MessageType.DTLS.value
@@ -209,7 +211,7 @@ class Demux(Generic[Handle]):
                 handle = owner(word)
             elif word == _WIREGUARD_TRANSPORT:
                 handle = owner(int.from_bytes(data[4:8], "little"))
-            elif word == _DTLS:
+            elif word == _DTLS and len(data) >= MIN_DATAGRAM_BYTES:
                 result.dtls.append(arrival)
                 continue
             else:

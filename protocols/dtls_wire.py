@@ -31,6 +31,8 @@ DTLS_MTU = 1400
 spare."""
 
 _HEADER_BYTES = 13
+MIN_DATAGRAM_BYTES = PREFIX_BYTES + _HEADER_BYTES
+APPLICATION_DATA = 23
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _PROBE, _ANSWER = 1, 2
 _MESSAGE = Struct(">BQ")
@@ -43,10 +45,8 @@ def prefixed(association: int, datagram: bytes) -> bytes:
     return PREFIX.pack(MessageType.DTLS, association) + datagram
 
 
-def association_of(datagram: bytes) -> int | None:
-    """Whose it is; None when it is too short to be anybody's."""
-    if len(datagram) < PREFIX_BYTES + _HEADER_BYTES:
-        return None
+def association_of(datagram: bytes) -> int:
+    """Whose it is. Takes any `MIN_DATAGRAM_BYTES` and more."""
     association: int = PREFIX.unpack_from(datagram)[1]
     return association
 

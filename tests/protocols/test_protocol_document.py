@@ -196,7 +196,7 @@ def test_message_types() -> None:
     for suite in SUITES.values():
         expected |= {(int(suite.initiation), "initiation", suite.name), (int(suite.response), "response", suite.name)}
         expected.add((int(suite.cookie_reply), "cookie reply", suite.name))
-    expected |= {(4, "transport", "wireguard"), (0x24, "reset", "aes-gcm")}
+    expected |= {(4, "transport", "wireguard"), (0x24, "reset", "aes-gcm"), (0xD7, "DTLS", "")}
     assert stated == expected
     assert len(expected) == len(MessageType)
 
