@@ -115,6 +115,7 @@ class PeerSession:
         self.peer = peer
         self.drops: Counter[str] = Counter()
         self.callbook = Callbook(peer.endpoints, udp.can_reach)
+        self.problem, self.suite = None, peer.suite
         self._may_fragment = peer.suite == WIREGUARD.name  # a foreign peer: nobody finds out what the path to it bears
         self._tun, self._udp, self._log = tun, udp, BoundedLog(log)
         self._inbox, self._outlet = trio.open_memory_channel[Message](INBOX_MESSAGES)
@@ -132,14 +133,6 @@ class PeerSession:
         """Whether the first handshake is complete."""
         self.is_stopped = False
         self.session = make_session(self)
-
-    problem: str | None = None
-    """What keeps a session from being made shows in its state."""
-
-    @property
-    def suite(self) -> str:
-        """The suite of the session."""
-        return self.peer.suite
 
     def __repr__(self) -> str:
         return f"<PeerSession {self.peer.name} {self.session!r}>"
