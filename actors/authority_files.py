@@ -1,7 +1,7 @@
 """The authority of a network, at work: its key, its ledger, and what follows from them. Files in a state directory.
 
     authority.key      P-256, PEM. Whoever has it can let in and impersonate anybody: keep a copy where nobody finds it
-    authority.pem      its certificate, signed by itself
+    authority.pem      its certificate, signed by itself; `authority.next.*` while another one follows it (`authority_keys`)
     invitation.key     32 random bytes, hexadecimal: what invitations are made with
     ledger.json        who has which name and addresses, what was taken back, what was used
 
@@ -13,16 +13,18 @@ Not responsible for decisions (`holloway.protocols.issuer`), nor for the registr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
+from holloway.actors.authority_keys import AUTHORITY_KEY, authorities_at_hand, drop_former, keep_authority, keep_next
 from holloway.actors.enrolled import AUTHORITIES, SETTINGS, settings_of
 from holloway.actors.state_directory import StateDirectory
-from holloway.protocols.authorities import authorities_key, kept_bundle, make_bundle
-from holloway.protocols.certificates import NodeCertificate, from_pem, to_pem
+from holloway.protocols.authorities import Bundle, authorities_key, kept_bundle, make_bundle
+from holloway.protocols.certificates import AuthorityCertificate, NodeCertificate
 from holloway.protocols.enrolment import grant_key
+from holloway.protocols.envelopes import Opened, open_text
 from holloway.protocols.errors import LocalError
 from holloway.protocols.identity import ENTROPY_BYTES, Identity
 from holloway.protocols.invitations import INVITATION_KEY_BYTES, Invitation, Terms, invite
@@ -34,12 +36,11 @@ from holloway.protocols.membership import Prefix
 from holloway.protocols.network_settings import NetworkSettings, encode_settings, settings_key
 from holloway.protocols.renewal import renewed_key
 from holloway.protocols.revocation import LIST_LIFETIME_S, RevocationList, read_list
+from holloway.protocols.signed_records import LABEL
 from holloway.protocols.statements import SETTINGS as SETTINGS_LABEL
 from holloway.protocols.statements import make_statement
-from holloway.protocols.trust import revoked_key
+from holloway.protocols.trust import Trust, revoked_key
 
-AUTHORITY_KEY = "authority.key"
-AUTHORITY_CERTIFICATE = "authority.pem"
 INVITATION_KEY = "invitation.key"
 LEDGER = "ledger.json"
 LIST = "issued.crl"
@@ -58,12 +59,38 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Who is trusted: `bundle`, of which the last one issues; `nodes`: by name, the fingerprint of who certified each."""
+
+    bundle: Bundle
+    nodes: dict[str, bytes]
+
+    @property
+    def waiting(self) -> list[str]:
+        """The nodes that do not have a certificate of the one that issues yet."""
+        issuer = self.bundle.authorities[-1].key.fingerprint
+        return sorted(name for name, authority in self.nodes.items() if authority != issuer)
+
+    def still_old(self, records: Mapping[str, bytes], now: int) -> list[str]:
+        """Of these records, as they stand in the store under the names of nodes, those that go with another authority's certificate.
+        Whoever has not published the new one yet would not be believed by the others."""
+        trust, issuer = Trust(self.bundle), self.bundle.authorities[-1].key.fingerprint
+        opened = {name: open_text(LABEL, value, trust, now) for name, value in records.items()}
+        return sorted(
+            name for name, each in opened.items() if isinstance(each, Opened) and each.signer.authority != issuer
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Desk:
     """The authority with its books open."""
 
     authority: Authority
     issuer: Issuer
     invitation_key: bytes
+    bundle: Bundle
+    at_hand: list[Authority]
+    """Whose keys are here, of those in the bundle: they all sign what is said to everybody."""
 
 
 class AuthorityFiles:
@@ -98,10 +125,9 @@ class AuthorityFiles:
         state.write(
             SETTINGS, make_statement(SETTINGS_LABEL, network, encode_settings(settings).decode("ascii"), [authority])
         )
-        state.write(AUTHORITY_CERTIFICATE, to_pem(authority.certificate.der))
         state.write(INVITATION_KEY, entropy(INVITATION_KEY_BYTES).hex() + "\n")
         state.write(LEDGER, write_ledger(Ledger(network)))
-        state.write(AUTHORITY_KEY, identity.pem())
+        keep_authority(state, authority)
         return cls(state, network, entropy)
 
     # What the owner wants.
@@ -135,6 +161,76 @@ class AuthorityFiles:
             desk.issuer.revoke(name, now)
             return self._new_list(desk, now)
 
+    def release(self, name: str, now: int) -> dict[bytes, bytes]:
+        """Let go of a node's name and addresses; its certificates are taken back, and its key may come again. What to publish, by
+        registry key. Raises LocalError for an unknown name.
+        """
+        with self._open() as desk:
+            desk.issuer.release(name, now)
+            return self._new_list(desk, now)
+
+    def holder_of(self, address: IPv4Address) -> str | None:
+        """The name of the node that has an address."""
+        with self._open() as desk:
+            return desk.issuer.ledger.holder_of(address)
+
+    def change_settings(self, change: Callable[[NetworkSettings], NetworkSettings]) -> dict[bytes, bytes]:
+        """Say other settings from now on. What to publish, by registry key. Raises what `change` does."""
+        with self._open() as desk:
+            old = settings_of(self._must_have(SETTINGS))
+            new = replace(change(old), number=old.number + 1)
+            signed = make_statement(SETTINGS_LABEL, self.network, encode_settings(new).decode("ascii"), desk.at_hand)
+            self.state.write(SETTINGS, signed)
+            return {settings_key(self.network): signed}
+
+    # How one authority follows another.
+
+    def standing(self) -> Standing:
+        """Who is trusted now, and whose certificates are whose."""
+        with self._open() as desk:
+            nodes = {each.certificate.name: each.certificate.authority for each in desk.issuer.ledger.holdings}
+            return Standing(desk.bundle, nodes)
+
+    def begin_rollover(self, now: int) -> dict[bytes, bytes]:
+        """Let another authority follow this one: from now on it issues, and both are trusted. What to publish, by registry key.
+
+        Raises LocalError while one follows already.
+        """
+        with self._open() as desk:
+            if len(desk.bundle.authorities) > 1:
+                raise LocalError(
+                    "another authority follows this one already",
+                    "one change has to end before another begins",
+                    "holloway authority rollover --finish",
+                )
+            drop_former(self.state, desk.authority)  # what an interrupted change has left
+            identity = Identity.from_entropy(self._entropy(ENTROPY_BYTES))
+            following = Authority.create(self.network, identity, now=now, serial=self._entropy(SERIAL_ENTROPY_BYTES))
+            keep_next(self.state, following)
+            signers = [*desk.at_hand, following]
+            self._sign_anew(desk, [each.certificate for each in signers], signers)
+        return self.statements(now)
+
+    def finish_rollover(self, now: int) -> dict[bytes, bytes]:
+        """Trust the one that has followed alone. What to publish, by registry key. Whoever has no certificate of it is not believed
+        any more. Raises LocalError when none follows.
+        """
+        with self._open() as desk:
+            if len(desk.bundle.authorities) < 2:
+                raise LocalError("no authority follows another", "there is one", "holloway authority rollover")
+            self._sign_anew(desk, [desk.authority.certificate], desk.at_hand)
+            drop_former(self.state, desk.authority)
+        return self.statements(now)
+
+    def _sign_anew(
+        self, desk: _Desk, authorities: Sequence[AuthorityCertificate], signers: Sequence[Authority]
+    ) -> None:
+        """The settings, so that they are believed before and after; then the bundle: with it, it has happened."""
+        settings = encode_settings(settings_of(self._must_have(SETTINGS))).decode("ascii")
+        self.state.write(SETTINGS, make_statement(SETTINGS_LABEL, self.network, settings, signers))
+        bundle = make_bundle(self.network, desk.bundle.number + 1, authorities, signers)
+        self.state.write(AUTHORITIES, bundle.value)
+
     # What the registry asks for.
 
     def enrol(self, invitation: bytes, value: bytes, now: int) -> Settled:
@@ -163,19 +259,14 @@ class AuthorityFiles:
     @contextmanager
     def _open(self) -> Iterator[_Desk]:
         with self.state.alone():
-            identity = Identity.from_pem(self._text(AUTHORITY_KEY))
-            authority = Authority(identity, from_pem(self._text(AUTHORITY_CERTIFICATE)), self.network)
+            bundle = kept_bundle(self._must_have(AUTHORITIES), self.network)
+            at_hand = authorities_at_hand(self.state, bundle)
             invitation_key = self._invitation_key()
             signed = self._must_have(SETTINGS)
             issuer = Issuer(
-                authority,
-                invitation_key,
-                read_ledger(self._text(LEDGER)),
-                kept_bundle(self._must_have(AUTHORITIES), self.network),
-                settings_of(signed),
-                signed,
+                at_hand[-1], invitation_key, read_ledger(self._text(LEDGER)), bundle, settings_of(signed), signed
             )
-            yield _Desk(authority, issuer, invitation_key)
+            yield _Desk(at_hand[-1], issuer, invitation_key, bundle, at_hand)
 
     def _settled(
         self, desk: _Desk, decision: Decision, key: bytes, now: int, invitation: bytes | None = None

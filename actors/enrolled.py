@@ -40,6 +40,7 @@ from holloway.protocols.joiner import Granted
 from holloway.protocols.keys import KEY_BYTES, StaticKey, clamp, decode_key, encode_key
 from holloway.protocols.membership import MAX_SERIAL
 from holloway.protocols.network_settings import NetworkSettings, SettingsProblem, decode_settings
+from holloway.protocols.revocation import RevocationProblem
 from holloway.protocols.signed_records import SignedRecords
 from holloway.protocols.statements import Statement, StatementProblem, read_statement
 from holloway.protocols.trust import Trust
@@ -121,7 +122,9 @@ class Enrolled:
         self.trust = Trust(bundle, list_number=self._number(REVOKED_NUMBER))
         self._serial = self._number(SERIAL)
         revoked = self.state.read(REVOKED)
-        if revoked is not None and (problem := self.trust.take_revocations(revoked)) is not None:
+        problem = None if revoked is None else self.trust.take_revocations(revoked)
+        # One of an authority that is gone is no list any more, and nobody is believed before there is a new one.
+        if problem is not None and not (problem is RevocationProblem.FOREIGN_AUTHORITY and self.trust.list_number):
             raise LocalError(
                 f"{self.state.file(REVOKED)} cannot be used", problem.value, f"join network {network} again"
             )
@@ -160,7 +163,7 @@ class Enrolled:
         if problem is not None:
             return problem.value
         if self.trust.bundle is not before:
-            self._keep(AUTHORITIES, value)
+            self._keep_unless_older(AUTHORITIES, value)
         return None
 
     def take_revocations(self, value: bytes) -> str | None:
@@ -170,7 +173,8 @@ class Enrolled:
         if problem is not None:
             return problem.value
         if self.trust.revocations is not before:
-            self._keep(REVOKED, value)
+            self._owed |= {REVOKED: value, REVOKED_NUMBER: f"{self.trust.list_number}\n".encode()}
+            self.keep_owed()
         return None
 
     def take_settings(self, value: bytes, now: int) -> str | None:
@@ -183,7 +187,7 @@ class Enrolled:
             if isinstance(found, SettingsProblem):  # the authority is of a version that we do not know
                 return found.value
             self.newest, self.settings_value = found, value
-            self._keep(SETTINGS, value)
+            self._keep_unless_older(SETTINGS, value)
         return None
 
     def take_certificate(self, certificate: NodeCertificate) -> None:
@@ -213,6 +217,12 @@ class Enrolled:
     def _keep(self, name: str, value: bytes) -> None:
         self._owed[name] = value
         self.keep_owed()
+
+    def _keep_unless_older(self, name: str, value: bytes) -> None:
+        """The same for a statement that the authority, where it lives in this folder, may have followed up already."""
+        there, new = read_statement(self.state.read(name) or b""), read_statement(value)
+        if not (isinstance(there, Statement) and isinstance(new, Statement) and there.number > new.number):
+            self._keep(name, value)
 
     def _number(self, name: str) -> int:
         kept = self.state.read(name)

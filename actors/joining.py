@@ -24,6 +24,10 @@ _REASONS = {
     EnrolProblem.USED: ("the invitation was used by another machine", "ask for a new one: holloway invite"),
     EnrolProblem.NAME_TAKEN: ("another machine has the name", "choose another: holloway join TOKEN --name NAME"),
     EnrolProblem.ADDRESS_TAKEN: ("another machine has the address", "choose another, or none"),
+    EnrolProblem.ADDRESS_RESTING: (
+        "another machine had the address a short time ago",
+        "choose another, or none; or an invitation that names it: holloway invite --address A",
+    ),
     EnrolProblem.ADDRESS_RESERVED: ("no node can have the address for itself", "choose another, or none"),
     EnrolProblem.NO_ADDRESS_LEFT: ("every address of the network is taken", "revoke nodes that are gone"),
     EnrolProblem.KEY_REVOKED: ("this machine was revoked", "remove its state directory, and join anew"),

@@ -81,6 +81,7 @@ class EnrolProblem(Enum):
     NOT_INVITED = "enrolment_not_invited"
     NAME_TAKEN = "enrolment_name_taken"
     ADDRESS_TAKEN = "enrolment_address_taken"
+    ADDRESS_RESTING = "enrolment_address_resting"
     ADDRESS_RESERVED = "enrolment_address_reserved"
     PREFIX_RESERVED = "enrolment_prefix_reserved"
     NO_ADDRESS_LEFT = "enrolment_no_address_left"

@@ -5,7 +5,8 @@ believed, not even that a name is free. Before anything is looked at, the reques
 
 * An invitation is good for one key. The same key again is a retry and gets the certificate that it has, so a machine that lost
   the answer loses nothing; another key is refused, and a key keeps one name.
-* A name and an address belong to one machine until they are revoked or released. A machine that was made anew under the same
+* A name and an address belong to one machine until they are revoked or released; then the address rests (`rest_s` of the settings) before
+  another machine gets it, unless its invitation names it. A machine that was made anew under the same
   name has another key, and gets nothing of the old one's.
 * Addresses are those that the invitation names; or those wished for, if they are free and not in the floating range; or the
   lowest free one outside the reserved ranges. The IPv6 address follows from the IPv4 address.
@@ -129,25 +130,25 @@ class Issuer:
         if current.addresses == wanted and not is_due(current, self._fingerprint, now):
             return Decision(make_renewed(current))
         issued = self._issue(current.key, name, wanted, current.prefixes, now, serial)
-        self._ledger.hold(issued, holding.invitation, now)
+        self._ledger.hold(issued, holding.invitation, now, self._settings.rest_s)
         return Decision(make_renewed(issued), has_changed=True)
 
     def revoke(self, name: str, now: int) -> Holding:
         """Take back a node's name and certificates; its key is never let in again. What follows is to be published:
         the ledger kept, then `revocation_list`. Raises LocalError when there is no such node.
         """
-        return self._ledger.end(name, EndReason.REVOKED, now)
+        return self._ledger.end(name, EndReason.REVOKED, now, self._settings.rest_s)
 
     def release(self, name: str, now: int) -> Holding:
         """Free a node's name and addresses for another machine: its certificates are taken back, its key may come again.
 
         Raises LocalError when there is no such node.
         """
-        return self._ledger.end(name, EndReason.RELEASED, now)
+        return self._ledger.end(name, EndReason.RELEASED, now, self._settings.rest_s)
 
     def revocation_list(self, now: int) -> RevocationList:
         """The next revocation list. Keep the ledger, which counts it, before it is published."""
-        self._ledger.prune([each.key.fingerprint for each in self._bundle.authorities], now)
+        self._ledger.prune(now)
         number, revoked = self._ledger.next_list()
         return make_list(self._authority, number, revoked, now=now)
 
@@ -172,7 +173,7 @@ class Issuer:
         holding = self._ledger.holding(name)
         if holding is not None and holding.certificate.key != key:
             return self._refuse(request, EnrolProblem.NAME_TAKEN)
-        addresses = self._choose(request, name, holding)
+        addresses = self._choose(request, key, name, holding, now)
         if isinstance(addresses, EnrolProblem):
             return self._refuse(request, addresses)
         if any(self._is_overlay(prefix) for prefix in request.terms.prefixes):
@@ -180,11 +181,13 @@ class Issuer:
         if self._ledger.is_full:
             return self._refuse(request, EnrolProblem.FULL)
         issued = self._issue(key, name, self._with_ipv6(addresses), request.terms.prefixes, now, serial)
-        self._ledger.hold(issued, request.terms.id, now)
+        self._ledger.hold(issued, request.terms.id, now, self._settings.rest_s)
         self._ledger.use(request.terms.id, key, request.terms.expires)
         return self._grant(request, issued, has_changed=True)
 
-    def _choose(self, request: Request, name: str, holding: Holding | None) -> tuple[IPv4Address, ...] | EnrolProblem:
+    def _choose(
+        self, request: Request, key: PublicKey, name: str, holding: Holding | None, now: int
+    ) -> tuple[IPv4Address, ...] | EnrolProblem:
         terms = request.terms
         if terms.addresses and request.addresses not in ((), terms.addresses):
             return EnrolProblem.NOT_INVITED
@@ -194,11 +197,13 @@ class Issuer:
                 return EnrolProblem.ADDRESS_RESERVED
             if self._ledger.holder_of(address) not in (None, name):
                 return EnrolProblem.ADDRESS_TAKEN
+            if not terms.addresses and self._ledger.is_resting(address, key, now):
+                return EnrolProblem.ADDRESS_RESTING
         if wished:
             return wished
         if holding is not None:
             return holding.addresses
-        lowest = self._lowest_free()
+        lowest = self._lowest_free(key, now)
         return EnrolProblem.NO_ADDRESS_LEFT if lowest is None else (lowest,)
 
     def _is_overlay(self, prefix: Prefix) -> bool:
@@ -210,7 +215,7 @@ class Issuer:
             return prefix.subnet_of(settings.network)
         return self._settings.network6 is not None and prefix.subnet_of(self._settings.network6)
 
-    def _lowest_free(self) -> IPv4Address | None:
+    def _lowest_free(self, key: PublicKey, now: int) -> IPv4Address | None:
         """Outside the reserved ranges, and not ending in .0 or .255, which some hosts take for broadcasts."""
         network = self._settings.network
         reserved = [each for each in (self._settings.static_range, self._settings.floating_range) if each is not None]
@@ -221,7 +226,8 @@ class Issuer:
             if inside is not None:
                 number = int(inside.broadcast_address) + 1
                 continue
-            if 0 < number & 255 < 255 and self._ledger.holder_of(address) is None:
+            is_usual = 0 < number & 255 < 255
+            if is_usual and self._ledger.holder_of(address) is None and not self._ledger.is_resting(address, key, now):
                 return address
             number += 1
         return None

@@ -72,6 +72,14 @@ class Used:
     expires: int
 
 
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """An address that was let go: until `until` (seconds since 1970) nobody but the key with this fingerprint gets it unasked."""
+
+    key: bytes
+    until: int
+
+
 class Ledger:
     """The account of one network. Whatever raises LocalError has changed nothing. Times are seconds since 1970."""
 
@@ -86,6 +94,7 @@ class Ledger:
         self._names: dict[PublicKey, str] = {}
         self._holders: dict[HostAddress, str] = {}
         self._serials: set[int] = set()
+        self._resting: dict[IPv4Address, Resting] = {}
 
     @property
     def holdings(self) -> Collection[Holding]:
@@ -117,6 +126,16 @@ class Ledger:
         """Whether the key is not to be trusted any more. Remembered for as long as its certificates are listed."""
         return any(each.key == key.fingerprint and each.reason is EndReason.REVOKED for each in self._ended.values())
 
+    @property
+    def resting(self) -> Iterable[tuple[IPv4Address, Resting]]:
+        """The addresses that were let go of late, the first first."""
+        return self._resting.items()
+
+    def is_resting(self, address: IPv4Address, key: PublicKey, now: int) -> bool:
+        """Whether an address was let go too short a time ago for the owner of `key` to get it."""
+        resting = self._resting.get(address)
+        return resting is not None and now < resting.until and resting.key != key.fingerprint
+
     def user_of(self, invitation: bytes) -> bytes | None:
         """The fingerprint of the key that has used an invitation."""
         used = self._used.get(invitation)
@@ -131,8 +150,9 @@ class Ledger:
             or len(self._ended) + 1 + MAX_EARLIER > MAX_REVOKED
         )
 
-    def hold(self, certificate: NodeCertificate, invitation: bytes, now: int) -> None:
-        """Note that a certificate was issued. The one before it goes on counting, unless the new one says less.
+    def hold(self, certificate: NodeCertificate, invitation: bytes, now: int, rest_s: int = 0) -> None:
+        """Note that a certificate was issued. The one before it goes on counting, unless the new one says less. Addresses that it does
+        not have any more rest for `rest_s` seconds.
 
         Raises LocalError when it is no successor of what the name, the key or an address belongs to.
         """
@@ -156,14 +176,15 @@ class Ledger:
             else:
                 self._take_back(old, still, EndReason.SUPERSEDED)
             self._remove(old)
+            self._let_rest(old, now + rest_s)
         self._add(holding)
 
     def use(self, invitation: bytes, key: PublicKey, expires: int) -> None:
         """Note that an invitation, good until `expires`, was used."""
         self._used.setdefault(invitation, Used(key.fingerprint, expires))
 
-    def end(self, name: str, reason: EndReason, now: int) -> Holding:
-        """Take back the name and all that it has. Raises LocalError when nobody has it, or the list is full."""
+    def end(self, name: str, reason: EndReason, now: int, rest_s: int = 0) -> Holding:
+        """Take back the name and all that it has; its addresses rest for `rest_s` seconds. Raises LocalError when nobody has it, or the list is full."""
         holding = self._holdings.get(name)
         if holding is None:
             raise LocalError(f"no node {name} is in network {self.network}", "nobody has the name")
@@ -172,21 +193,23 @@ class Ledger:
             raise LocalError(
                 f"node {name} cannot be taken back",
                 f"{len(self._ended)} certificates are listed of {MAX_REVOKED}",
-                "roll over to a new authority: certificates of one that is gone need not be listed",
+                "wait until some of them have run out",
             )
         self._remove(holding)
+        self._let_rest(holding, now + rest_s)
         self._take_back(holding, tuple(replace(each, at=now) for each in serials), reason)
         return holding
 
-    def prune(self, authorities: Collection[bytes], now: int) -> None:
-        """Forget what cannot matter any more. `authorities`: fingerprints of those that are still in the bundle."""
+    def prune(self, now: int) -> None:
+        """Forget what cannot matter any more. Certificates of an authority that is gone do, for as long as they last: whoever owns
+        the store may keep from a node that it is gone.
+        """
         # Kept for longer than it takes to expire: a clock that is set back must not make a used invitation new.
         self._used = {id_: used for id_, used in self._used.items() if now <= used.expires + KEPT_AFTER_EXPIRY_S}
         self._ended = {
-            serial: each
-            for serial, each in self._ended.items()
-            if now <= each.revoked.expires + KEPT_AFTER_EXPIRY_S and each.authority in authorities
+            serial: each for serial, each in self._ended.items() if now <= each.revoked.expires + KEPT_AFTER_EXPIRY_S
         }
+        self._resting = {address: each for address, each in self._resting.items() if now < each.until}
 
     def next_list(self) -> tuple[int, list[Revoked]]:
         """The number of the next revocation list, and what is on it."""
@@ -194,7 +217,13 @@ class Ledger:
         self.is_list_due = False
         return self.list_number, [each.revoked for each in self._ended.values()]
 
-    def restore(self, holdings: Iterable[Holding], ended: Iterable[Ended], used: Iterable[tuple[bytes, Used]]) -> None:
+    def restore(
+        self,
+        holdings: Iterable[Holding],
+        ended: Iterable[Ended],
+        used: Iterable[tuple[bytes, Used]],
+        resting: Iterable[tuple[IPv4Address, Resting]] = (),
+    ) -> None:
         """Fill an empty ledger with what was kept. Raises LocalError when two entries contradict each other."""
         for each in ended:
             self._ended[each.revoked.serial] = each
@@ -204,6 +233,7 @@ class Ledger:
             self.hold(holding.certificate, holding.invitation, 0)
             self._holdings[holding.certificate.name] = holding
         self._used.update(used)
+        self._resting.update(resting)
 
     def _take_back(self, holding: Holding, serials: Iterable[Revoked], reason: EndReason) -> None:
         certificate = holding.certificate
@@ -213,12 +243,18 @@ class Ledger:
             )
             self.is_list_due = True
 
+    def _let_rest(self, holding: Holding, until: int) -> None:
+        for address in holding.addresses:
+            self._resting[address] = Resting(holding.certificate.key.fingerprint, until)
+
     def _add(self, holding: Holding) -> None:
         certificate = holding.certificate
         self._holdings[certificate.name] = holding
         self._names[certificate.key] = certificate.name
         self._serials.add(certificate.serial)
         self._holders.update(dict.fromkeys(certificate.addresses, certificate.name))
+        for address in holding.addresses:
+            self._resting.pop(address, None)
 
     def _remove(self, holding: Holding) -> None:
         certificate = holding.certificate

@@ -9,6 +9,7 @@ Not responsible for what the account means (`ledger`), nor for the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 from holloway.protocols.certificates import MAX_CERTIFICATE_BYTES, kept_node
 from holloway.protocols.errors import LocalError
@@ -25,19 +26,35 @@ from holloway.protocols.hostile_json import (
     text,
 )
 from holloway.protocols.identity import FINGERPRINT_BYTES
-from holloway.protocols.invitations import ID_BYTES
+from holloway.protocols.invitations import ID_BYTES, read_ipv4
 from holloway.protocols.issuing import MAX_TIME
-from holloway.protocols.ledger import MAX_EARLIER, MAX_HOLDINGS, MAX_USED, Ended, EndReason, Holding, Ledger, Used
+from holloway.protocols.ledger import (
+    MAX_EARLIER,
+    MAX_HOLDINGS,
+    MAX_USED,
+    Ended,
+    EndReason,
+    Holding,
+    Ledger,
+    Resting,
+    Used,
+)
 from holloway.protocols.membership import NAME
+from holloway.protocols.network_settings import MAX_REST_S
 from holloway.protocols.revocation import MAX_REVOKED, Revoked
 
 LEDGER_VERSION = 1
+MAX_RESTING = 1 << 24
+"""As many addresses as the largest network has."""
 MAX_LEDGER_CHARS = 64 * 1024 * 1024
 _FIX = "put back the newest copy, and revoke whoever joined since it was made"
 
 
 def write_ledger(ledger: Ledger) -> str:
     """The ledger as JSON text: what `read_ledger` reads."""
+    resting = [
+        {"address": str(address), "key": each.key.hex(), "until": each.until} for address, each in ledger.resting
+    ]
     return compact(
         {
             "v": LEDGER_VERSION,
@@ -67,6 +84,7 @@ def write_ledger(ledger: Ledger) -> str:
                 {"invitation": id_.hex(), "key": each.key.hex(), "expires": each.expires} for id_, each in ledger.used
             ],
         }
+        | ({"resting": resting} if resting else {})
     )
 
 
@@ -81,6 +99,7 @@ def read_ledger(kept: str) -> Ledger:
             listed(fields, "holdings", MAX_HOLDINGS, lambda item: _holding(item, ledger.network)),
             listed(fields, "ended", MAX_REVOKED, _ended),
             listed(fields, "used", MAX_USED, _used),
+            listed(fields, "resting", MAX_RESTING, _resting) if "resting" in fields else (),
         )
         ledger.list_number = integer(fields, "list_number", 0, MAX_INTEGER)
         ledger.is_list_due = fields.get("is_list_due") is True
@@ -119,6 +138,12 @@ def _used(item: object) -> tuple[bytes, Used]:
     fields = object_of(item)
     used = Used(hexadecimal(fields, "key", FINGERPRINT_BYTES), integer(fields, "expires", 0, MAX_TIME))
     return hexadecimal(fields, "invitation", ID_BYTES), used
+
+
+def _resting(item: object) -> tuple[IPv4Address, Resting]:
+    fields = object_of(item)
+    resting = Resting(hexadecimal(fields, "key", FINGERPRINT_BYTES), integer(fields, "until", 0, MAX_TIME + MAX_REST_S))
+    return read_ipv4(fields.get("address")), resting
 
 
 def _revoked(each: Revoked) -> dict[str, object]:

@@ -62,8 +62,9 @@ class NetworkSettings:
 
     `number` grows with every change. `network6` is a /64 of unique local addresses (RFC 4193), or None for no IPv6.
     Addresses of `static_range` are given to those alone who ask for them by name, those of `floating_range` belong to no
-    node for long; None reserves nothing. `lease_s`: how long an address is held for a node that is away. `rest_s`: how
-    long a freed address rests before another node may have it. `port`: UDP, of every node that has no other.
+    node for long; None reserves nothing. `lease_s`: how long an address is held for a node that is away, where the
+    store is believed; with an authority it is held until the node is revoked or released. `rest_s`: how long a freed address rests before another
+    node may have it. `port`: UDP, of every node that has no other.
     """
 
     number: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -358,3 +358,18 @@ def test_the_first_address_of_a_network_is_no_floating_one_though_it_is_in_the_r
     )
     joiner = Joiner(world.invite(name="a", prefixes=(ip_network("10.9.0.0/32"),)), identity("a"))
     assert world.refusal(joiner) is EnrolProblem.PREFIX_RESERVED
+
+
+def test_an_address_that_was_freed_rests_before_others_get_it_unless_their_invitation_names_it(world: World) -> None:
+    freed = world.let_in("node-a").certificate
+    (address,) = [each for each in freed.addresses if isinstance(each, IPv4Address)]
+    world.issuer.release("node-a", NOW)
+    assert address not in world.let_in("node-b").certificate.addresses, "the lowest free one rests"
+    wishing = Joiner(world.invite(name="node-c"), identity("node-c"), addresses=(address,))
+    assert world.refusal(wishing) is EnrolProblem.ADDRESS_RESTING
+    assert address in world.let_in("node-a").certificate.addresses, "its own machine has it again at once"
+    world.issuer.revoke("node-a", NOW)
+    assert address in world.let_in("node-d", addresses=(address,)).certificate.addresses
+    world.issuer.release("node-d", NOW)
+    later = NOW + SETTINGS_OF_NETWORK.rest_s
+    assert address in world.let_in("node-e", now=later).certificate.addresses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
@@ -118,20 +118,32 @@ def test_a_full_list_takes_nobody_and_changes_nothing(monkeypatch: pytest.Monkey
 
 def test_what_cannot_matter_any_more_is_forgotten() -> None:
     ledger = full()
-    ours = [WORLD.authority.identity.public.fingerprint]
-    ledger.prune(ours, NOW + DAY + KEPT_AFTER_EXPIRY_S)
+    ledger.prune(NOW + DAY + KEPT_AFTER_EXPIRY_S)
     assert ledger.user_of(ID) == A.identity.public.fingerprint
-    ledger.prune(ours, NOW + DAY + KEPT_AFTER_EXPIRY_S + 1)
+    ledger.prune(NOW + DAY + KEPT_AFTER_EXPIRY_S + 1)
     assert ledger.user_of(ID) is None
     assert len(ledger.ended) == 1
     end = B.certificate.not_after + KEPT_AFTER_EXPIRY_S
-    ledger.prune(ours, end)
+    ledger.prune(end)
     assert len(ledger.ended) == 1
-    ledger.prune(ours, end + 1)
+    ledger.prune(end + 1)
     assert not ledger.ended
-    ledger = full()
-    ledger.prune([], NOW)
-    assert not ledger.ended, "certificates of an authority that is gone are foreign anyway"
+
+
+def test_an_address_that_was_let_go_rests_for_all_but_its_machine_and_outlives_the_file() -> None:
+    ledger = ledger_of(A, B)
+    address = next(each for each in A.certificate.addresses if isinstance(each, IPv4Address))
+    ledger.end("node-a", EndReason.RELEASED, NOW, rest_s=60)
+    for kept in (ledger, read_ledger(write_ledger(ledger))):
+        assert kept.is_resting(address, B.certificate.key, NOW + 59)
+        assert not kept.is_resting(address, B.certificate.key, NOW + 60)
+        assert not kept.is_resting(address, A.certificate.key, NOW)
+    assert '"resting"' in write_ledger(ledger)
+    ledger.prune(NOW + 60)
+    assert '"resting"' not in write_ledger(ledger)
+    ledger.end("node-b", EndReason.REVOKED, NOW, rest_s=60)
+    ledger.hold(WORLD.node("node-c", "10.99.0.2").certificate, ID, NOW)
+    assert not list(ledger.resting), "the owner has given it to somebody"
 
 
 def test_an_invitation_is_used_once() -> None:
