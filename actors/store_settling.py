@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 import trio
 
 from holloway.actors.registry import Absent, Lease, RegistryPort, Snapshot, ValueIs
-from holloway.protocols.address_claims import Holder, claim_suffix, decode_claim, freed_claim
+from holloway.protocols.address_claims import Holder, claim_suffix, decode_claim, freed_claim, read_suffix
 from holloway.protocols.address_plan import AddressClaim, Attempt, Claim, Obstacle, Refusal, held_by
 from holloway.protocols.errors import RegistryError
 from holloway.protocols.membership import NodeRecord, decode_record, network_prefix, node_key
@@ -141,18 +141,25 @@ async def give_back(
     return (await registry.transact((ValueIs(key, seen),), {key: value}, lease=lease.id)).succeeded
 
 
+async def claims(registry: RegistryPort, network: str) -> dict[IPv4Address, tuple[Holder, bytes]]:
+    """Who holds which address, with the claim as it stands there; those that rest are left out."""
+    found: dict[IPv4Address, tuple[Holder, bytes]] = {}
+    prefix = addresses_prefix(network)
+    for suffix, value in _values(await registry.snapshot(prefix), prefix).items():
+        address, holder = read_suffix(suffix), decode_claim(value)
+        if address is not None and isinstance(holder, Holder) and holder.free_from is None:
+            found[address] = holder, value
+    return found
+
+
 async def refuse_taken_name(registry: RegistryPort, network: str, us: Holder, public_key: bytes) -> None:
     """Raises `RegistryError`, kind "denied", when another machine is in the network under our name, or has an address for it."""
     place = node_key(network, us.name)
     entry = (await registry.snapshot(place)).entries.get(place)
     record = None if entry is None else decode_record(us.name, entry.value)
     is_taken = record is not None and not (isinstance(record, NodeRecord) and record.public_key == public_key)
-    prefix = addresses_prefix(network)
-    for value in _values(await registry.snapshot(prefix), prefix).values():
-        holder = decode_claim(value)
-        is_taken |= (
-            isinstance(holder, Holder) and holder.free_from is None and holder.name == us.name and holder.key != us.key
-        )
+    held = (holder for holder, _ in (await claims(registry, network)).values())
+    is_taken |= any(holder.name == us.name and holder.key != us.key for holder in held)
     if is_taken:
         raise RegistryError(
             f"the node name {us.name} is taken",

@@ -19,6 +19,7 @@ from holloway.actors.config.sockets import control_socket, socket_folders
 from holloway.cli.control_client import DEFAULT_TIMEOUT_S, Daemon
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
+from holloway.cli.option_types import seconds_between
 from holloway.cli.state_option import config_file, state_option
 
 MAX_TIMEOUT_S = 3600.0
@@ -46,10 +47,10 @@ def daemon_options(function: Decorated) -> Decorated:
         click.option(
             "--timeout",
             "timeout_s",
-            type=click.FloatRange(0, MAX_TIMEOUT_S, min_open=True),
+            type=seconds_between(0, MAX_TIMEOUT_S),
             default=DEFAULT_TIMEOUT_S,
             show_default=True,
-            metavar="SECONDS",
+            metavar="TIME",
             help="How long to wait for an answer.",
         ),
     )

@@ -16,6 +16,7 @@ import click
 from holloway.cli.announced import announced, say_announced
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
+from holloway.cli.option_types import seconds_between
 from holloway.cli.paper import PaperRequest, read_paper_grant
 from holloway.cli.printing import json_option, print_json, say
 from holloway.cli.registry_files import unpack
@@ -41,8 +42,8 @@ _NONCE = "joining.nonce"
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, MAX_TIMEOUT_S, min_open=True),
-    metavar="SECONDS",
+    type=seconds_between(0, MAX_TIMEOUT_S),
+    metavar="TIME",
     help="How long to wait for the authority.  [default: until it answers]",
 )
 @click.option(

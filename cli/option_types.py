@@ -5,15 +5,13 @@ Not responsible for what the values are for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Any, Final
 
 import click
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(\d{1,9})([smhd]?)\Z")
+from holloway.protocols.durations import read_duration
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
@@ -33,11 +31,29 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
 
 
 def _seconds(text: str) -> int:
-    found = _DURATION.match(text)
-    seconds = int(found[1]) * _UNITS[found[2] or "s"] if found else 0
-    if not 0 < seconds <= MAX_DURATION_S:
+    seconds = _duration(text)
+    if not 0 < seconds <= MAX_DURATION_S or seconds != int(seconds):
         raise ValueError(f"{text!r} is no time: write 30m, 1h or 2d, up to {MAX_DURATION_S // 86_400}d")
-    return seconds
+    return int(seconds)
+
+
+def _duration(text: str) -> float:
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time: {error}") from None
+
+
+def seconds_between(low: float, high: float) -> Parsed:
+    """A time of more than `low` seconds (a `low` above 0 itself is one, too), and `high` at most, with or without a unit."""
+
+    def read(text: str) -> float:
+        seconds = _duration(text)
+        if not low <= seconds <= high or not seconds:
+            raise ValueError(f"{text!r} is out of range: from {low:g} to {high:g} s")
+        return seconds
+
+    return Parsed("time", read)
 
 
 MAX_DURATION_S = 90 * 86_400

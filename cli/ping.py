@@ -12,6 +12,7 @@ from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.find_daemon import daemon_options, find_daemon
+from holloway.cli.option_types import seconds_between
 from holloway.cli.plain_text import Json, one_line
 from holloway.cli.printing import json_option, milliseconds, print_json
 
@@ -41,20 +42,20 @@ def _complete_peer(context: click.Context, parameter: click.Parameter, incomplet
     "-i",
     "--interval",
     "interval_s",
-    type=click.FloatRange(0.01, MAX_INTERVAL_S),
+    type=seconds_between(0.01, MAX_INTERVAL_S),
     default=1.0,
     show_default=True,
-    metavar="SECONDS",
+    metavar="TIME",
     help="Time between them.",
 )
 @click.option(
     "-W",
     "--wait",
     "wait_s",
-    type=click.FloatRange(0, MAX_WAIT_S, min_open=True),
+    type=seconds_between(0, MAX_WAIT_S),
     default=2.0,
     show_default=True,
-    metavar="SECONDS",
+    metavar="TIME",
     help="How long to wait for each reply.",
 )
 @daemon_options

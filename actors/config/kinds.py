@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holloway.actors.config.model import SIZE_UNITS, Size
+from holloway.protocols.durations import read_duration
 
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1, linux/if.h
 MAX_SOCKET_PATH = 107  # sun_path less its NUL, unix(7)
@@ -183,20 +184,44 @@ def size_kind(low: int, high: int) -> Kind:
 
 
 def seconds_kind(high: float) -> Kind:
-    """A duration in seconds, above 0 and up to `high`."""
+    """A duration, above 0 and up to `high` seconds: a number of seconds, or text with a unit (`2d`)."""
 
     def read(value: object, reading: Reading) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UnfitError(
-                f"expected seconds, found {type_word(value)} {quoted(value)}",
-                f"write a number above 0, at most {high:g}, without quotes or unit",
-            )
+        seconds = _seconds(
+            value, f'write a number above 0, at most {high:g}, or one with its unit in quotes, like "2m"'
+        )
         # Compared before it is converted: an enormous integer does not fit a float.
-        if not 0 < value <= high:
-            raise UnfitError(f"{quoted(value)} seconds is out of range", f"use more than 0 and at most {high:g}")
-        return float(value)
+        if not 0 < seconds <= high:
+            raise UnfitError(f"{quoted(value)} is out of range", f"use more than 0 and at most {high:g}")
+        return float(seconds)
 
-    return Kind(f"seconds, above 0, at most {high:g}", read, _number_from_text)
+    return Kind(f"seconds, or like `2m` or `1h`; above 0, at most {high:g} s", read, _number_from_text)
+
+
+def whole_seconds_kind(low: int, high: int) -> Kind:
+    """A duration of whole seconds from `low` to `high`, both included: a number, or text with a unit (`2m`)."""
+
+    def read(value: object, reading: Reading) -> int:
+        fix = f'write a whole number from {low} to {high}, or one with its unit in quotes, like "2m"'
+        seconds = _seconds(value, fix)
+        if not low <= seconds <= high:
+            raise UnfitError(f"{quoted(value)} is out of range", f"use {low} to {high}")
+        if seconds != int(seconds):
+            raise UnfitError(f"{quoted(value)} is no number of whole seconds", fix)
+        return int(seconds)
+
+    return Kind(f"whole seconds, or like `2m`; {low} to {high} s", read, _number_from_text)
+
+
+def _seconds(value: object, fix: str) -> int | float:
+    if isinstance(value, str):
+        try:
+            return read_duration(value)
+        except ValueError:
+            raise UnfitError(f"{quoted(value)} is no time", fix) from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UnfitError(f"expected seconds, found {type_word(value)} {quoted(value)}", fix)
+    return value
 
 
 def _number_from_text(text: str) -> object:

@@ -22,6 +22,7 @@ from holloway.actors.config.kinds import (
     path_kind,
     seconds_kind,
     size_kind,
+    whole_seconds_kind,
 )
 from holloway.actors.config.kinds_network import (
     endpoint_kind,
@@ -115,7 +116,7 @@ MIN_MTU, MAX_MTU = 576, 65000  # RFC 791, section 3.1, and what a record still c
 MAX_DTLS_MTU = 1 << 14  # RFC 6347, section 4.1
 MIN_MTU_IPV6 = 1280  # RFC 8200, section 5
 MAX_TIMER_S = 3600.0
-MAX_LEASE_S = 86400.0
+MAX_LEASE_S = 604800.0
 MIN_MEMORY = 8 << 20
 """No queue may hold more than an eighth of it, and that is to be as much as its own bound allows (`staging.STAGED_BYTES`,
 `reassembly.MAX_BYTES`): with less, a node that nobody floods would lose packets for want of memory."""
@@ -342,7 +343,7 @@ SECTIONS: Final = (
             ),
             Field(
                 "keepalive_s",
-                integer_kind(0, 65535),
+                whole_seconds_kind(0, 65535),
                 "Send a keepalive after this many silent seconds, to hold a NAT mapping open; 0 is off.",
                 0,
             ),

@@ -217,7 +217,7 @@ MISTAKES = [
     ),
     ("suite", '"aes-gcm"', '"aesgcm"', "peer[0].suite", '"aesgcm" is not', 'did you mean "aes-gcm"?'),
     ("suite like no other", '"aes-gcm"', '"des"', "peer[0].suite", '"des" is not', 'use "aes-gcm" or "wireguard"'),
-    ("keepalive", "keepalive_s = 25", "keepalive_s = 65536", "peer[0].keepalive_s", "above 65535", "use 0 to 65535"),
+    ("keepalive", "keepalive_s = 25", "keepalive_s = 65536", "peer[0].keepalive_s", "out of range", "use 0 to 65535"),
     ("timer zero", "rekey_after_s = 100", "rekey_after_s = 0", "session.rekey_after_s", "out of range", "more than 0"),
     (
         "timer high",
@@ -231,10 +231,10 @@ MISTAKES = [
     (
         "timer text",
         "rekey_after_s = 100",
-        'rekey_after_s = "2m"',
+        'rekey_after_s = "2 min"',
         "session.rekey_after_s",
-        "expected seconds",
-        "without",
+        "is no time",
+        "unit in quotes",
     ),
     (
         "timer relation",
@@ -289,7 +289,6 @@ MISTAKES = [
     ("memory enormous", '"64 MiB"', f"0x{'f' * 9000}", "limits.memory", "an enormous number", "use 8 MiB"),
     ("memory number", '"64 MiB"', "64.0", "limits.memory", "expected a size, found a number", "in quotes"),
     ("memory boolean", '"64 MiB"', "true", "limits.memory", "expected a size, found a boolean", "in quotes"),
-    ("lease", "lease_s = 30", "lease_s = 86401", "registry.lease_s", "out of range", "at most 86400"),
     (
         "gateway is this node",
         "[limits]",
@@ -330,6 +329,8 @@ MISTAKES = [
         "there is no gateway",
         "[gateway] through",
     ),
+    ("keepalive half", "keepalive_s = 25", "keepalive_s = 0.5", "peer[0].keepalive_s", "whole seconds", "like"),
+    ("lease", "lease_s = 30", "lease_s = 604801", "registry.lease_s", "out of range", "at most 604800"),
     ("no node name", 'name = "a"', "", "node.name", "missing", 'add: name = "a"'),
     ("no key file", 'private_key_file = "a.key"', "", "session.private_key_file", "missing", "add: private_key_file"),
     ("no interface name", 'name = "hw0"', "", "interface.name", "missing", "add: name"),

@@ -54,6 +54,16 @@ def test_every_setting_tells_its_origin(path: Path) -> None:
     assert told["control.socket"] == (Source.DEFAULT, "")
 
 
+def test_times_may_have_units_wherever_they_are_given(path: Path) -> None:
+    registry = '[registry]\nurl = "sqlite:///x"\ntrust = "store"\nlease_s = "2d"\n'
+    path.write_text(FILE + 'rekey_timeout_s = "0.25m"\n' + registry)
+    config = load_config(path, environ={"HOLLOWAY_SESSION_KEEPALIVE_TIMEOUT_S": "1h"})
+    assert config.registry is not None
+    assert config.registry.lease_s == 172_800
+    timers = config.session.timers
+    assert (timers.rekey_timeout_s, timers.keepalive_timeout_s) == (15, 3600)
+
+
 def test_a_sound_value_hides_a_wrong_weaker_one(path: Path) -> None:
     path.write_text(FILE.replace("1400", "7"))
     assert load_config(path, environ={"HOLLOWAY_INTERFACE_MTU": "1300"}).interface.mtu == 1300
@@ -133,7 +143,7 @@ def test_variables_of_others_are_left_alone(path: Path, name: str) -> None:
     [
         ("HOLLOWAY_INTERFACE_MTU", "big", "HOLLOWAY_INTERFACE_MTU", 'found text "big"'),
         ("HOLLOWAY_INTERFACE_MTU", "9" * 30, "HOLLOWAY_INTERFACE_MTU", "found text"),
-        ("HOLLOWAY_SESSION_REKEY_AFTER_S", "nan", "HOLLOWAY_SESSION_REKEY_AFTER_S", 'found text "nan"'),
+        ("HOLLOWAY_SESSION_REKEY_AFTER_S", "nan", "HOLLOWAY_SESSION_REKEY_AFTER_S", '"nan" is no time'),
         ("HOLLOWAY_INTERFACE_ADDRESSES", "10.0.0.1/8,x", "HOLLOWAY_INTERFACE_ADDRESSES[1]", "is not an address"),
         ("HOLLOWAY_INTERFACE_ADDRESSES", ",", "HOLLOWAY_INTERFACE_ADDRESSES", "the list is empty"),
         ("HOLLOWAY_INTERFACE_NAME", "\udc80", "HOLLOWAY_INTERFACE_NAME", "\\udc80"),

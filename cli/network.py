@@ -1,0 +1,142 @@
+"""`holloway network`: the settings that all nodes of a network share.
+
+Not responsible for what they mean (`holloway.protocols.network_settings`), nor for when a running node obeys them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from holloway.cli.failures import CommandFailedError
+from holloway.cli.option_types import DURATION, Parsed
+from holloway.cli.printing import json_option, print_json, say
+from holloway.cli.publishing import PUBLISH_S, member_config, publish
+from holloway.cli.state_option import state_directory, state_option
+
+if TYPE_CHECKING:
+    from holloway.protocols.network_settings import NetworkSettings
+
+SCHEMA = "holloway.network/1"
+
+
+def _range(text: str) -> IPv4Network | str:
+    """A range, or the word that takes it away."""
+    return text if text == "none" else IPv4Network(text)
+
+
+_RANGE = Parsed("range", _range)
+
+
+@click.command()
+@click.option("--static-range", type=_RANGE, metavar="CIDR|none", help="Addresses for those alone who ask for them.")
+@click.option("--floating-range", type=_RANGE, metavar="CIDR|none", help="Where floating addresses lie.")
+@click.option(
+    "--lease",
+    "lease_s",
+    type=DURATION,
+    metavar="TIME",
+    help="How long an address is held for a node that is away: 48h, 2d.",
+)
+@click.option("--rest", "rest_s", type=DURATION, metavar="TIME", help="How long an address that was let go rests: 1h.")
+@state_option
+@json_option
+def command(
+    static_range: IPv4Network | str | None,
+    floating_range: IPv4Network | str | None,
+    lease_s: int | None,
+    rest_s: int | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the settings of the network, or change them.
+
+    Every node that is up hears of a change at once, and says in its log and in `status` what waits for its next start. Changes are made where
+    the authority's key is; where the store is believed, on any node.
+    """
+    from dataclasses import replace
+
+    given = {"static_range": static_range, "floating_range": floating_range, "lease_s": lease_s, "rest_s": rest_s}
+    changes = {key: None if value == "none" else value for key, value in given.items() if value is not None}
+
+    def change(old: NetworkSettings) -> NetworkSettings:
+        return replace(old, **changes)  # type: ignore[arg-type]  # each of its own kind, by its option
+
+    config, registry = member_config(state)
+    folder = state_directory(state)
+    if registry.trust == "authority":
+        from holloway.actors.enrolled import SETTINGS, settings_of
+
+        if changes:
+            if lease_s is not None:
+                raise CommandFailedError(
+                    "--lease would change nothing",
+                    "in a network with an authority an address is held until its node is revoked or released",
+                    "leave --lease out",
+                )
+            from holloway.actors.authority_files import AuthorityFiles
+
+            authority = AuthorityFiles(folder, config.node.network, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
+            publish(registry.url, authority.change_settings(change), "the settings are changed")
+        settings = settings_of(folder.read(SETTINGS) or b"")
+    elif registry.trust == "store" and config.identity is not None:
+        import trio
+
+        settings = trio.run(_in_store, registry.url, config.node.network, change if changes else None)
+    else:
+        raise CommandFailedError(
+            "this network has no settings", "each node goes by its own configuration", "holloway config show -c FILE"
+        )
+    _print(config.node.network, settings, as_json=as_json)
+    if changes:
+        say("changed; `holloway status` says on each node what waits for its next start")
+
+
+async def _in_store(
+    url: str, network: str, change: Callable[[NetworkSettings], NetworkSettings] | None
+) -> NetworkSettings:
+    """The settings in the store, after the change."""
+    from dataclasses import replace
+
+    import trio
+
+    from holloway.actors.registry import ValueIs, open_registry
+    from holloway.protocols.network_settings import NetworkSettings, decode_settings, encode_settings, settings_key
+
+    why = f"the registry did not answer within {PUBLISH_S:g} s"
+    key = settings_key(network)
+    with trio.move_on_after(PUBLISH_S):
+        async with open_registry(url, wall_ns=time.time_ns) as registry:
+            while True:
+                entry = (await registry.snapshot(key)).entries.get(key)
+                old = None if entry is None else decode_settings(entry.value)
+                if entry is None or not isinstance(old, NetworkSettings):
+                    why = (
+                        "there are none: the first node that is up writes them" if entry is None else f"refused: {old}"
+                    )
+                    break
+                if change is None:
+                    return old
+                new = replace(change(old), number=old.number + 1)
+                if (await registry.transact((ValueIs(key, entry.value),), {key: encode_settings(new)})).succeeded:
+                    return new
+    raise CommandFailedError(f"the settings of network {network} cannot be read", why, "look at the registry")
+
+
+def _print(network: str, settings: NetworkSettings, *, as_json: bool) -> None:
+    from holloway.protocols.network_settings import encode_settings
+
+    said = json.loads(encode_settings(settings))
+    del said["v"]
+    if as_json:
+        print_json({"schema": SCHEMA, "name": network, "settings": said})
+        return
+    for key, value in said.items():
+        print(f"{key:<15} {'none' if value is None else value}")
