@@ -28,6 +28,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.journal import Traffic
 from holloway.protocols.memory import MemoryBudget
+from holloway.protocols.offers import NOT_COMPRESSED, Security
 from holloway.protocols.packets import Packet, count_packets, whole_packets
 from holloway.protocols.staging import Staging
 from holloway.protocols.timers import Timers
@@ -84,6 +85,17 @@ class DtlsPeer:
         self._settled = trio.Event()
 
     suite = "dtls"
+    packing = None
+
+    @property
+    def security(self) -> Security | None:
+        """DTLS, when there is an association."""
+        return None if self.link.current is None else Security.DTLS
+
+    @property
+    def compression(self) -> str | None:
+        """DTLS compresses nothing here."""
+        return None if self.link.current is None else NOT_COMPRESSED
 
     def __repr__(self) -> str:
         return f"<DtlsPeer {self.peer.name} {self.link!r}>"

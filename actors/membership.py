@@ -21,12 +21,14 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
 from holloway.actors.floating_follower import FloatingFollower
 from holloway.actors.known_nodes import UNKEPT, KnownNodes
+from holloway.actors.pair_terms import policy_of
 from holloway.actors.records import Records
 from holloway.actors.registry import Absent, Delete, Entry, ModRevisionIs, Put, RegistryPort, Snapshot
 from holloway.actors.roster import Roster
 from holloway.protocols.errors import PortError, RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
+    RecordProblem,
     address_key,
     addresses_prefix,
     network_prefix,
@@ -34,6 +36,7 @@ from holloway.protocols.membership import (
     nodes_prefix,
 )
 from holloway.protocols.network_settings import differences, words_of
+from holloway.protocols.offers import agreed_security
 
 if TYPE_CHECKING:
     from holloway.actors.registry import Change, Lease
@@ -81,16 +84,14 @@ class Membership:
         """`describe`: see `Describe`. `own_key`: our session key. `floating`: who wants to know of floating addresses."""
         self._floating = floating
         self._network, self._name = config.node.network, config.node.name
-        self._belief, self._describe = belief, describe
+        self._belief, self._describe, self._policy = belief, describe, policy_of(config)
         self._authority = belief if isinstance(belief, AuthorityBelief) else None
         self._roster, self._log = roster, log
         self.prefix = network_prefix(self._network)
         self._nodes, self._addresses = nodes_prefix(self._network), addresses_prefix(self._network)
         self._record: NodeRecord | None = None
         self._ours: dict[bytes, bytes] = {}
-        self.records = Records(
-            self._name, own_key, roster.found, belief.read, roster.problems, log, trio.current_time()
-        )
+        self.records = Records(self._name, own_key, roster.found, self._read, roster.problems, log, trio.current_time())
         self._known = None
         if isinstance(belief, AuthorityBelief):
             self._known = KnownNodes(belief.enrolled, belief, self.records, log)
@@ -218,6 +219,13 @@ class Membership:
         """Keep what we know for another life."""
         if self._known is not None:
             await self._known.keep()
+
+    def _read(self, name: str, value: bytes) -> NodeRecord | RecordProblem:
+        """The record that stands under a name, if it is believed, and if we may have a session with such a node."""
+        record = self._belief.read(name, value)
+        if isinstance(record, NodeRecord) and agreed_security(self._policy, record.security) is None:
+            return RecordProblem.NO_COMMON_SECURITY
+        return record
 
     async def replace(self, snapshot: Snapshot, lease: Lease) -> None:
         """What the store says now is all there is. Raises `RegistryError` when it is not what we published."""

@@ -53,6 +53,7 @@ from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.netlink_service import netlink_service
 from holloway.actors.node_answers import NodeAnswers
 from holloway.actors.own_endpoints import OwnEndpoints
+from holloway.actors.pair_terms import codec_of, policy_of, refuse_contradictions, warn_of_policy
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
@@ -64,6 +65,7 @@ from holloway.actors.store_member import StoreMember, settled_node
 from holloway.actors.tun_reader import tun_reader
 from holloway.actors.udp_endpoint import UdpEndpoint, udp_endpoint
 from holloway.actors.wanted import Peer
+from holloway.protocols.compression import Codec
 from holloway.protocols.floating_table import FloatingTable
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.membership import NodeRecord
@@ -96,6 +98,7 @@ class Node:
         enrolled: Enrolled | None = None,
         member: StoreMember | None = None,
         credentials: Credentials | None = None,
+        codec: Codec | None = None,
     ) -> None:
         """`credentials`: what we show over DTLS, for a node with that back end."""
         self.config = config
@@ -138,6 +141,7 @@ class Node:
             router=self.router,
             past_drops=self.past_drops,
             memory=self.memory,
+            codec=codec,
         ).pool()
         self._tree: Tree | None = None
         self._answers = NodeAnswers(
@@ -267,12 +271,15 @@ class Node:
             udp: UdpEndpoint | None = _handle(ctx.ref("dataplane.udp"))
             netlink: Netlink | None = _handle(ctx.ref("dataplane.netlink"))
             endpoints = await self._endpoints.find(netlink, udp.listening if udp else ())
+        offers = policy_of(config).offers
         return NodeRecord(
             name=config.node.name,
             public_key=self.public_key,
             endpoints=endpoints,
             addresses=config.interface.addresses,
             prefixes=config.node.prefixes,
+            security=offers.security,
+            compression=offers.compression,
         )
 
     # What an embedding program asks; `holloway status`, `peers`, `routes` and `ping` ask the same through the control socket.
@@ -363,7 +370,10 @@ async def open_node(
         from holloway.actors.dtls_credentials import load_credentials
 
         credentials = load_credentials(config, enrolled, ports.wall_ns)
-    node = Node(config, ports, secrets, network_secret, enrolled, member, credentials)
+    refuse_contradictions(config)
+    codec = codec_of(config)
+    warn_of_policy(policy_of(config))
+    node = Node(config, ports, secrets, network_secret, enrolled, member, credentials, codec)
 
     seed = random.Random(ports.entropy(16))  # noqa: S311 - jitter of restarts, not keys
     async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:

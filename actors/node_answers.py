@@ -20,6 +20,7 @@ from holloway.actors.control import Answer
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.gateway import Gateway
 from holloway.actors.membership import Membership
+from holloway.actors.pair_terms import policy_of
 from holloway.actors.peers import child_name
 from holloway.actors.ports import Ports
 from holloway.actors.registry_plane import floating_name
@@ -40,6 +41,7 @@ from holloway.actors.status import (
     peer_drops,
     peer_status,
     program_version,
+    security_status,
     settings_status,
     summary,
 )
@@ -103,6 +105,7 @@ class NodeAnswers:
                 "dtls": None
                 if self.credentials is None
                 else dtls_status(self.credentials, self.running("dataplane.dtls")),
+                "security": security_status(policy_of(config)),
                 "offloads": self._offloads(),
                 "refused_runs": self._refused_runs(),
                 "memory": memory_status(self.memory),

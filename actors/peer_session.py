@@ -17,16 +17,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import Callbook
+from holloway.actors.pair_terms import PLAIN_WORDS
+from holloway.actors.peer_messages import Answer, Inbound, Message, Outbound, Restart, cost, count, kept
 from holloway.actors.pinging import PING_PAYLOAD, Pinger, Pong
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.compression import Packing
 from holloway.protocols.events import (
     DropReason,
     EndpointMoved,
@@ -38,9 +40,10 @@ from holloway.protocols.events import (
     PacketDropped,
     PeerForgotUs,
 )
-from holloway.protocols.memory import MemoryBudget, arrivals_cost, packets_cost
+from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import OpenedInitiation
-from holloway.protocols.packets import Packet, count_packets
+from holloway.protocols.offers import LZ4, NOT_COMPRESSED, SEALED, Security, Terms
+from holloway.protocols.packets import Packet
 from holloway.protocols.session import Session, State
 from holloway.protocols.suites import WIREGUARD
 
@@ -62,39 +65,6 @@ LOOK_UP_AGAIN_S = 15.0
 """A peer that does not answer has its names looked up again, but not more often than this."""
 
 
-@dataclass(slots=True)  # not frozen: one is made for every turn
-class Outbound:
-    """Seal these packets for the peer."""
-
-    packets: list[Packet]
-
-
-@dataclass(slots=True)
-class Inbound:
-    """Open these datagrams from the peer."""
-
-    arrivals: list[Arrival]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer this initiation."""
-
-    opened: OpenedInitiation
-    source: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Begin again: the peer has lost our session and proves it with this token."""
-
-    token: bytes
-    source: Address
-
-
-Message: TypeAlias = Outbound | Inbound | Answer | Restart
-
-
 class PeerSession:
     """Handle of one running peer actor. Made by `peers`, once for each incarnation."""
 
@@ -108,9 +78,11 @@ class PeerSession:
         log: Logger,
         first_ping: int,
         memory: MemoryBudget,
+        terms_with: Callable[[Peer], Terms],
     ) -> None:
         """`make_session` is called at once with this handle, which the tables of the node then know it by. `first_ping`
-        is any number, best a random one: pings count on from it. `memory`: what the inbox takes from.
+        is any number, best a random one: pings count on from it. `memory`: what the inbox takes from. `terms_with`: what
+        we are willing to with the peer as it is known at the time.
         """
         self.peer = peer
         self.drops: Counter[str] = Counter()
@@ -125,6 +97,8 @@ class PeerSession:
         self._waiting = trio.CancelScope()
         self._crash: Exception | None = None
         self._pinger = Pinger(first_ping)
+        self._terms_with = terms_with
+        self._told_terms = SEALED
         self._nursery: trio.Nursery | None = None
         self._looking_up = trio.CancelScope()
         self._unanswered = trio.Event()
@@ -163,33 +137,33 @@ class PeerSession:
 
     def _queue(self, message: Message) -> None:
         if self.is_stopped:
-            self.drops[DropReason.PEER_DOWN.value] += _count(message)
+            self.drops[DropReason.PEER_DOWN.value] += count(message)
             return
-        cost = _cost(message)
-        if not self._inbox_share.take(cost):
+        taken = cost(message)
+        if not self._inbox_share.take(taken):
             if self._queued:
-                self.drops[DropReason.MEMORY_FULL.value] += _count(message)
+                self.drops[DropReason.MEMORY_FULL.value] += count(message)
             else:
                 self._take(message)
             return
         try:
-            self._inbox.send_nowait(_kept(message))
+            self._inbox.send_nowait(kept(message))
         except trio.WouldBlock:
-            self._inbox_share.give(cost)
-            self.drops[DropReason.INBOX_FULL.value] += _count(message)
+            self._inbox_share.give(taken)
+            self.drops[DropReason.INBOX_FULL.value] += count(message)
         else:
             self._queued += 1
 
     def _leaves_inbox(self, message: Message) -> None:
         self._queued -= 1
-        self._inbox_share.give(_cost(message))
+        self._inbox_share.give(cost(message))
 
     # Turns. One that crashes, in whosever call, is left to our own task to end of.
 
     def _take(self, message: Message) -> None:
         """A turn for one message."""
         if self.is_stopped:
-            self.drops[DropReason.PEER_DOWN.value] += _count(message)
+            self.drops[DropReason.PEER_DOWN.value] += count(message)
             return
         try:
             self._handle(message, trio.current_time())
@@ -218,13 +192,19 @@ class PeerSession:
     # What the roster asks.
 
     def update(self, peer: Peer) -> None:
-        """The same peer with other endpoints or prefixes. A session that works is not disturbed: it tries new endpoints
+        """The same peer with other endpoints, prefixes or offers. A session that works is not disturbed: it tries new endpoints
         once the peer does not answer any more.
         """
-        is_moved = peer.endpoints != self.peer.endpoints
+        is_moved, is_changed = peer.endpoints != self.peer.endpoints, peer.offers != self.peer.offers
         self.peer = peer
+        if is_changed:
+            self._take_turn(self._set_terms)
         if is_moved:
             self._take_turn(self._move)
+
+    def _set_terms(self) -> None:
+        self.session.set_terms(self._terms_with(self.peer), trio.current_time())
+        self._flush()
 
     def _move(self) -> None:
         self.callbook.replace(self.peer.endpoints)
@@ -280,7 +260,7 @@ class PeerSession:
             except (trio.EndOfChannel, trio.ClosedResourceError):
                 return
             self._leaves_inbox(message)
-            self.drops[DropReason.PEER_DOWN.value] += _count(message)
+            self.drops[DropReason.PEER_DOWN.value] += count(message)
 
     async def _serve(self) -> None:
         """Until a turn crashes."""
@@ -353,12 +333,13 @@ class PeerSession:
                 log.debug("peer %s: handshake begun, attempt %d", name, attempt)
                 if attempt > 1:
                     self._call_elsewhere(attempt)
-            case HandshakeCompleted(epoch, is_initiator, _):
+            case HandshakeCompleted(epoch, is_initiator, _, terms):
                 self.callbook.proven = self.session.endpoint
                 side = "initiator" if is_initiator else "responder"
                 tell = log.debug if self.is_connected else log.info
                 tell("peer %s: session up, epoch %d, we are the %s", name, epoch, side)
                 self.is_connected = True
+                self._tell_terms(terms)
                 self._settled.set()
             case HandshakeGaveUp(attempts):
                 log.warning("peer %s: no answer to %d initiations", name, attempts)
@@ -373,6 +354,16 @@ class PeerSession:
                 log.info("peer %s: has lost our session, beginning again", name)
             case _:
                 assert_never(event)
+
+    def _tell_terms(self, terms: Terms) -> None:
+        """Whether data is encrypted from now on, when that is not as before."""
+        if (terms ^ self._told_terms) & Terms.CLEAR:
+            if Terms.CLEAR in terms:
+                words = "both sides ask for plain text, so whoever is on the way can read what is sent"
+                self._log.warning("peer %s: %s: %s", self.peer.name, PLAIN_WORDS, words)
+            else:
+                self._log.warning("peer %s: encrypted from now on", self.peer.name)
+        self._told_terms = terms
 
     # Calling.
 
@@ -454,6 +445,23 @@ class PeerSession:
         self.session.round_trip_s = ping.round_trip_s
         return Pong(ping.round_trip_s, format_address(endpoint), self.session.epoch)
 
+    @property
+    def security(self) -> Security | None:
+        """Whether data is encrypted; `None` while there is no key."""
+        terms = self.session.terms
+        return None if terms is None else Security.NONE if Terms.CLEAR in terms else Security.SESSION
+
+    @property
+    def compression(self) -> str | None:
+        """What data may be compressed with; `None` while there is no key."""
+        terms = self.session.terms
+        return None if terms is None else LZ4 if Terms.LZ4 in terms else NOT_COMPRESSED
+
+    @property
+    def packing(self) -> Packing:
+        """What compression came to."""
+        return self.session.packing
+
     def health(self) -> str:
         """`ok`; `handshaking`; `stale`: the peer owes us an answer, or the keys of an idle session ran out; or `down`."""
         match self.session.state:
@@ -469,32 +477,3 @@ class PeerSession:
                 return "stale" if self.is_connected and not self.session.is_silent else "down"
             case State.CLOSED:
                 return "down"
-
-
-def _cost(message: Message) -> int:
-    """What it takes to keep it. Calls hold no datagrams and are free, so that nothing keeps a peer from calling; they are
-    bounded by their number, and by what `demux` lets through.
-    """
-    match message:
-        case Outbound(packets):
-            return packets_cost(packets)
-        case Inbound(arrivals):
-            return arrivals_cost(arrivals)
-        case _:
-            return 0
-
-
-def _kept(message: Message) -> Message:
-    """The same in memory of its own."""
-    return Inbound([arrival.kept() for arrival in message.arrivals]) if isinstance(message, Inbound) else message
-
-
-def _count(message: Message) -> int:
-    """How many packets, datagrams or calls are lost with it."""
-    match message:
-        case Outbound(packets):
-            return count_packets(packets)
-        case Inbound(arrivals):
-            return sum(arrival.datagram_count for arrival in arrivals)
-        case _:
-            return 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from holloway.actors.config.model import Config
+from holloway.actors.pair_terms import policy_of, terms_with
 from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import Ports
 from holloway.actors.roster import Roster
@@ -26,6 +27,7 @@ from holloway.actors.status import peer_drops
 from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
+from holloway.protocols.compression import Codec
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.memory import MemoryBudget
@@ -60,11 +62,15 @@ class Peers:
         router: Router,
         past_drops: Counter[str],
         memory: MemoryBudget,
+        codec: Codec | None,
     ) -> None:
-        """What an actor counted goes into `past_drops` at its end. What waits in all of them is taken from `memory`."""
+        """What an actor counted goes into `past_drops` at its end. What waits in all of them is taken from `memory`. `codec`: what
+        compresses, if the configuration asks for it.
+        """
         self._config, self._ports, self._secrets, self._network_secret = config, ports, secrets, network_secret
         self._static, self._roster, self._router, self._past_drops = static, roster, router, past_drops
-        self._memory = memory
+        self._memory, self._codec = memory, codec
+        self._terms_with = partial(terms_with, policy_of(config))
 
     def pool(self) -> Pool[Peer, RunningPeer]:
         """The pool, of which the keys are identities. A peer that crashes again and again backs off by itself: it takes
@@ -84,7 +90,14 @@ class Peers:
         peer = self._roster.of(identity)
         first_ping = int.from_bytes(self._ports.entropy(4), "big")
         handle = PeerSession(
-            peer, partial(self._session, udp), tun=tun, udp=udp, log=log, first_ping=first_ping, memory=self._memory
+            peer,
+            partial(self._session, udp),
+            tun=tun,
+            udp=udp,
+            log=log,
+            first_ping=first_ping,
+            memory=self._memory,
+            terms_with=self._terms_with,
         )
         try:
             self._router.assign(handle, peer.allowed)
@@ -139,6 +152,8 @@ class Peers:
                 mtu=self._config.interface.mtu,
                 inspect=Inspector(self._router.routes, handle, self._router.local),
                 memory=self._memory,
+                terms=self._terms_with(peer),
+                codec=self._codec,
             )
             addresses = handle.callbook.addresses
             return Session(

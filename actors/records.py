@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from holloway.actors.config import Endpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
 from holloway.protocols.membership import NodeRecord, RecordProblem
+from holloway.protocols.offers import Offers
 
 if TYPE_CHECKING:
     from holloway.actors.bounded_log import BoundedLog
@@ -117,6 +118,7 @@ class Records:
             public_key=record.public_key,
             allowed=record.allowed(),
             endpoints=tuple(Endpoint(host, port) for host, port in record.endpoints),
+            offers=Offers(record.security, record.compression),
         )
         new = _Known(peer, entry.create_revision, entry.value)
         if known is not None and known.peer.public_key != peer.public_key:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from holloway.actors.pinging import Pong
     from holloway.actors.wanted import Peer
     from holloway.protocols.addresses import Address
+    from holloway.protocols.compression import Packing
     from holloway.protocols.events import DropReason
     from holloway.protocols.journal import Traffic
+    from holloway.protocols.offers import Security
     from holloway.protocols.packets import Packet
 
 
@@ -66,6 +68,21 @@ class RunningPeer(Protocol):
     @property
     def suite(self) -> str:
         """How packets are sealed."""
+        ...
+
+    @property
+    def security(self) -> Security | None:
+        """How what is sent is protected; None while there is nothing to send with."""
+        ...
+
+    @property
+    def compression(self) -> str | None:
+        """What may be compressed with, `none` included; None likewise."""
+        ...
+
+    @property
+    def packing(self) -> Packing | None:
+        """What compression came to; None where there is none."""
         ...
 
     @property

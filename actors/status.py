@@ -14,8 +14,10 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import format_address
+from holloway.protocols.compression import Packing
 from holloway.protocols.keys import encode_key
 from holloway.protocols.network_settings import AT_NEXT_START, differences, encode_settings
+from holloway.protocols.offers import Policy
 
 if TYPE_CHECKING:
     from holloway.actors.config.model import Prefix
@@ -92,6 +94,27 @@ def floating_status(
     return found
 
 
+def security_status(policy: Policy) -> dict[str, object]:
+    """The part `node.security` of `status`: what is required of every peer, and what this node offers."""
+    return {
+        "require": policy.require.word,
+        "offers": list(policy.offers.security),
+        "compression": policy.compression,
+    }
+
+
+def packing_status(packing: Packing) -> dict[str, dict[str, int]]:
+    """The part `compressed` of `peers`: bytes before and after, and those that went as they were."""
+    return {
+        "rx": {"plain_bytes": packing.received_plain, "packed_bytes": packing.received_packed},
+        "tx": {
+            "plain_bytes": packing.sent_plain,
+            "packed_bytes": packing.sent_packed,
+            "skipped_bytes": packing.sent_skipped,
+        },
+    }
+
+
 def peer_status(peer: Peer, running: RunningPeer | None, problem: str | None, now: float) -> dict[str, object]:
     """One element of `peers` in `status`. Times are seconds ago, round trips milliseconds, as of monotonic `now`.
 
@@ -103,6 +126,8 @@ def peer_status(peer: Peer, running: RunningPeer | None, problem: str | None, no
         "endpoint": None,
         "state": "down",
         "suite": peer.suite,
+        "security": None,
+        "compression": None,
         "epoch": 0,
         "last_handshake_s": None,
         "rtt_ms": None,
@@ -117,6 +142,8 @@ def peer_status(peer: Peer, running: RunningPeer | None, problem: str | None, no
         "endpoint": format_address(session.endpoint) if session.endpoint else None,
         "state": running.health(),
         "suite": running.suite,
+        "security": None if running.security is None else running.security.word,
+        "compression": running.compression,
         "epoch": session.epoch,
         "last_handshake_s": _since(session.last_handshake_at, now),
         "rtt_ms": None if session.round_trip_s is None else round(session.round_trip_s * 1000, 3),
@@ -133,6 +160,7 @@ def peer_details(peer: Peer, running: RunningPeer | None, problem: str | None, n
         "keepalive_s": peer.keepalive_s,
         "handshakes": running.session.handshakes_total if running else 0,
         "last_received_s": _since(running.session.last_received_at, now) if running else None,
+        "compressed": packing_status((running.packing if running else None) or Packing()),
         "drops": dict(sorted(peer_drops(running).items())) if running else {},
     }
 

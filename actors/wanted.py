@@ -29,6 +29,7 @@ from types import MappingProxyType
 from holloway.actors.config import Endpoint, PeerConfig
 from holloway.actors.config.model import SUITES, Prefix
 from holloway.protocols.demux import MAX_PEERS
+from holloway.protocols.offers import Offers
 from holloway.protocols.routes import MAX_ROUTES
 
 __all__ = ["MAX_PEERS", "Claimant", "Floating", "Peer", "Plan", "PrefixSet", "Refusal", "Refused", "settle"]
@@ -44,6 +45,8 @@ class Peer:
     endpoints: tuple[Endpoint, ...] = ()
     suite: str = SUITES[0]
     keepalive_s: int = 0
+    offers: Offers | None = None
+    """What its record offers; None for a configured peer, which needs no record."""
 
     @classmethod
     def from_config(cls, config: PeerConfig) -> Peer:
@@ -60,7 +63,7 @@ class Peer:
     @property
     def identity(self) -> Peer:
         """What a session is made for. The rest may change while it lives."""
-        return replace(self, allowed=(), endpoints=())
+        return replace(self, allowed=(), endpoints=(), offers=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from typing import TypeVar
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.plain_text import Json, one_line
 
+SECURITY = ("session", "dtls", "none")
+COMPRESSION = ("lz4", "none")
 STATES = ("ok", "handshaking", "stale", "down")
 FLOATING_STATES = ("out", "waiting", "holding", "leaving", "followed")
 GATEWAY_STATES = (*STATES, "absent", "unwilling")
@@ -39,6 +41,9 @@ class PeerStatus:
     endpoint: str | None
     state: str
     suite: str
+    security: str | None
+    """How data is protected now: `session`, `dtls`, or `none`, which is not at all; None while there is no key."""
+    compression: str | None
     epoch: int
     last_handshake_s: float | None
     rtt_ms: float | None
@@ -46,6 +51,23 @@ class PeerStatus:
     sent: Traffic
     problem: str | None
     """What keeps the peer from being all that was wanted, in words."""
+
+    @property
+    def protection(self) -> str:
+        """The suite, and what becomes of data, in words."""
+        suite = "NOT ENCRYPTED" if self.security == "none" else self.suite
+        return suite if self.compression in (None, "none") else f"{suite}, {self.compression}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Bytes before and after compression, and those that were sent as they were."""
+
+    received_plain: int
+    received_packed: int
+    sent_plain: int
+    sent_packed: int
+    sent_skipped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,7 @@ class PeerDetail:
     allowed: list[str]
     keepalive_s: float
     handshakes: int
+    compressed: Compressed | None
     drops: dict[str, int]
 
 
@@ -120,6 +143,15 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSecurity:
+    """What the node requires of every peer, what it offers, and what it compresses with."""
+
+    require: str
+    offers: list[str]
+    compression: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -136,6 +168,7 @@ class NodeStatus:
     backend: str
     is_verifying: bool
     """False: over DTLS, every certificate is believed."""
+    security: NodeSecurity | None
     offloads: list[str]
     refused_runs: dict[str, int]
     memory: Memory
@@ -285,6 +318,7 @@ def read_status(answer: Json) -> Status:
             version=node.text("version"),
             backend=node.text("backend"),
             is_verifying=node.is_null("dtls") or node.inner("dtls").flag("verified"),
+            security=_node_security(node.inner("security")) if node.has("security") else None,
             offloads=node.texts("offloads"),
             refused_runs=node.counters("refused_runs"),
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
@@ -360,10 +394,30 @@ def read_peers(answer: Json) -> list[PeerDetail]:
             allowed=each.texts("allowed"),
             keepalive_s=each.number("keepalive_s"),
             handshakes=each.integer("handshakes"),
+            compressed=_compressed(each.inner("compressed")) if each.has("compressed") else None,
             drops=each.counters("drops"),
         )
         for each in _versioned(answer, "holloway.peers/1").inners("peers")
     ]
+
+
+def _compressed(fields: Fields) -> Compressed:
+    rx, tx = fields.inner("rx"), fields.inner("tx")
+    return Compressed(
+        rx.integer("plain_bytes"),
+        rx.integer("packed_bytes"),
+        tx.integer("plain_bytes"),
+        tx.integer("packed_bytes"),
+        tx.integer("skipped_bytes"),
+    )
+
+
+def _node_security(fields: Fields) -> NodeSecurity:
+    return NodeSecurity(
+        require=fields.one_of("require", SECURITY),
+        offers=fields.texts("offers"),
+        compression=fields.one_of("compression", COMPRESSION),
+    )
 
 
 def read_ping_event(event: Json) -> PingEvent:
@@ -399,6 +453,8 @@ def _peer_status(fields: Fields) -> PeerStatus:
         endpoint=fields.optional("endpoint", fields.text),
         state=fields.one_of("state", STATES),
         suite=fields.text("suite"),
+        security=_optional_word(fields, "security", SECURITY),
+        compression=_optional_word(fields, "compression", COMPRESSION),
         epoch=fields.integer("epoch"),
         last_handshake_s=fields.optional("last_handshake_s", fields.number),
         rtt_ms=fields.optional("rtt_ms", fields.number),
@@ -406,6 +462,11 @@ def _peer_status(fields: Fields) -> PeerStatus:
         sent=_traffic(fields.inner("tx")),
         problem=fields.optional("problem", fields.text) if fields.has("problem") else None,
     )
+
+
+def _optional_word(fields: Fields, key: str, words: tuple[str, ...]) -> str | None:
+    """One of some words, null, or nothing at all."""
+    return fields.optional(key, lambda key: fields.one_of(key, words)) if fields.has(key) else None
 
 
 def _traffic(fields: Fields) -> Traffic:

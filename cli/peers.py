@@ -16,6 +16,7 @@ from holloway.cli.printing import (
     json_option,
     print_json,
     print_table,
+    size,
     wants_color,
 )
 
@@ -29,6 +30,7 @@ _HEADINGS = (
     "KEEPALIVE",
     "HANDSHAKES",
     "RX / TX PACKETS",
+    "COMPRESSED",
     "DROPPED",
 )
 
@@ -62,9 +64,18 @@ def _row(peer: PeerDetail) -> tuple[str, ...]:
         peer.public_key,
         status.endpoint or "-",
         " ".join(peer.allowed) or "-",
-        status.suite,
+        status.protection,
         f"{peer.keepalive_s:g}s" if peer.keepalive_s else "off",
         str(peer.handshakes),
         f"{status.received.packets} / {status.sent.packets}",
+        _compressed(peer),
         counters(peer.drops),
     )
+
+
+def _compressed(peer: PeerDetail) -> str:
+    """Bytes before and after compression, both directions together."""
+    found = peer.compressed
+    if found is None or not found.received_plain + found.sent_plain:
+        return "-"
+    return f"{size(found.received_plain + found.sent_plain)} to {size(found.received_packed + found.sent_packed)}"

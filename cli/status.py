@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from holloway.cli.answers import FloatingStatus, GatewayStatus, PeerStatus, Status, read_status
+from holloway.cli.answers import FloatingStatus, GatewayStatus, NodeStatus, PeerStatus, Status, read_status
 from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.find_daemon import daemon_options, find_daemon
 from holloway.cli.gateway_warning import warn_of_gateway
@@ -64,7 +64,7 @@ def _print(status: Status, *, color: bool) -> None:
     node = status.node
     print(
         f"{node.name}  {' '.join(node.addresses)}  {node.interface} mtu {node.mtu}  up {duration(node.uptime_s)}"
-        f"  network {node.network}  backend {node.backend}  offloads {' '.join(node.offloads) or 'none'}"
+        f"  network {node.network}  backend {node.backend}{_requires(node)}  offloads {' '.join(node.offloads) or 'none'}"
     )
     print(
         f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}"
@@ -91,6 +91,10 @@ def _print(status: Status, *, color: bool) -> None:
         print(f"dropped: {counters(status.drops)}")
 
 
+def _requires(node: NodeStatus) -> str:
+    return "" if node.security is None else f"  requires {node.security.require}"
+
+
 def _floating_words(floating: FloatingStatus) -> str:
     if floating.is_ours:
         return f"{floating.address} here"
@@ -112,7 +116,7 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
         ago(peer.last_handshake_s),
         f"{size(peer.received.size)} / {size(peer.sent.size)}",
         str(peer.epoch),
-        peer.suite,
+        peer.protection,
     )
 
 
@@ -134,6 +138,11 @@ def _warn_of_membership(status: Status) -> None:
 
 def _warn(peer: PeerStatus, daemon: Daemon) -> None:
     """A peer that does not answer is told on stderr, with what to try."""
+    if peer.security == "none":
+        print(
+            f"warning: {peer.name}: NOT ENCRYPTED: both sides ask for plain text, so whoever is on the way can read it",
+            file=sys.stderr,
+        )
     if peer.problem is not None:
         print(f"warning: {peer.name}: {peer.problem}", file=sys.stderr)
     if peer.state == "stale":

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.offers import SEALED, Terms
 
 
 class DropReason(Enum):
@@ -40,6 +41,13 @@ class DropReason(Enum):
     MALFORMED = "malformed"
     SOURCE_NOT_ALLOWED = "source_not_allowed"
     DESTINATION_NOT_OURS = "destination_not_ours"
+
+    PLAINTEXT_REFUSED = "plaintext_refused"
+    """A record in clear, for a key that was not agreed on for that."""
+    NOT_AGREED = "not_agreed"
+    """A record that is compressed, or is sealed, for a key whose terms say otherwise."""
+    UNPACKING_REFUSED = "unpacking_refused"
+    """A compressed record that is malformed, or would become longer than it may: a bomb."""
 
     PIECE_MALFORMED = "piece_malformed"
     PIECE_FOREIGN_SOURCE = "piece_foreign_source"
@@ -80,11 +88,12 @@ class HandshakeStarted:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeCompleted:
-    """New keys are in use. `round_trip_s` is known to the initiator only."""
+    """New keys are in use, on these terms. `round_trip_s` is known to the initiator only."""
 
     epoch: int
     is_initiator: bool
     round_trip_s: float | None
+    terms: Terms = SEALED
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.keyring import Links
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import DerivedKeys, Initiator, OpenedInitiation, response_bytes
+from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.suites import Suite
 from holloway.protocols.tai64n import LAST_WALL_NS, WHITENED_NS, tai64n
 from holloway.protocols.timers import INITIATION_INTERVAL_S
@@ -48,6 +49,8 @@ class Handshakes:
         self._links, self._entropy, self._wall_ns = links, entropy, wall_ns
         self._macs = MacWriter(peer_public)
         self._initiator: Initiator | None = None
+        self.terms: Terms = SEALED
+        """What we are willing to; a message that was made stays as it is."""
         self._newest_timestamp = b""
         self._stamped_ns = -WHITENED_NS
         self.initiated_at = float("-inf")
@@ -79,6 +82,7 @@ class Handshakes:
             local_index=index,
             timestamp=self._timestamp(),
             token=self._token(index),
+            terms=self.terms,
         )
         self.initiated_at = now
         return self._macs.append(self._initiator.message, now)
@@ -132,6 +136,7 @@ class Handshakes:
             local_index=index,
             remote_token=remote_token,
             token=self._token(index),
+            terms=self.terms,
         )
         return self._macs.append(message, now), derived
 

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.compression import Packing
 from holloway.protocols.events import DropReason, Event, PacketDropped
 
 EVENTS = 256
@@ -28,12 +29,13 @@ class Traffic:
 class Journal:
     """Events until they are read, drops for ever."""
 
-    __slots__ = ("drops", "events")
+    __slots__ = ("drops", "events", "packing")
 
     def __init__(self) -> None:
         self.drops: Counter[DropReason] = Counter()
         self.events: deque[Event] = deque(maxlen=EVENTS)
         """Unread, oldest first."""
+        self.packing = Packing()
 
     def tell(self, event: Event) -> None:
         self.events.append(event)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
+from holloway.protocols.compression import Codec
 from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import DerivedKeys
@@ -61,13 +62,21 @@ class Keyring:
     )
 
     def __init__(
-        self, suite: Suite, lifetime_s: float, links: Links, journal: Journal, memory: MemoryBudget | None = None
+        self,
+        suite: Suite,
+        lifetime_s: float,
+        links: Links,
+        journal: Journal,
+        memory: MemoryBudget | None = None,
+        codec: Codec | None = None,
     ) -> None:
         """`lifetime_s`: how long after it was made a key is forgotten, whatever its slot. `memory`: what datagrams that wait
-        under a key take from; without it each key has a budget of its own.
+        under a key take from; without it each key has a budget of its own. `codec`: for keys whose terms have it.
         """
         kind = framing(suite)
-        self._make_keys: Callable[..., TransportKeys] = partial(kind, memory=memory) if kind is RecordKeys else kind
+        self._make_keys: Callable[..., TransportKeys] = (
+            partial(kind, memory=memory, codec=codec) if kind is RecordKeys else kind
+        )
         self._suite, self._lifetime_s, self._links, self._journal = suite, lifetime_s, links, journal
         self._current: TransportKeys | None = None
         self._next: TransportKeys | None = None

@@ -28,6 +28,7 @@ from typing import TypeAlias, TypeVar
 
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.keys import StaticKey, decode_key, encode_key
+from holloway.protocols.offers import LZ4, NOT_COMPRESSED, WORDS
 from holloway.protocols.z85 import decode_z85
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
@@ -42,8 +43,8 @@ MIN_PREFIX_BITS = {4: 8, 6: 16}
 shorter prefix would draw much of a host's traffic into the tunnel on the word of a record. A default route may be offered:
 it counts for those alone who have chosen its owner as their gateway."""
 MAX_SERIAL = 2**53 - 1  # the last integer that every reader of JSON keeps exactly (RFC 8259, section 6)
-SECURITY_WORDS = frozenset({"session", "dtls", "none"})
-COMPRESSION_WORDS = frozenset({"lz4", "none"})
+SECURITY_WORDS = frozenset(WORDS)
+COMPRESSION_WORDS = frozenset({LZ4, NOT_COMPRESSED})
 MAX_HOST_CHARS = 253  # RFC 1035, section 2.3.4, without the final dot
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
@@ -75,6 +76,8 @@ class RecordProblem(Enum):
     REVOKED = "record_revoked"
     REVOCATIONS_MISSING = "record_revocations_missing"
     STALE = "record_stale"
+    NO_COMMON_SECURITY = "record_no_common_security"
+    """It offers nothing that we can do and our own policy allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

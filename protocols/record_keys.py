@@ -13,18 +13,24 @@ from collections.abc import Sequence
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.clear_text import ClearText
+from holloway.protocols.compression import Codec, Packer
 from holloway.protocols.events import DropReason
 from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
-from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.noise import TAG_BYTES, DerivedKeys
+from holloway.protocols.offers import ALL_TERMS, Terms
 from holloway.protocols.packets import Packet, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
 from holloway.protocols.record_size import LossMeter, RecordSize
 from holloway.protocols.record_wire import (
+    CLEAR_MARK,
     HEADER,
     HEADER_BYTES,
     MAX_DATAGRAMS,
+    PACKED_MARK,
     SPREAD_BITS,
+    Record,
     RecordKind,
     first_counter,
     join_run,
@@ -41,16 +47,41 @@ REKEY_AFTER_BYTES = 1 << 37
 REJECT_AFTER_BYTES = 1 << 38
 
 _SPREAD_MASK = (1 << SPREAD_BITS) - 1
-_KINDS = {kind.value: kind for kind in RecordKind}
+_CLEAR, _PACKED = CLEAR_MARK, PACKED_MARK
 _PACKETS = RecordKind.PACKETS.value
 _SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
 _REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
+_MARKED = 0x0100  # what is not less has marks
+
+
+def _kinds(terms: Terms) -> dict[int, RecordKind]:
+    """The kinds that records have under a key with these terms, as they are on the wire."""
+    mark = _CLEAR if Terms.CLEAR in terms else 0
+    kinds = {kind | mark: kind for kind in RecordKind}
+    if Terms.LZ4 in terms:
+        kinds |= {kind | mark | _PACKED: kind for kind in RecordKind if kind < _REPORT}
+    return kinds
+
+
+_KINDS = {terms: _kinds(terms) for terms in map(Terms, range(ALL_TERMS + 1))}
 
 
 class RecordKeys(TransportKeys):
     """See `TransportKeys`."""
 
-    __slots__ = ("_buffers", "_bytes", "_end_in", "_first_in", "_first_out", "_meter", "_pieces", "_size")
+    __slots__ = (
+        "_buffers",
+        "_bytes",
+        "_end_in",
+        "_first_in",
+        "_first_out",
+        "_kinds",
+        "_mark",
+        "_meter",
+        "_packer",
+        "_pieces",
+        "_size",
+    )
 
     def __init__(
         self,
@@ -63,8 +94,11 @@ class RecordKeys(TransportKeys):
         expires_at: float,
         epoch: int,
         memory: MemoryBudget | None = None,
+        codec: Codec | None = None,
     ) -> None:
-        """`memory`: what pieces of records take from, by default a budget of their own."""
+        """`memory`: what pieces of records take from, by default a budget of their own. `codec`: without one nothing was agreed
+        on that would need it.
+        """
         super().__init__(
             suite,
             derived,
@@ -74,6 +108,12 @@ class RecordKeys(TransportKeys):
             expires_at=expires_at,
             epoch=epoch,
         )
+        terms = derived.terms
+        if Terms.CLEAR in terms:
+            self._seal, self._receive = ClearText(derived.send), ClearText(derived.receive)
+        self._packer = Packer(codec, journal.packing) if codec is not None and Terms.LZ4 in terms else None
+        self._mark = _CLEAR if Terms.CLEAR in terms else 0
+        self._kinds = _KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
         self._bytes = 0
@@ -98,8 +138,17 @@ class RecordKeys(TransportKeys):
         """See `TransportKeys`. A packet that does not fit in a datagram is spread over several."""
         if len(packets) == 1 and isinstance(packet := packets[0], bytes) and len(packet) <= room:
             # Nobody shares its record: it takes the short way, there as well as here.
-            return [self._seal_alone(_PACKETS, packet.finished() if isinstance(packet, UnfinishedPacket) else packet)]
+            packet = packet.finished() if isinstance(packet, UnfinishedPacket) else packet
+            if self._packer is not None:
+                record = self._packer.pack(Record(_PACKETS, packet, 1), room + TAG_BYTES)
+                return [self._seal_alone(record.kind, record.plaintext)]
+            return [self._seal_alone(_PACKETS, packet)]
         records, refused = plan(packets, room, self._size.size(now))
+        if self._packer is not None:
+            pack, piece = self._packer.pack, room + TAG_BYTES
+            records = [pack(record, piece) for record in records]
+        if self._mark:
+            records = [Record(kind | self._mark, plaintext, count) for kind, plaintext, count in records]
         if refused:
             self._journal.drop(DropReason.MALFORMED, None, refused)
         runs: list[Run] = []
@@ -117,7 +166,9 @@ class RecordKeys(TransportKeys):
         return self._seal_alone(kind, plaintext)
 
     def _seal_alone(self, kind: int, plaintext: bytes) -> Run:
-        header = HEADER.pack(self.remote_index, 0, kind, (self._first_out + self._take_counters(1)) << SPREAD_BITS)
+        header = HEADER.pack(
+            self.remote_index, 0, kind | self._mark, (self._first_out + self._take_counters(1)) << SPREAD_BITS
+        )
         self._size.sent(1, 1)
         self._bytes += len(plaintext)
         datagram = header + self._seal.encrypt(header[4:], plaintext, None)
@@ -170,17 +221,25 @@ class RecordKeys(TransportKeys):
             counter > self._window.top
             and self._first_in <= counter < self._end_in
             and number < count <= MAX_DATAGRAMS
-            and kind in _KINDS
+            and kind in self._kinds
             and index == self.local_index
         ):
             return None  # nearly always; what is not is looked at once more, for the reason
-        if count > MAX_DATAGRAMS or number >= count or kind not in _KINDS:
+        if count > MAX_DATAGRAMS or number >= count:
             return DropReason.MALFORMED
+        if kind not in self._kinds:
+            return self._misfit(kind)
         if index != self.local_index:
             return DropReason.UNKNOWN_INDEX
         if not self._first_in <= counter < self._end_in:
             return DropReason.NOT_AUTHENTIC  # no key of the peer's ever seals with it
         return None if self._window.is_new(counter) else DropReason.REPLAYED
+
+    def _misfit(self, kind: int) -> DropReason:
+        """Why no record under this key has such a kind."""
+        if not any(kind in kinds for kinds in _KINDS.values()):
+            return DropReason.MALFORMED
+        return DropReason.PLAINTEXT_REFUSED if kind & _CLEAR and not self._mark else DropReason.NOT_AGREED
 
     def _collect(
         self,
@@ -223,6 +282,9 @@ class RecordKeys(TransportKeys):
         if plaintext is None:
             return False
         self._window.commit(counter)
+        name, is_packed = self._kinds[kind], False
+        if kind >= _MARKED:
+            kind, is_packed = name.value, kind & _PACKED != 0
         meter = self._meter
         due_at = meter.due_at
         meter.arrived(counter, count, now, is_report=kind >= _REPORT)
@@ -232,14 +294,23 @@ class RecordKeys(TransportKeys):
             reason = self._size.hear(plaintext, now) if kind == _REPORT else None
             if reason is not None:
                 self._journal.drop(reason, source)
-            opened.append(Opened(_KINDS[kind], (), size, count, plaintext))
+            opened.append(Opened(name, (), size, count, plaintext))
             return True
+        padding = count
+        if is_packed:
+            assert self._packer is not None
+            unpacked = self._packer.unpack(plaintext)
+            if unpacked is None:
+                self._journal.drop(DropReason.UNPACKING_REFUSED, source)
+                opened.append(Opened(name, (), size, count))
+                return True
+            plaintext, padding = unpacked, MAX_DATAGRAMS  # it may have been planned for more datagrams than it came in
         packets: Sequence[Packet] | None
-        packets = super_packets_of(plaintext, count) if kind == _SUPER_PACKETS else packets_of(plaintext, count)
+        packets = super_packets_of(plaintext, padding) if kind == _SUPER_PACKETS else packets_of(plaintext, padding)
         if packets is None:
             self._journal.drop(DropReason.MALFORMED, source)
             packets = ()
-        opened.append(Opened(_KINDS[kind], packets, size, count))
+        opened.append(Opened(name, packets, size, count))
         return True
 
     @property

@@ -61,10 +61,19 @@ class RecordKind(IntEnum):
     """A probe has arrived: `path_mtu.ProbeAck`."""
 
 
-class Record(NamedTuple):
-    """A plaintext ready to be sealed, and how many datagrams it makes: its length and the tag's is a multiple of that."""
+PACKED_MARK = 0x0100
+"""Added to the kind of a record that is compressed (`compression`)."""
+CLEAR_MARK = 0x0200
+"""Added to the kind of a record that is authenticated and not encrypted (`clear_text`)."""
 
-    kind: RecordKind
+
+class Record(NamedTuple):
+    """A plaintext ready to be sealed, and how many datagrams it makes: its length and the tag's is a multiple of that.
+
+    `kind`: a `RecordKind`, with marks.
+    """
+
+    kind: int
     plaintext: bytes
     datagrams: int
 

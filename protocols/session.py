@@ -23,7 +23,6 @@ and then the key of the one begun by the smaller public key is used.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
 
@@ -43,15 +42,16 @@ from holloway.protocols.handshakes import Handshakes
 from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
 from holloway.protocols.noise import OpenedInitiation, initiation_bytes
-from holloway.protocols.packets import Packet, count_packets
+from holloway.protocols.offers import Terms
+from holloway.protocols.packets import Packet
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.session_config import SessionConfig
-from holloway.protocols.staging import Staging
-from holloway.protocols.states import TRANSITIONS, State
+from holloway.protocols.states import Standing, State
 from holloway.protocols.suites import FIRST_RECEIVER_INDEX
 from holloway.protocols.timers import Deadline, SessionTimers
 from holloway.protocols.transport import TransportKeys
 from holloway.protocols.tunnel import KEEPALIVE, Tunnel
+from holloway.protocols.waiting import Waiting
 
 __all__ = ["DROP_EVENTS", "EVENTS", "Session", "SessionConfig", "State"]
 
@@ -80,25 +80,24 @@ class Session:
         self._handshakes = Handshakes(
             suite, config.static, config.peer_public, config.preshared, links=links, entropy=entropy, wall_ns=wall_ns
         )
+        self._handshakes.terms = config.terms
         self._is_ours_preferred = config.static.public < config.peer_public
         self.endpoint = endpoint
-        self.state = State.IDLE
         self._journal = Journal()
-        self._ring = Keyring(suite, config.timers.reject_after_s, links, self._journal, config.memory)
+        self._ring = Keyring(suite, config.timers.reject_after_s, links, self._journal, config.memory, config.codec)
         self._events = self._journal.events
-        self.drops = self._journal.drops
+        self.drops, self.packing = self._journal.drops, self._journal.packing
         self._tunnel = Tunnel(config, self._ring, self._timers, self._journal)
         self.received = self._tunnel.received
         self.transmitted = self._tunnel.transmitted
-        self.transitions: Counter[tuple[State, State]] = Counter()
+        self._standing = Standing()
+        self.transitions = self._standing.transitions
         self.handshakes_total = 0
         self.last_handshake_at: float | None = None
         self.last_received_at: float | None = None
         self.round_trip_s: float | None = None
-
         self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
-
-        self._staged = Staging(config.memory)
+        self._staged = Waiting(config.memory, self._timers, self._journal)
         self._answers: list[tuple[bytes, Address]] = []
 
     def __repr__(self) -> str:
@@ -107,10 +106,21 @@ class Session:
     # What the session knows.
 
     @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._standing.state
+
+    @property
     def epoch(self) -> int:
         """Number of the key in use, counted from 1 in this session; 0 while there is none."""
         current = self._ring.current
         return current.epoch if current else 0
+
+    @property
+    def terms(self) -> Terms | None:
+        """What both sides are willing to under the key in use; `None` while there is none."""
+        current = self._ring.current
+        return current.terms if current else None
 
     @property
     def is_ready(self) -> bool:
@@ -140,6 +150,18 @@ class Session:
         self._refuse_if_closed()
         self._dial(now)
 
+    def set_terms(self, terms: Terms, now: float) -> None:
+        """What we are willing to from now on. What is agreed on stays until there is another key, which is asked for.
+
+        Raises `LocalError` for terms that the session cannot keep.
+        """
+        self._refuse_if_closed()
+        self._config.refuse_terms(terms)
+        if terms != self._handshakes.terms:
+            self._handshakes.terms = terms
+            if self._ring.current is not None:
+                self._dial(now)
+
     def announce(self, now: float) -> None:
         """Send a keepalive, so that the peer learns where we are now; without a key, begin a handshake."""
         self._refuse_if_closed()
@@ -154,7 +176,7 @@ class Session:
         if keys is not None and not self._staged and now < keys.expires_at and keys.can_seal(packets):
             self._transmit(keys, packets, now)
         else:
-            self._stage(packets, now)
+            self._staged.put(packets, now)
             self._dial(now)
 
     def set_endpoint(self, endpoint: Address) -> None:
@@ -169,13 +191,13 @@ class Session:
         """Forget every key. Idempotent; staged packets count as dropped."""
         if self.state is State.CLOSED:
             return
-        self._discard_staged(DropReason.CLOSED)
+        self._staged.discard(DropReason.CLOSED)
         self._dialling.close()
         self._ring.clear()
         self._tunnel.clear()
         self._answers.clear()
         self._timers.disarm_all()
-        self._move(State.CLOSED)
+        self._standing.move(State.CLOSED)
 
     # Inputs from the network.
 
@@ -308,7 +330,7 @@ class Session:
                     self._timers.interval_elapsed(now)
                     self._send_keepalive(now)
                 case Deadline.DISCARD_STAGED:
-                    self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
+                    self._staged.discard(DropReason.HANDSHAKE_TIMEOUT)
                 case Deadline.REPORT:
                     self._tunnel.watch(now)
                 case Deadline.PATH:
@@ -365,24 +387,13 @@ class Session:
         else:
             self._dial(now)
 
-    def _stage(self, packets: Sequence[Packet], now: float) -> None:
-        self._timers.packets_staged(now)
-        displaced = self._staged.put(packets)
-        self._journal.drop(DropReason.STAGING_FULL, None, count_packets(displaced.by_bounds))
-        self._journal.drop(DropReason.MEMORY_FULL, None, count_packets(displaced.by_memory))
-
     def _flush_staged(self, now: float) -> bool:
         """Send what waited. Whether there was anything."""
         keys = self._ring.current
         if not self._staged or keys is None or now >= keys.expires_at or not keys.can_seal(self._staged.peek()):
             return False
-        self._timers.nothing_staged()
         self._transmit(keys, self._staged.take(), now)
         return True
-
-    def _discard_staged(self, reason: DropReason) -> None:
-        self._timers.nothing_staged()
-        self._journal.drop(reason, None, count_packets(self._staged.take()))
 
     # Handshakes.
 
@@ -392,7 +403,7 @@ class Session:
 
     def _retransmit(self, now: float) -> None:
         if self._dialling.is_exhausted(now):
-            self._discard_staged(DropReason.HANDSHAKE_TIMEOUT)
+            self._staged.discard(DropReason.HANDSHAKE_TIMEOUT)
             self._dialling.give_up()
             self._settle()
         else:
@@ -442,7 +453,7 @@ class Session:
         self.last_handshake_at = now
         self._dialling.completed()
         self._timers.handshake_completed()
-        self._journal.tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s))
+        self._journal.tell(HandshakeCompleted(keys.epoch, keys.is_initiator, round_trip_s, keys.terms))
         self._settle()
         self._tunnel.aim(self.endpoint, now)
         self._tunnel.connected(now)
@@ -484,16 +495,5 @@ class Session:
 
     def _settle(self) -> None:
         """Bring `state` in line with keys and handshakes."""
-        is_under_way = self._handshakes.is_under_way
-        if self._ring.current is not None:
-            self._move(State.REKEYING if is_under_way else State.ESTABLISHED)
-        elif is_under_way:
-            self._move(State.INITIATING)
-        else:
-            self._move(State.IDLE if self._ring.next is None else State.CONFIRMING)
-
-    def _move(self, state: State) -> None:
-        if state is not self.state:
-            assert state in TRANSITIONS[self.state], f"no way from {self.state.name} to {state.name}"
-            self.transitions[self.state, state] += 1
-            self.state = state
+        ring = self._ring
+        self._standing.settle(ring.current is not None, ring.next is not None, self._handshakes.is_under_way)

@@ -1,12 +1,13 @@
 """The states of a session, and which may follow which.
 
 A state is a summary of two facts, whether there is a key to seal with and whether an initiation of ours is under way,
-so it decides nothing by itself: `session` recomputes it whenever one of the facts changes and checks the move against
-`TRANSITIONS`. The diagram in `docs/protocol.md` is drawn from that table.
+so it decides nothing by itself: `session` has it recomputed whenever one of the facts changes, and the move is checked
+against `TRANSITIONS`. The diagram in `docs/protocol.md` is drawn from that table.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -57,3 +58,31 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = MappingProxyType(
     }
 )
 """From each state, the states that may follow and what leads there."""
+
+
+class Standing:
+    """The state of one session, and every move that it has made."""
+
+    __slots__ = ("state", "transitions")
+
+    def __init__(self) -> None:
+        self.state = State.IDLE
+        self.transitions: Counter[tuple[State, State]] = Counter()
+
+    def settle(self, has_key: bool, is_confirming: bool, is_under_way: bool) -> None:
+        """Bring the state in line with the facts: whether there is a key to seal with, one that the peer has still to use, and
+        an initiation of ours under way.
+        """
+        if has_key:
+            self.move(State.REKEYING if is_under_way else State.ESTABLISHED)
+        elif is_under_way:
+            self.move(State.INITIATING)
+        else:
+            self.move(State.CONFIRMING if is_confirming else State.IDLE)
+
+    def move(self, state: State) -> None:
+        """To `state`, unless it is the present one."""
+        if state is not self.state:
+            assert state in TRANSITIONS[self.state], f"no way from {self.state.name} to {state.name}"
+            self.transitions[self.state, state] += 1
+            self.state = state

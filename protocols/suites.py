@@ -38,6 +38,7 @@ class MessageType(IntEnum):
 FIRST_RECEIVER_INDEX = 256
 """Receiver indices below this are never allocated: those words are message types."""
 TOKEN_BYTES = 16
+TERMS_BYTES = 1
 
 
 class Aead(Protocol):
@@ -75,6 +76,8 @@ class Suite:
     which whoever knows the public key can make anew."""
     token_bytes: int
     """Length of the reset token in handshake payloads (see `docs/protocol.md`); 0 in a suite without resets."""
+    terms_bytes: int
+    """Length of the terms behind it (`offers.Terms`); 0 in a suite where nothing is agreed on."""
 
 
 AES_GCM = Suite(
@@ -91,6 +94,7 @@ AES_GCM = Suite(
     transport=None,
     is_header_bound=True,
     token_bytes=TOKEN_BYTES,
+    terms_bytes=TERMS_BYTES,
 )
 
 WIREGUARD = Suite(
@@ -106,6 +110,7 @@ WIREGUARD = Suite(
     transport=MessageType.WIREGUARD_TRANSPORT,
     is_header_bound=False,
     token_bytes=0,
+    terms_bytes=0,
 )
 
 SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in (AES_GCM, WIREGUARD)})

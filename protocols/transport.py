@@ -72,6 +72,7 @@ class TransportKeys(ABC):
         "local_index",
         "remote_index",
         "remote_token",
+        "terms",
     )
 
     def __init__(
@@ -96,6 +97,7 @@ class TransportKeys(ABC):
         self.local_index = derived.local_index
         self.remote_index = derived.remote_index
         self.remote_token = derived.remote_token
+        self.terms = derived.terms
         self.is_initiator = is_initiator
         self.created_at = created_at
         self.expires_at = expires_at

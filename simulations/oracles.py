@@ -153,8 +153,8 @@ def queues_are_bounded(session: Session) -> str | None:
     """Packets that wait for a key, and events that nobody has read, stay below their bounds."""
     if session.staged > STAGED_PACKETS:
         return f"{session.staged} packets wait for a key"
-    if session._staged._bytes > STAGED_BYTES:
-        return f"{session._staged._bytes} bytes wait for a key"
+    if session._staged.held_bytes > STAGED_BYTES:
+        return f"{session._staged.held_bytes} bytes wait for a key"
     if len(session._events) > max(EVENTS, DROP_EVENTS):
         return f"{len(session._events)} events are unread"
     return None

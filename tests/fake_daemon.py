@@ -58,6 +58,8 @@ def peer(name: str = "b", **changes: object) -> dict[str, Any]:
         "endpoint": "192.0.2.7:1099",
         "state": "ok",
         "suite": "aes-gcm",
+        "security": "session",
+        "compression": "none",
         "epoch": 41,
         "last_handshake_s": 12.4,
         "rtt_ms": 1.25,
@@ -83,6 +85,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "version": "0.1.0",
             "backend": "session",
             "dtls": None,
+            "security": {"require": "session", "offers": ["session"], "compression": "none"},
             "offloads": ["csum", "tso4", "gso", "gro"],
             "refused_runs": {"udp_emsgsize": 2},
             "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},
@@ -106,6 +109,10 @@ def detail(name: str = "b", **changes: object) -> dict[str, Any]:
             "allowed": ["10.99.0.2/32"],
             "keepalive_s": 25,
             "handshakes": 3,
+            "compressed": {
+                "rx": {"plain_bytes": 3_000_000, "packed_bytes": 1_000_000},
+                "tx": {"plain_bytes": 1_000_000, "packed_bytes": 500_000, "skipped_bytes": 12},
+            },
             "drops": {"replay": 2},
         }
         | changes

@@ -116,6 +116,7 @@ def record(number: int, **changes: Any) -> NodeRecord:
         public_key=public_key(number),
         endpoints=((outer(number), PORT),),
         addresses=(ip_interface(f"10.99.0.{number}/24"),),
+        security=("session",),
     )
     return replace(made, **changes)
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival, lone
+from holloway.protocols.compression import Codec
 from holloway.protocols.demux import INDICES_PER_PEER, Demux, index_secret
 from holloway.protocols.errors import LocalError
 from holloway.protocols.events import Event
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.packets import Packet, whole_packets
 from holloway.protocols.record_wire import Record, RecordKind
 from holloway.protocols.runs import flatten
@@ -84,7 +86,7 @@ def inner_packet(serial: int, size: int = 80) -> bytes:
 
 def name_of(datagram: bytes) -> str:
     word = int.from_bytes(datagram[:4], "little")
-    if word >= FIRST_RECEIVER_INDEX and (kind := int.from_bytes(datagram[6:8], "little")) >= RecordKind.REPORT:
+    if word >= FIRST_RECEIVER_INDEX and (kind := datagram[6]) >= RecordKind.REPORT:
         return RecordKind(kind).name.lower().replace("_", " ")
     return NAMES.get(word) or ("keepalive" if len(datagram) == 32 else "data")  # type: ignore[call-overload]
 
@@ -190,7 +192,10 @@ class World:
         keepalive_s: float = 0.0,
         is_a_smaller: bool | None = None,
         b_knows_a: bool = True,
+        terms: tuple[Terms, Terms] = (SEALED, SEALED),
+        codec: Codec | None = None,
     ) -> None:
+        """`terms`: what a and b are willing to."""
         self.random = random.Random(seed)
         self.used_nonces: set[tuple[bytes, bytes]] = set()
         self.plain_suite = suite
@@ -219,6 +224,8 @@ class World:
         self.a = Node("a", a_at, privates[0], b_at)
         self.b = Node("b", b_at, privates[1], a_at if b_knows_a else None)
         self.nodes = {"a": self.a, "b": self.b}
+        self.terms = {"a": terms[0], "b": terms[1]}
+        self.codec = codec
         for node in self.nodes.values():
             self._boot(node)
 
@@ -238,6 +245,8 @@ class World:
                 preshared=b"p" * 32,
                 timers=self.timers,
                 keepalive_s=self.keepalive_s,
+                terms=self.terms[node.name],
+                codec=self.codec,
             ),
             links=node.demux.register(peer_public, node.name),
             entropy=self.random.randbytes,
@@ -326,7 +335,8 @@ class World:
 
     def transmit(self, datagram: bytes, source: Address, destination: Address) -> None:
         """Put a datagram on the wire, where the faults of the moment befall it."""
-        assert MARKER not in datagram, "plaintext on the wire"
+        if MARKER in datagram:
+            assert Terms.CLEAR in self.terms["a"] & self.terms["b"], "plaintext on the wire"
         sender = next((node.name for node in self.nodes.values() if node.address == source), "?")
         target = next((node for node in self.nodes.values() if node.address == destination), None)
         self.captured.append((datagram, source, destination))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         NodeConfig,
         PeerConfig,
         RegistryConfig,
+        SecurityConfig,
         SessionConfig,
         TimersConfig,
     )
@@ -50,6 +51,7 @@ __all__ = [
     "PeerConfig",
     "Problem",
     "RegistryConfig",
+    "SecurityConfig",
     "SessionConfig",
     "Setting",
     "Source",

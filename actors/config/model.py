@@ -22,6 +22,8 @@ DEFAULT_LEASE_S = 30.0
 SIZE_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 SUITES = ("aes-gcm", "wireguard")
 BACKENDS = ("session", "dtls")  # as holloway.protocols.network_settings has them, which a test holds to this
+SECURITY = ("session", "dtls", "none")
+COMPRESSION = ("none", "lz4")
 TRUST_MODES = ("authority", "pinned", "store")
 MAX_FLOATING = 16
 """Floating addresses that one node may be a candidate for: each costs the registry five reads a second."""
@@ -101,13 +103,14 @@ class TimersConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
     """The node's X25519 private key (32 raw bytes, or the file that holds its base64: exactly one of the two), the
-    network's passphrase if it has one (bytes or file, never both), and the timers."""
+    network's passphrase if it has one (bytes or file, never both), the timers, and what compresses: `none` or `lz4`."""
 
     private_key: bytes | None = field(default=None, repr=False)
     private_key_file: Path | None = None
     passphrase: bytes | None = field(default=None, repr=False)
     passphrase_file: Path | None = None
     timers: TimersConfig = TimersConfig()
+    compression: str = COMPRESSION[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,13 @@ class PeerConfig:
     preshared_key: bytes | None = field(default=None, repr=False)
     preshared_key_file: Path | None = None
     keepalive_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityConfig:
+    """The policy for every pair: `session` and `dtls` are the least that is accepted; `none` asks for plain text."""
+
+    require: str = SECURITY[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,4 +216,5 @@ class Config:
     gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig | None = None
     limits: LimitsConfig = LimitsConfig()
+    security: SecurityConfig = SecurityConfig()
     path: Path | None = None

@@ -37,6 +37,7 @@ def broken_rules(values: Values, where: Where) -> Iterator[Finding]:
     yield from _interface(values.get("interface", {}))
     yield from _identity(values)
     yield from _dtls(values)
+    yield from _security(values)
     yield from _timers(values.get("session", {}))
     peers: Sequence[Values] = values.get("peer", ())
     yield from _peer_names(values.get("node", {}).get("name"), peers, where)
@@ -87,6 +88,15 @@ def _dtls(values: Values) -> Iterator[Finding]:
         if backend == "dtls" and peer.get("suite", SUITES[0]) != SUITES[0]:
             fix = "use another network for it, or the session backend"
             yield Finding(("peer", position, "suite"), "it is a session's, and this node speaks dtls", fix)
+
+
+def _security(values: Values) -> Iterator[Finding]:
+    """Where the back end is left to the network, a node finds out at its start."""
+    backend, session = values.get("node", {}).get("backend"), values.get("session", {})
+    if values.get("security", {}).get("require") == "dtls" and backend == "session":
+        yield Finding(("security", "require"), "this node speaks session, so it would have no peers", 'write "session"')
+    if session.get("compression", "none") != "none" and backend == "dtls":
+        yield Finding(("session", "compression"), "over dtls nothing is compressed", "leave it out")
 
 
 def _timers(session: Values) -> Iterator[Finding]:

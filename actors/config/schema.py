@@ -35,6 +35,7 @@ from holloway.actors.config.kinds_network import (
 )
 from holloway.actors.config.model import (
     BACKENDS,
+    COMPRESSION,
     DEFAULT_LEASE_S,
     DEFAULT_MEMORY,
     DEFAULT_MTU,
@@ -43,6 +44,7 @@ from holloway.actors.config.model import (
     DTLS_MTU,
     MAX_FLOATING,
     MAX_PRIORITY,
+    SECURITY,
     SUITES,
     TRUST_MODES,
     TimersConfig,
@@ -208,7 +210,7 @@ SECTIONS: Final = (
     ),
     Section(
         "session",
-        "Keys, always by file, and the timers of sessions.",
+        "Keys, always by file, and how sessions go.",
         (
             Field(
                 "private_key_file",
@@ -222,6 +224,14 @@ SECTIONS: Final = (
                 path_kind(),
                 "File with the network's passphrase, mode 0600 or stricter: only nodes that know it can meet.",
                 example='"network.pass"',
+            ),
+            Field(
+                "compression",
+                choice_kind(*COMPRESSION),
+                "Compress what is sent to peers that are configured for the same. It needs the extra `compression`. Off, because the "
+                "length of what is compressed tells something of what is in it (docs/operations.md).",
+                COMPRESSION[0],
+                example='"lz4"',
             ),
             Field(
                 "rekey_after_s",
@@ -257,6 +267,20 @@ SECTIONS: Final = (
                 "Handshakes are given up after this long without an answer.",
                 _TIMERS.rekey_attempt_s,
                 advanced=True,
+            ),
+        ),
+    ),
+    Section(
+        "security",
+        "How the data of each pair of nodes is protected.",
+        (
+            Field(
+                "require",
+                choice_kind(*SECURITY),
+                "The least that is accepted; of what both sides offer the strongest is used. `session`: encrypted. `dtls`: by DTLS and "
+                "nothing else. `none` asks for plain text: with peers that ask for it, too, data can be "
+                "read by everybody on the way, though not altered; with all others it is encrypted.",
+                SECURITY[0],
             ),
         ),
     ),

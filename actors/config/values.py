@@ -20,6 +20,7 @@ from holloway.actors.config.model import (
     NodeConfig,
     PeerConfig,
     RegistryConfig,
+    SecurityConfig,
     SessionConfig,
     TimersConfig,
 )
@@ -44,6 +45,7 @@ def config_from_values(values: Values, path: Path | None) -> Config:
         gateway=GatewayConfig(**values["gateway"]),
         control=ControlConfig(**values["control"]) if values["control"] else None,
         limits=LimitsConfig(**values["limits"]),
+        security=SecurityConfig(**values["security"]),
         path=path,
     )
 
@@ -58,6 +60,7 @@ def values_from_config(config: Config) -> Values:
         "gateway": config.gateway,
         "control": config.control,
         "limits": config.limits,
+        "security": config.security,
         "registry": config.registry,
         "identity": config.identity,
         "dtls": config.dtls,

@@ -45,7 +45,7 @@ def test_status_for_people(ask: Callable[..., Any], tmp_path: Path) -> None:
     outcome = ask(lines({"result": status(peer(), STALE, down, peer("e", state="handshaking"))}), "status")
     assert outcome.code == 0
     assert outcome.out.splitlines() == [
-        "a  10.99.0.1/24  hw0 mtu 1420  up 3h12m  network home  backend session  offloads csum tso4 gso gro",
+        "a  10.99.0.1/24  hw0 mtu 1420  up 3h12m  network home  backend session  requires session  offloads csum tso4 gso gro",
         (
             "listening on 0.0.0.0:1099 [::]:1099  key 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=  pid 4711"
             "  memory 310 B of 64.0 MiB, peak 11.8 MiB"
@@ -132,11 +132,13 @@ def test_peers_for_people(ask: Callable[..., Any]) -> None:
         "/",
         "TX",
         "PACKETS",
+        "COMPRESSED",
         "DROPPED",
     ]
     assert first.split("  ")[0] == "b"
     assert "25s" in first
     assert "7 / 5" in first
+    assert "3.8 MiB to 1.4 MiB" in first
     assert first.endswith("replay 2")
     assert "off" in second
     assert second.endswith("none")
@@ -434,3 +436,17 @@ def test_status_tells_where_floating_addresses_are(ask: Callable[..., Any]) -> N
     ]
     outcome = ask(lines({"result": answer}), "status")
     assert outcome.out.splitlines()[2] == "floating 10.99.2.1 here, 10.99.2.2 at b[2J, 10.99.2.3 at nobody"
+
+
+def test_status_says_in_words_who_is_not_encrypted(ask: Callable[..., Any]) -> None:
+    answer = status(
+        peer("b", security="none", compression="lz4"), peer("c", compression="lz4"), peer("d", security=None)
+    )
+    outcome = ask(lines({"result": answer}), "status")
+    in_clear, compressed, without_key = (line for line in outcome.out.splitlines() if line[:3] in ("b  ", "c  ", "d  "))
+    assert "NOT ENCRYPTED, lz4" in in_clear
+    assert "aes-gcm, lz4" in compressed
+    assert "NOT" not in without_key
+    assert [line for line in outcome.err.splitlines() if "NOT ENCRYPTED" in line] == [
+        "warning: b: NOT ENCRYPTED: both sides ask for plain text, so whoever is on the way can read it"
+    ]

@@ -21,6 +21,7 @@ from holloway.protocols.noise import (
     initiation_bytes,
     response_bytes,
 )
+from holloway.protocols.offers import ALL_TERMS, SEALED, Terms
 from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD, Suite
 
 both_suites = pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
@@ -47,6 +48,7 @@ class Pair:
             "local_index": 0x11223344,
             "timestamp": TIMESTAMP,
             "token": self.token_a[: suite.token_bytes],
+            "terms": ALL_TERMS,
         }
         return Initiator(suite, self.keys["a"], self.keys["b"].public, self.preshared, **{**arguments, **changes})  # type: ignore[arg-type]
 
@@ -59,6 +61,7 @@ class Pair:
             local_index=0x55667788,
             remote_token=token,
             token=self.token_b[: opened.suite.token_bytes],
+            terms=Terms.LZ4,
         )
         return message + bytes(MACS_BYTES), keys
 
@@ -84,6 +87,11 @@ class Pair:
         return noise
 
 
+def said(suite: Suite, token: bytes, terms: int) -> bytes:
+    """The end of a payload: WireGuard's has neither."""
+    return token[: suite.token_bytes] + bytes((terms,))[: suite.terms_bytes]
+
+
 @both_suites
 @pytest.mark.parametrize("seed", range(5))
 def test_initiator_speaks_with_an_independent_responder(suite: Suite, seed: int) -> None:
@@ -92,13 +100,14 @@ def test_initiator_speaks_with_an_independent_responder(suite: Suite, seed: int)
     initiator = pair.initiator(suite)
     assert initiator.message[:8] == struct.pack("<II", suite.initiation, 0x11223344)
     pair.bind(reference, suite, initiator.message[:8])
-    assert reference.read_message(initiator.message[8:]) == TIMESTAMP + pair.token_a[: suite.token_bytes]
+    assert reference.read_message(initiator.message[8:]) == TIMESTAMP + said(suite, pair.token_a, ALL_TERMS)
     header = struct.pack("<III", suite.response, 0x55667788, 0x11223344)
     pair.bind(reference, suite, header)
-    response = header + reference.write_message(pair.token_b[: suite.token_bytes]) + bytes(MACS_BYTES)
+    response = header + reference.write_message(said(suite, pair.token_b, Terms.LZ4)) + bytes(MACS_BYTES)
     keys = initiator.read_response(response)
     assert (keys.local_index, keys.remote_index) == (0x11223344, 0x55667788)
     assert keys.remote_token == pair.token_b[: suite.token_bytes]
+    assert keys.terms == (Terms.LZ4 if suite is AES_GCM else SEALED)
     assert keys.receive == reference.noise_protocol.cipher_state_encrypt.k
     assert keys.send == reference.noise_protocol.cipher_state_decrypt.k
 
@@ -110,7 +119,7 @@ def test_responder_speaks_with_an_independent_initiator(suite: Suite, seed: int)
     reference = pair.reference(suite, "a")
     header = struct.pack("<II", suite.initiation, 7)
     pair.bind(reference, suite, header)
-    body = reference.write_message(TIMESTAMP + pair.token_a[: suite.token_bytes])
+    body = reference.write_message(TIMESTAMP + said(suite, pair.token_a, 0xFF))
     message = header + body + bytes(MACS_BYTES)
     opened = OpenedInitiation(suite, pair.keys["b"], message)
     assert opened.peer_public == pair.keys["a"].public
@@ -119,7 +128,8 @@ def test_responder_speaks_with_an_independent_initiator(suite: Suite, seed: int)
     response, keys = pair.respond(opened, token)
     assert response[:12] == struct.pack("<III", suite.response, 0x55667788, 7)
     pair.bind(reference, suite, response[:12])
-    assert reference.read_message(response[12:-MACS_BYTES]) == pair.token_b[: suite.token_bytes]
+    assert reference.read_message(response[12:-MACS_BYTES]) == said(suite, pair.token_b, Terms.LZ4)
+    assert keys.terms == (Terms.LZ4 if suite is AES_GCM else SEALED), "bits that nobody knows are not agreed on"
     assert keys.receive == reference.noise_protocol.cipher_state_encrypt.k
     assert keys.send == reference.noise_protocol.cipher_state_decrypt.k
 
@@ -129,7 +139,7 @@ def test_our_initiation_is_the_other_implementations_byte_for_byte(suite: Suite)
     pair = Pair(9)
     reference = pair.reference(suite, "a")
     pair.bind(reference, suite, struct.pack("<II", suite.initiation, 0x11223344))
-    theirs = reference.write_message(TIMESTAMP + pair.token_a[: suite.token_bytes])
+    theirs = reference.write_message(TIMESTAMP + said(suite, pair.token_a, ALL_TERMS))
     assert pair.initiator(suite).message[8:] == theirs
 
 
@@ -143,13 +153,14 @@ def test_both_sides_of_ours_agree(suite: Suite) -> None:
     ours = initiator.read_response(response)
     assert (ours.send, ours.receive) == (theirs.receive, theirs.send)
     assert ours.send != ours.receive
+    assert ours.terms == theirs.terms == (Terms.LZ4 if suite is AES_GCM else SEALED), "what both are willing to"
     assert (ours.local_index, ours.remote_index) == (theirs.remote_index, theirs.local_index)
     assert theirs.remote_token == pair.token_a[: suite.token_bytes]
 
 
-def test_lengths_are_wireguards_and_sixteen_more_with_a_token() -> None:
+def test_lengths_are_wireguards_and_seventeen_more_with_token_and_terms() -> None:
     assert (initiation_bytes(WIREGUARD), response_bytes(WIREGUARD)) == (148, 92)  # WireGuard paper, section 5.4
-    assert (initiation_bytes(AES_GCM), response_bytes(AES_GCM)) == (164, 108)
+    assert (initiation_bytes(AES_GCM), response_bytes(AES_GCM)) == (165, 109)
     pair = Pair()
     for suite in SUITES.values():
         initiator = pair.initiator(suite)

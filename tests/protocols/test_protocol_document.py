@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from session_world import sealed
 
-from holloway.protocols import path_mtu, reassembly, too_big
+from holloway.protocols import compression, path_mtu, reassembly, too_big
 from holloway.protocols.arrivals import lone
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker, MacWriter
 from holloway.protocols.demux import RESET_BYTES, Demux, index_secret
@@ -20,6 +21,7 @@ from holloway.protocols.journal import Journal
 from holloway.protocols.keyring import framing
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import Initiator, OpenedInitiation, initiation_bytes, response_bytes
+from holloway.protocols.offers import Security, Terms
 from holloway.protocols.path_mtu import Probe, ProbeAck
 from holloway.protocols.record_keys import REJECT_AFTER_BYTES, REKEY_AFTER_BYTES
 from holloway.protocols.record_size import (
@@ -32,7 +34,14 @@ from holloway.protocols.record_size import (
     WORTH_REPORTING,
     Report,
 )
-from holloway.protocols.record_wire import FIRST_COUNTER_BYTES, MAX_DATAGRAMS, RecordKind, first_counter
+from holloway.protocols.record_wire import (
+    CLEAR_MARK,
+    FIRST_COUNTER_BYTES,
+    MAX_DATAGRAMS,
+    PACKED_MARK,
+    RecordKind,
+    first_counter,
+)
 from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS, State
 from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD, MessageType, Suite
@@ -80,7 +89,13 @@ def test_lengths_of_messages() -> None:
 
 
 def test_kinds_of_records() -> None:
-    rows = tables(section("Kinds of records"))[1:]
+    found = tables(section("Kinds of records"))
+    end = next(number for number, row in enumerate(found) if row[0] == "mark")
+    rows, marks = found[1:end], found[end + 1 :]
+    assert {int(number, 0): name.strip("`") for number, name, _ in marks} == {
+        PACKED_MARK: "PACKED",
+        CLEAR_MARK: "CLEAR",
+    }
     stated = {int(number): name.strip("`") for number, name, _ in rows}
     assert stated == {kind.value: kind.name for kind in RecordKind}
 
@@ -103,6 +118,22 @@ def test_the_layout_of_a_probe() -> None:
     assert [name.split("`")[1] for _, name in rows[:2]] == list(Probe._fields)
     assert Probe(0x0403_0201, 40).encode() == b"\1\2\3\4" + b"\x28\0" + bytes(2)
     assert ProbeAck(0x0403_0201, 40).encode() == Probe(0x0403_0201, 40).encode()[:6]
+
+
+def test_what_is_said_of_terms_marks_and_compressed_records() -> None:
+    terms, compressed, agreed = (
+        re.sub(r"\s+", " ", section(heading))
+        for heading in ("Terms", "Compressed records", "20. What a pair agrees on")
+    )
+    assert f": {Terms.CLEAR:d}, records in clear; {Terms.LZ4:d}, compressed records; nothing else" in terms
+    assert f"at most {compression.MOST_EXPANSION} times" in compressed
+    assert f"at most {compression.MAX_UNPACKED_BYTES} bytes" in compressed
+    assert f"(`{DropReason.UNPACKING_REFUSED.value}`)" in compressed
+    assert f"below {compression.MIN_PACKED_BYTES} bytes" in compressed
+    assert " < ".join(each.word for each in Security) in agreed
+    kinds = section("Kinds of records")
+    assert f"`{DropReason.PLAINTEXT_REFUSED.value}`" in kinds
+    assert f"`{DropReason.NOT_AGREED.value}`" in kinds
 
 
 def power(number: int) -> str:
@@ -264,6 +295,7 @@ def vectors(suite: Suite) -> str:
         local_index=index_a,
         timestamp=timestamp,
         token=token_a[: suite.token_bytes],
+        terms=Terms.CLEAR | Terms.LZ4,
     )
     initiation = MacWriter(b.public).append(initiator.message, 0.0)
     opened = OpenedInitiation(suite, b, initiation)
@@ -274,11 +306,21 @@ def vectors(suite: Suite) -> str:
         local_index=index_b,
         remote_token=remote_token,
         token=token_b[: suite.token_bytes],
+        terms=Terms.LZ4,
     )
     response = MacWriter(a.public).append(body, 0.0)
     derived = initiator.read_response(response)
     keys = framing(suite)(suite, derived, Journal(), is_initiator=True, created_at=0.0, expires_at=180.0, epoch=1)
     packet = bytes.fromhex("4500001800000000 40fd0000 0a000001 0a000002 cafef00d")
+    in_clear = framing(suite)(
+        suite,
+        replace(derived, terms=Terms.CLEAR),
+        Journal(),
+        is_initiator=True,
+        created_at=0.0,
+        expires_at=180.0,
+        epoch=1,
+    )
     lines = {
         "suite": suite.name,
         "public key of a": a.public.hex(),
@@ -297,6 +339,7 @@ def vectors(suite: Suite) -> str:
     if suite is AES_GCM:
         first, second = sealed(keys, [packet], 20, 0.0)
         lines["datagram 2"], lines["datagram 3"] = first.hex(), second.hex()
+        lines["datagram 0 in clear"] = sealed(in_clear, [packet], 1420, 0.0)[0].hex()
         for direction, key in (("a to b", derived.send), ("b to a", derived.receive)):
             lines[f"first counter {direction}"] = first_counter(key).to_bytes(FIRST_COUNTER_BYTES, "little").hex()
     if suite.token_bytes:

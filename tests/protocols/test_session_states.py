@@ -166,7 +166,7 @@ def test_an_initiation_under_way_ends_when_the_peers_is_confirmed() -> None:
 def test_a_move_outside_the_table_is_a_bug_and_raises() -> None:
     world = World()
     with pytest.raises(AssertionError, match="no way from IDLE to REKEYING"):
-        world.a.session._move(State.REKEYING)
+        world.a.session._standing.move(State.REKEYING)
     assert world.a.session.state is State.IDLE
 
 
