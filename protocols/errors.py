@@ -8,7 +8,8 @@
     │  └─ KeyExhausted    a key has used its last counter and refuses to wrap
     └─ PortError          the outside world said no
        ├─ TunError
-       └─ RegistryError
+       ├─ RegistryError
+       └─ BrokerError      the broker of the control plane cannot be reached, or refuses
 
 Nothing here is raised because of what a peer sent to a running node: hostile input becomes an event with a reason and a
 counter. The supervisor room has a root of its own, `SupervisorError`, because it imports nothing of ours.
@@ -73,6 +74,21 @@ class RegistryError(PortError):
         fix: str = "",
         *,
         kind: Literal["unavailable", "denied", "compacted"] = "unavailable",
+    ) -> None:
+        super().__init__(what, why, fix)
+        self.kind = kind
+
+
+class BrokerError(PortError):
+    """The broker cannot be talked to. `kind` says how: nobody is there, it is not the one we know, or it does not know us."""
+
+    def __init__(
+        self,
+        what: str,
+        why: str = "",
+        fix: str = "",
+        *,
+        kind: Literal["absent", "foreign", "denied"] = "absent",
     ) -> None:
         super().__init__(what, why, fix)
         self.kind = kind

@@ -1,0 +1,303 @@
+"""The broker as an actor: the pure `Broker` behind a ROUTER, with its keys, its records and its audit trail.
+
+    ROUTER ─► messages, each with the key it came with ─► Broker ─► effects ─► disk (in a thread) ─► ROUTER
+
+One loop takes what has come, asks the pure object, makes everything that is to be kept durable at once, and then sends. The gate,
+the watch over the key file and the loop live and die together: when one of them crashes every socket is closed first, and
+the supervisor begins again from what is on disk. Not responsible for what messages mean (`holloway.protocols.control_plane`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+import zmq
+
+from holloway.actors.control_plane.audit_file import AuditFile
+from holloway.actors.control_plane.client_admin import client_change, client_rows
+from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.first_client import WINDOW_S, FirstClient
+from holloway.actors.control_plane.key_files import ServerKeys
+from holloway.actors.control_plane.key_text import KeyFile
+from holloway.actors.control_plane.record_store import RecordStore
+from holloway.actors.control_plane.roster import Roster
+from holloway.actors.control_plane.world import World
+from holloway.actors.control_plane.zap import Gate, sender_key
+from holloway.actors.control_plane.zmq_socket import ZmqSocket
+from holloway.actors.state_directory import StateDirectory
+from holloway.protocols.control_plane.broker import Broker
+from holloway.protocols.control_plane.broker_policy import BrokerPolicy
+from holloway.protocols.control_plane.broker_queries import answer_parts
+from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
+from holloway.protocols.control_plane.messages import Denied
+from holloway.protocols.control_plane.wire import encode
+from holloway.protocols.errors import HollowayError
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+    from holloway.supervisor import Context
+
+COMMAND_PORT = 23002
+BATCH = 256
+"""Messages that are taken at once, and so made durable at once."""
+KEYS_POLL_S = 1.0
+KEYS_RETRY_S = 5.0
+RECORDS = "records.db"
+FOLDER = Path("broker")
+DEFAULT_POLICY = BrokerPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """What a broker is told. `root`: where its keys, records and audit trail are; `bind`: the address it listens on."""
+
+    root: Path
+    bind: str = "127.0.0.1"
+    command_port: int = COMMAND_PORT
+    first_client_s: float = WINDOW_S
+    policy: BrokerPolicy = DEFAULT_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Handle of a running broker: where it listens, and the public key that clients have to be told."""
+
+    endpoint: str
+    public_key: str
+    broker: Broker
+    reload: Callable[[], None]
+    """Look at the key file at once."""
+
+
+async def serve_commands(
+    ctx: Context, *, settings: BrokerSettings, world: World, task_status: trio.TaskStatus[Listening]
+) -> None:
+    """Actor: the broker. Raises HollowayError for keys, records or a port that cannot be used."""
+    folder = StateDirectory(settings.root / FOLDER)
+    server_keys = ServerKeys(settings.root)
+    first = FirstClient(server_keys, settings.first_client_s)
+
+    def prepare() -> tuple[Roster, float]:
+        keys = server_keys.ensure()
+        folder.create()
+        return Roster(keys), first.begin(keys, world.wall())
+
+    roster, open_s = await trio.to_thread.run_sync(prepare)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with RecordStore(folder.file(RECORDS)) as store, AuditFile(folder.path, ctx.log) as audit:
+            hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
+            with Gate(context, hub.judge, ctx.log) as gate:
+                await hub.restore()
+                pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
+                hub.router, endpoint = gate.open_router(_endpoint(settings), pair)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(gate.serve)
+                    nursery.start_soon(hub.watch_keys)
+                    nursery.start_soon(hub.run)
+                    ctx.log.info("listening on %s; public key %s", endpoint, pair.public)
+                    if open_s:
+                        ctx.log.warning(
+                            "no client is known: the first that has this key is let in as admin, within %d s", open_s
+                        )
+                    task_status.started(Listening(endpoint, pair.public, hub.broker, hub.reload))
+    finally:
+        context.term()  # every socket is closed: it does not wait
+
+
+def _endpoint(settings: BrokerSettings) -> str:
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    return f"tcp://{host}:{settings.command_port or '*'}"
+
+
+class _Hub:
+    """The pure broker, and what it needs of the world."""
+
+    router: ZmqSocket
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        world: World,
+        log: Logger,
+        server_keys: ServerKeys,
+        roster: Roster,
+        first: FirstClient,
+        store: RecordStore,
+        audit: AuditFile,
+    ) -> None:
+        self.broker = Broker(settings.policy, world.entropy)
+        self._world, self._log = world, log
+        self._server_keys, self._roster, self._first = server_keys, roster, first
+        self._store, self._audit = store, audit
+        self._waiting = trio.CancelScope()
+        self._gone: list[str] = []
+        self._notes: list[Audit] = []
+        self._look_now = trio.Event()
+        self._seen = server_keys.stamp()
+        self._trouble = ""
+
+    # Keys.
+
+    async def judge(self, key: str) -> bool:
+        """Whether a key is let in; the first one of all becomes an admin's."""
+        if self._roster.principal(key) is None:
+            await self._refresh()  # it may have been created just now
+        if self._roster.principal(key) is not None:
+            return True
+        wall = self._world.wall()
+        if not self._first.may_admit(self._roster.keys, wall):
+            return False
+        keys = await trio.to_thread.run_sync(self._first.admit, key, wall, self._world.stamp())
+        if keys is not None:
+            self._take_keys(keys)
+            self._log.warning("the first client is let in, as admin: %s", key)
+            self._note(Audit("first-client", "admin", key, "ok"))
+        return self._roster.principal(key) is not None
+
+    def reload(self) -> None:
+        """Look at the key file at once."""
+        self._look_now.set()
+
+    async def watch_keys(self) -> None:
+        """Heed what others write into the key file."""
+        while True:
+            with trio.move_on_after(KEYS_POLL_S):
+                await self._look_now.wait()
+            self._look_now = trio.Event()
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Take what the key file says, if it has changed. One that cannot be read changes nothing."""
+        stamp = self._server_keys.stamp()
+        if stamp == self._seen:
+            return
+        try:
+            keys = await trio.to_thread.run_sync(self._server_keys.read)
+        except HollowayError as error:
+            if str(error) != self._trouble:
+                self._log.error("the keys stay as they were: %s", error)
+            self._trouble = str(error)
+        else:
+            self._seen, self._trouble = stamp, ""
+            if keys.client_keys != self._roster.keys.client_keys:
+                self._log.info("the list of keys has changed")
+                self._take_keys(keys)
+
+    def _take_keys(self, keys: KeyFile) -> None:
+        self._gone += self._roster.take(keys)
+        self._waiting.cancel()
+
+    def _note(self, entry: Audit) -> None:
+        self._notes.append(entry)
+        self._waiting.cancel()
+
+    # The loop.
+
+    async def restore(self) -> None:
+        """Go on where an earlier life was."""
+        records = await trio.to_thread.run_sync(self._store.load)
+        effects = self.broker.restore(self._world.moment(), records.items())
+        await self._make_durable(effects)
+        assert not any(isinstance(each, Send | Serve) for each in effects), "nobody is connected yet"
+
+    async def run(self) -> None:
+        """Take what comes, for ever."""
+        while True:
+            arrivals = await self._arrivals()
+            now = self._world.moment()
+            effects: list[BrokerEffect] = []
+            gone, self._gone = self._gone, []
+            for name in gone:  # before what has come since: it is judged by the new list
+                effects += self.broker.gone(now, name)
+            for route, principal, frames in arrivals:
+                effects += self.broker.receive(now, principal, route, frames)
+            due = self.broker.next_tick()
+            if due is not None and now.at >= due:
+                effects += self.broker.tick(now)
+            await self._carry_out(effects)
+
+    async def _arrivals(self) -> list[tuple[bytes, Principal | None, list[bytes]]]:
+        """What has come: at least one message, unless something else is to be done now."""
+        due = self.broker.next_tick()
+        first: list[zmq.Frame] | None = None
+        with trio.CancelScope(deadline=float("inf") if due is None else due) as self._waiting:
+            if not self._gone and not self._notes:
+                first = await self.router.receive_frames()
+        return [self._read(frames) for frames in self._burst(first)]
+
+    def _burst(self, first: list[zmq.Frame] | None) -> Iterator[list[zmq.Frame]]:
+        if first is not None:
+            yield first
+        for _ in range(BATCH):
+            frames = self.router.receive_frames_nowait()
+            if frames is None:
+                return
+            yield frames
+
+    def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes]]:
+        route, *rest = frames
+        # Every frame of a message has the properties of its connection.
+        return route.bytes, self._roster.principal(sender_key(frames[-1])), [each.bytes for each in rest]
+
+    async def _carry_out(self, effects: list[BrokerEffect]) -> None:
+        while effects or self._notes:
+            notes, self._notes = self._notes, []
+            await self._make_durable([*notes, *effects])
+            later: list[BrokerEffect] = []
+            for effect in effects:
+                match effect:
+                    case Send(route, frames):
+                        later += self._send(route, frames)
+                    case Serve():
+                        later += await self._serve(effect)
+                    case Keep() | Forget() | Audit():
+                        pass
+                    case _:
+                        assert_never(effect)
+            effects = later
+
+    async def _make_durable(self, effects: Sequence[BrokerEffect]) -> None:
+        changes = [each for each in effects if isinstance(each, Keep | Forget)]
+        entries = [each for each in effects if isinstance(each, Audit)]
+        if not changes and not entries:
+            return
+
+        def work() -> None:
+            if changes:
+                self._store.commit(changes)
+            if entries:
+                self._audit.write(self._world.wall(), entries)
+
+        await trio.to_thread.run_sync(work)
+
+    def _send(self, route: bytes, frames: list[bytes]) -> list[BrokerEffect]:
+        """Send at once, or not at all: a peer that does not read must not make the others wait."""
+        try:
+            if self.router.send_nowait([route, *frames]):
+                return []
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+        return self.broker.undelivered(self._world.moment(), route, frames)
+
+    async def _serve(self, serve: Serve) -> list[BrokerEffect]:
+        """A command that runs here; what is answered."""
+        request, who = serve.request, serve.principal.name
+        try:
+            change = client_change(request, self._world.stamp())
+            keys = self._roster.keys
+            if request.command != "client-list":
+                keys = await trio.to_thread.run_sync(self._server_keys.change, change)
+                self._take_keys(keys)
+        except HollowayError as error:
+            self._note(Audit(request.command, who, " ".join(request.arguments), f"refused: {error}"))
+            return [Send(serve.route, encode(Denied(request.request, str(error), error.fix)))]
+        self._note(Audit(request.command, who, " ".join(request.arguments), "ok"))
+        return [Send(serve.route, encode(part)) for part in answer_parts(request.request, client_rows(request, keys))]

@@ -1,0 +1,79 @@
+"""What an admin asks the broker to do with its list of keys: create, list, revoke, rotate, role.
+
+Responsible for the commands and their answers. Not responsible for who may call them (`access`), nor for files (`key_files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from holloway.actors.control_plane.key_files import rotated_client, with_client, with_role, without_client
+from holloway.actors.control_plane.key_text import ClientKey, KeyFile
+from holloway.protocols.control_plane.messages import Admin, Document, Role
+from holloway.protocols.errors import LocalError
+
+CLIENT_COMMANDS = ("client-create", "client-list", "client-revoke", "client-rotate", "client-role")
+
+
+def client_change(request: Admin, now: str) -> Callable[[KeyFile], KeyFile]:
+    """What the command makes of the key file; for `client-list` nothing. Raises LocalError for a command that is none."""
+    name = _only_argument(request) if request.command != "client-list" else ""
+    key = str(request.options.get("public-key", ""))
+    match request.command:
+        case "client-list":
+            return lambda keys: keys
+        case "client-create":
+            role = _role(request)
+            return lambda keys: with_client(keys, name, role, key, now)
+        case "client-revoke":
+            return lambda keys: _with_an_admin(without_client(keys, name, now))
+        case "client-rotate":
+            return lambda keys: rotated_client(keys, name, key, now)
+        case "client-role":
+            role = _role(request)
+            return lambda keys: _with_an_admin(with_role(keys, name, role))
+        case _:
+            raise LocalError(f"the broker has no command {request.command}", "it is none of its own")
+
+
+def client_rows(request: Admin, keys: KeyFile) -> list[Document]:
+    """What is answered when the key file says `keys`: the client that the command was about, or all of them."""
+    if request.command == "client-list":
+        return [_row(each) for each in keys.client_keys]
+    name = _only_argument(request)
+    about = [each for each in keys.client_keys if each.name == name]
+    return [_row(about[-1]) | {"server_public_key": keys.public_key}]
+
+
+def _row(client: ClientKey) -> dict[str, object]:
+    return {
+        "name": client.name,
+        "role": client.role.value,
+        "public_key": client.public_key,
+        "created": client.created,
+        "revoked": client.revoked,
+    }
+
+
+def _only_argument(request: Admin) -> str:
+    if len(request.arguments) != 1:
+        raise LocalError(f"{request.command} takes one name", f"it was given {len(request.arguments)}")
+    return request.arguments[0]
+
+
+def _role(request: Admin) -> Role:
+    role = request.options.get("role")
+    if role not in {each.value for each in Role}:
+        raise LocalError("there is no such role", f"a role is one of {', '.join(each.value for each in Role)}")
+    return Role(role)
+
+
+def _with_an_admin(keys: KeyFile) -> KeyFile:
+    if not any(each.role is Role.ADMIN and not each.revoked for each in keys.client_keys):
+        raise LocalError(
+            "no admin would be left",
+            "nobody could let anybody in any more, but on the broker's machine",
+            "make another one first: holloway client create --role admin --name NAME",
+        )
+    return replace(keys)
