@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     CONFIG = 4
+    PARTIAL = 5
     OUTPUT = 74
     PERMISSION = 77
     TIMEOUT = 124

@@ -13,9 +13,10 @@ import click
 
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.plain_text import one_line
-from holloway.protocols.errors import ConfigError, HollowayError
+from holloway.protocols.errors import BrokerError, ConfigError, HollowayError
 
 MAX_CAUSES = 5  # of a group of failures that are told; the rest is counted
+_BROKER_CODES = {"absent": ExitCode.UNREACHABLE, "denied": ExitCode.PERMISSION, "foreign": ExitCode.FAILED}
 MAX_PROBLEMS_SHOWN = 50  # of a configuration, before the three lines
 
 
@@ -104,6 +105,8 @@ def _code(error: BaseException) -> int:
     """The most exact code: permission and time before the kind of our own error."""
     if isinstance(error, CommandFailedError):
         return error.code
+    if isinstance(error, BrokerError):
+        return _BROKER_CODES[error.kind]
     for each in (error, error.__cause__):
         if isinstance(each, PermissionError):
             return ExitCode.PERMISSION

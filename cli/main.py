@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 import click
 
+from holloway.cli.control_options import CONTROL_VERBS
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import explain
 from holloway.cli.groups import LazyGroup
@@ -34,6 +35,14 @@ VERBS: Final = {
     "peers": "Show each peer in detail.",
     "routes": "Show where packets go, and whether the kernel sends them there.",
     "ping": "Measure the way to a peer.",
+    "broker": "Run the broker between operators and nodes.",
+    "agent": "Run the jobs of a broker on this machine.",
+    "client": "Let clients in, list them, take them out.",
+    "clients": "Show the nodes that the broker knows.",
+    "echo": "Have nodes say MESSAGE back.",
+    "exec": "Run a program on nodes.",
+    "jobs": "List, show, wait for and cancel jobs.",
+    "audit": "Check the audit trail of a broker or an agent.",
     "check": "Name every problem of a configuration file.",
     "keygen": "Make a private key.",
     "pubkey": "Print the public key of the private key on stdin.",
@@ -49,6 +58,8 @@ class GlobalOptions:
     """The options before the verb."""
 
     debug: bool = False
+    host: str | None = None
+    curve_key_file: str | None = None
 
 
 def _say_version(context: click.Context, parameter: click.Parameter, is_asked: bool) -> None:
@@ -64,11 +75,16 @@ def _say_version(context: click.Context, parameter: click.Parameter, is_asked: b
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="Print the version."
 )
-@click.pass_obj
-def root(options: GlobalOptions | None, debug: bool) -> None:
+@click.option("--host", metavar="HOST[:PORT]", help="Where the broker is, for the verbs that ask one.")
+@click.option("--curve-key-file", metavar="FILE", help="Our keys and the broker's, for the same verbs.")
+@click.pass_context
+def root(context: click.Context, debug: bool, host: str | None, curve_key_file: str | None) -> None:
     """Join machines that are far apart into one private network."""
-    if options is not None:
-        options.debug = debug
+    verb = context.invoked_subcommand
+    if (host is not None or curve_key_file is not None) and verb is not None and verb not in CONTROL_VERBS:
+        raise click.UsageError(f"{verb} asks no broker, so --host and --curve-key-file mean nothing to it", context)
+    if isinstance(context.obj, GlobalOptions):
+        context.obj.debug, context.obj.host, context.obj.curve_key_file = debug, host, curve_key_file
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -9,24 +9,38 @@ Responsible for reading, writing and changing them, one writer at a time. Not re
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from holloway.actors.control_plane.curve import new_pair, public_of
-from holloway.actors.control_plane.key_text import ClientKey, KeyFile, format_key_file, new_client, parse_key_file
+from holloway.actors.control_plane.key_text import (
+    MAX_KEY_FILE_BYTES,
+    ClientKey,
+    KeyFile,
+    format_key_file,
+    new_client,
+    parse_key_file,
+)
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.messages import Role
 from holloway.protocols.errors import ConfigError, LocalError, PortError
 
 CURVE_FOLDER = Path("security/curve")
+_OTHERS_USE = 0o077
+_OTHERS_WRITE = 0o022
 SERVER_KEYS = "server_keys.yml"
 CLIENT_KEYS = "client_keys.yml"
 
 
 def read_keys(path: Path) -> KeyFile | None:
-    """What the key file at `path` says; None when there is none. Raises PortError, ConfigError."""
-    contents = StateDirectory(path.parent).read(path.name)
+    """What the key file at `path` says; None when there is none. Others may read one that holds no private key, and no one but its owner
+    may write any. Raises PortError, ConfigError.
+    """
+    contents, mode = _contents(path)
     if contents is None:
         return None
     try:
@@ -34,6 +48,9 @@ def read_keys(path: Path) -> KeyFile | None:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no key file", "it is not UTF-8", "restore it, or make another") from None
     keys = parse_key_file(text, str(path))
+    if mode & (_OTHERS_USE if keys.private_key else _OTHERS_WRITE):
+        why = f"it has mode {mode:04o}, so others may use it"
+        raise PortError(f"{path} cannot be used", why, f"chmod 600 {shlex.quote(str(path))}")
     if keys.private_key:
         public = public_of(keys.private_key)
         if keys.public_key not in ("", public):
@@ -44,6 +61,27 @@ def read_keys(path: Path) -> KeyFile | None:
             )
         keys = replace(keys, public_key=public)
     return keys
+
+
+def _contents(path: Path) -> tuple[bytes | None, int]:
+    """The bytes and the mode of a file of ours or of root; no bytes when there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would hang us
+    except FileNotFoundError:
+        return None, 0
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _unreadable(path, "it is not a regular file")
+        if status.st_uid not in (os.geteuid(), 0):
+            raise _unreadable(path, f"it belongs to user {status.st_uid}, who could change it")
+        return file.read(MAX_KEY_FILE_BYTES + 1), stat.S_IMODE(status.st_mode)
+
+
+def _unreadable(path: Path, why: str) -> PortError:
+    return PortError(f"{path} cannot be used", why, f"ls -l {shlex.quote(str(path))}")
 
 
 def write_keys(path: Path, keys: KeyFile) -> None:

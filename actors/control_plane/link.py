@@ -13,6 +13,7 @@ import trio
 import zmq
 
 from holloway.actors.control_plane.curve import CurvePair, join_curve, tune
+from holloway.actors.control_plane.greeting import mechanism_of
 from holloway.actors.control_plane.monitor import GIVEN_UP, Change, Monitor
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.protocols.errors import BrokerError, PortError
@@ -101,7 +102,7 @@ class Link:
                     self.is_connected = True
                     return
                 if change is not Change.DISCONNECTED:
-                    raise explained(change, self.broker)
+                    raise explained(await self._certain(change), self.broker)
         raise explained(Change.SILENT, self.broker)
 
     async def watch(self, tell: Callable[[Change], None]) -> None:
@@ -112,11 +113,17 @@ class Link:
             self.is_connected = change is Change.CONNECTED
             if change is not last:
                 last = change
-                tell(change)
+                tell(await self._certain(change))
             if change in GIVEN_UP:
                 await trio.sleep(RETRY_S)
                 self._socket.raw.disconnect(self.broker.endpoint)
                 self._socket.raw.connect(self.broker.endpoint)
+
+    async def _certain(self, change: Change) -> Change:
+        """Who hangs up on us may have another key, or none."""
+        if change is Change.WRONG_SERVER_KEY and await mechanism_of(self.broker.host, self.broker.port) == "NULL":
+            return Change.NOT_CURVE
+        return change
 
 
 def explained(change: Change, broker: Broker) -> BrokerError:

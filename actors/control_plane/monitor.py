@@ -19,8 +19,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 
-HANG_UPS_BEFORE_BLAME = 3
-"""Others hang up, too: one that is just stopping, and, when the race goes so, one without CURVE."""
+HANG_UPS_BEFORE_BLAME = 2
+"""One that is just stopping hangs up, too; and one without CURVE may, which `link` makes certain of."""
 _MECHANISM_MISMATCH = 0x11000002
 _CRYPTOGRAPHIC = 0x11000001
 _EVENTS = (

@@ -70,6 +70,7 @@ class Gate:
             raise LocalError("the gate is closed", "without its handler everybody would be let in")
         raw = self._context.socket(zmq.ROUTER)
         tune(raw)
+        raw.ipv6 = "[" in endpoint  # else libzmq names IPv4 peers as IPv6
         serve_curve(raw, pair)
         return self._bound(raw, endpoint)
 

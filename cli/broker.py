@@ -1,0 +1,77 @@
+"""`holloway broker`: run the hub of the control plane. Not responsible for what it does (`holloway.actors.control_plane.broker`)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from holloway.cli.control_options import COMMAND_PORT
+from holloway.cli.option_types import DURATION
+from holloway.cli.printing import say
+from holloway.cli.up import LOG_LEVELS, configure_logging
+
+
+@click.command()
+@click.option(
+    "--root", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Its keys, records and audit trail."
+)
+@click.option("--bind", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="The address it listens on.")
+@click.option(
+    "--command-port",
+    type=click.IntRange(1, 65535),
+    default=COMMAND_PORT,
+    show_default=True,
+    help="The TCP port for commands.",
+)
+@click.option(
+    "--first-client",
+    "first_client_s",
+    type=DURATION,
+    default="600",
+    show_default="600s",
+    metavar="TIME",
+    help="After its first start: how long the first client that has its key becomes admin.",
+)
+@click.option("--no-first-client", is_flag=True, help="Nobody becomes admin so: only `holloway client create --root`.")
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
+)
+def command(
+    root: Path, bind: str, command_port: int, first_client_s: int, no_first_client: bool, log_level: str
+) -> int:
+    """Run the broker between operators and nodes.
+
+    It runs until SIGTERM or Ctrl-C. Its public key is printed when it starts: whoever is to reach it needs that. SIGHUP has it look at its list of keys at once; it does
+    so every second anyhow.
+    """
+    from functools import partial
+
+    from holloway.actors.control_plane.broker import BrokerSettings, Listening, serve_commands
+    from holloway.actors.control_plane.world import World
+    from holloway.cli.daemon_run import of, run_until_signal
+    from holloway.supervisor import Child, Supervisor, Tree
+
+    configure_logging(log_level)
+    settings = BrokerSettings(
+        root=root.absolute(),
+        bind=bind,
+        command_port=command_port,
+        first_client_s=0.0 if no_first_client else float(first_client_s),
+    )
+    world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
+
+    def ready(tree: Tree) -> None:
+        listening = of(tree, "commands")
+        if isinstance(listening, Listening):
+            say(f'server_public_key: "{listening.public_key}"')
+
+    def reload(tree: Tree) -> None:
+        listening = of(tree, "commands")
+        if isinstance(listening, Listening):
+            listening.reload()
+
+    commands = Child(name="commands", run=partial(serve_commands, settings=settings, world=world))
+    return run_until_signal(Supervisor([commands], name="broker"), ready, reload)

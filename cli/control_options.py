@@ -1,0 +1,158 @@
+"""What the verbs of the control plane share: where the broker is, with which key file, and default options from `.holloway/config`.
+
+A default option stands on a line of its own, as it would on the command line, and holds for every one of these verbs that has it;
+what is given on the command line wins. Not responsible for talking to the broker (`operator_session`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from holloway.cli.exit_codes import ExitCode
+from holloway.cli.failures import CommandFailedError
+
+if TYPE_CHECKING:
+    from holloway.actors.control_plane.link import Broker
+
+FOLDER: Final = Path(".holloway")
+CONFIG: Final = FOLDER / "config"
+MAX_CONFIG_BYTES: Final = 64 * 1024
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_KEYS: Final = "keys.yml"
+COMMAND_PORT: Final = 23002
+CONTROL_VERBS: Final = ("agent", "client", "clients", "echo", "exec", "jobs")
+"""The verbs that `--host` and `--curve-key-file` before the verb are for."""
+_PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+))(?::(?P<port>\d{1,5}))?\Z")
+_BARE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
+_ALL_OPTIONS = frozenset({"--host", "--curve-key-file", "-t", "--target", "-a", "-e", "-r", "--timeout", "--color"})
+"""What may stand in the configuration, whichever verb has it."""
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class ControlCommand(click.Command):
+    """A verb that heeds `.holloway/config`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.params for name in parameter.opts}
+        defaults = [word for option, value in read_config(CONFIG) if option in own for word in (option, value)]
+        return super().parse_args(ctx, [*defaults, *args])
+
+
+def read_config(path: Path) -> list[tuple[str, str]]:
+    """The default options in a file; none when there is no file. Raises CommandFailedError that names the line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailedError(
+            f"{path} cannot be read", str(error), "mend it, or move it away", ExitCode.CONFIG
+        ) from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise _config_problem(path, number, str(error)) from error
+        if len(words) == 1 and "=" in words[0]:
+            words = [*words[0].partition("=")[::2]]
+        if not words:
+            continue
+        if len(words) != 2 or words[0] not in _ALL_OPTIONS:
+            raise _config_problem(
+                path, number, f"a line is one option and its value; there are {', '.join(sorted(_ALL_OPTIONS))}"
+            )
+        found.append((words[0], words[1]))
+    return found
+
+
+def _config_problem(path: Path, number: int, why: str) -> CommandFailedError:
+    return CommandFailedError(
+        f"{path} cannot be used", f"line {number}: {why}", "mend it, or move it away", ExitCode.CONFIG
+    )
+
+
+def broker_options(function: Decorated) -> Decorated:
+    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`: None when they were not given."""
+    options = [
+        click.option("--host", metavar="HOST[:PORT]", help=f"Where the broker is.  [default: {DEFAULT_HOST}]"),
+        click.option(
+            "--curve-key-file",
+            metavar="FILE",
+            help=f"Our keys and the broker's; under {FOLDER}/ of this folder, or a path.  [default: {DEFAULT_KEYS}]",
+        ),
+    ]
+    for option in options:
+        function = option(function)
+    return function
+
+
+def key_file(given: str | None, environ: Mapping[str, str]) -> Path:
+    """The file that `--curve-key-file` means: under `.holloway/` of the working directory when it is there, then as a path."""
+    said = _given("curve_key_file", given, environ, DEFAULT_KEYS)
+    inside = FOLDER / said
+    return inside if inside.exists() or (not Path(said).exists() and said == DEFAULT_KEYS) else Path(said)
+
+
+def broker_place(host: str | None, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port of the broker. Raises click.UsageError for what is none."""
+    said = _given("host", host, environ, DEFAULT_HOST)
+    if _BARE_IPV6.match(said):
+        return said, COMMAND_PORT
+    found = _PLACE.match(said)
+    port = int(found["port"] or COMMAND_PORT) if found is not None else 0
+    if found is None or not 0 < port < 65536:
+        raise click.UsageError(
+            f"{said!r} is no host: write HOST, HOST:PORT or [IPV6]:PORT", click.get_current_context(silent=True)
+        )
+    return found["six"] or found["host"], port
+
+
+def find_broker(host: str | None, curve_key_file: str | None, *, makes_pair: bool = True) -> Broker:
+    """The broker, and who we are to it. A key file that only knows the broker's key gets a pair of our own, which is on disk before
+    anybody hears of it: so whoever is interrupted comes back with the same key.
+
+    Raises click.UsageError, CommandFailedError, ConfigError, PortError.
+    """
+    from holloway.actors.control_plane.curve import CurvePair, new_pair
+    from holloway.actors.control_plane.key_files import read_keys, write_keys
+    from holloway.actors.control_plane.link import Broker
+
+    place, port = broker_place(host, os.environ)
+    path = key_file(curve_key_file, os.environ)
+    keys = read_keys(path)
+    if keys is None:
+        raise CommandFailedError(
+            f"there is no key file {path}",
+            "it holds our keys, and the key of the broker",
+            'ask an admin for one, or write into it: server_public_key: "the key that the broker prints"',
+            ExitCode.CONFIG,
+        )
+    if not keys.server_public_key:
+        what, why = f"{path} does not name the broker", "it has no server_public_key"
+        raise CommandFailedError(what, why, "add the key that the broker prints when it starts", ExitCode.CONFIG)
+    if not keys.private_key and makes_pair:
+        pair = new_pair()
+        keys = replace(keys, private_key=pair.secret, public_key=pair.public)
+        write_keys(path, keys)
+    return Broker(place, port, CurvePair(keys.public_key, keys.private_key), keys.server_public_key, str(path))
+
+
+def _given(name: str, value: str | None, environ: Mapping[str, str], default: str) -> str:
+    """An option of the verb, before the verb, in the environment, or its default."""
+    if value is not None:
+        return value
+    context = click.get_current_context(silent=True)
+    options = context.find_root().obj if context is not None else None
+    before = getattr(options, name, None)
+    return str(before or environ.get(f"HOLLOWAY_{name.upper()}") or default)

@@ -1,0 +1,253 @@
+"""The verbs of the control plane against a broker and agents that run in a thread beside them."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import trio
+from control_world import ControlWorld, control_world
+
+from holloway.actors.control_plane.key_files import write_keys
+from holloway.actors.control_plane.key_text import KeyFile
+from holloway.protocols.control_plane.messages import Role
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+AGENTS: dict[str, dict[str, Any]] = {
+    "web1": {"application": "shop", "environment": "live", "roles": ("web",)},
+    "web2": {"application": "shop", "environment": "test", "roles": ("web", "db")},
+}
+
+
+class Plane:
+    """What runs in the thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._is_up = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,))
+        self.world: ControlWorld
+        self._clients = 0
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._is_up.wait(20)
+
+    def stop(self) -> None:
+        trio.from_thread.run_sync(self._stop.cancel, trio_token=self._token)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as self._stop:
+            async with control_world(self._folder) as self.world, AsyncExitStack() as stack:
+                await stack.enter_async_context(self.world.broker())
+                for name, record in AGENTS.items():
+                    await stack.enter_async_context(self.world.agent(name, **record))
+                self._is_up.set()
+                await trio.sleep_forever()
+
+    def key_file(self, name: str, role: Role) -> Path:
+        """`.holloway/NAME.yml` with a key of that role."""
+        self._clients += 1
+        pair = self.world.admit(f"client-{self._clients}", role)
+        path = Path(".holloway") / f"{name}.yml"
+        write_keys(path, KeyFile(pair.secret, pair.public, self.world.server.public))
+        return path
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    plane = Plane(tmp_path_factory.mktemp("plane"))
+    plane.start()
+    yield plane
+    plane.stop()
+
+
+@pytest.fixture
+def ask(plane: Plane, holloway: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a verb with an admin's key, found by `.holloway/config`."""
+    plane.key_file("me", Role.ADMIN)
+    (Path(".holloway") / "config").write_text(
+        f"# who we are\n--host 127.0.0.1:{plane.world.port}\n--curve-key-file=me.yml\n"
+    )
+    return holloway
+
+
+def check(document: Any, name: str) -> Any:
+    jsonschema.validate(document, json.loads((SCHEMAS / f"holloway.{name}.json").read_text()))
+    return document
+
+
+def test_echo_shows_equal_answers_once_and_ends_with_the_sums(ask: Callable[..., Any]) -> None:
+    outcome = ask("echo", "hi", "there")
+    assert (outcome.code, outcome.out) == (0, "web1 web2: ok\n  hi there\n")
+    expecting, last = outcome.err.splitlines()
+    assert expecting.startswith("expecting 2 nodes (job ")
+    assert last == "2 ok"
+
+
+def test_exec_on_one_node_passes_output_and_code_on(ask: Callable[..., Any]) -> None:
+    outcome = ask("exec", "-t", "web1", "--", "sh", "-c", "printf 'no line'; echo err >&2; exit 3")
+    assert (outcome.code, outcome.out, outcome.err) == (3, "no line", "err\n")
+    missing = ask("exec", "-t", "web1", "--", "no-such-program")
+    assert (missing.code, missing.out) == (1, "")
+    assert missing.err == "web1: failed: there is no program no-such-program\n"
+    assert ask("exec", "-t", "web1", "true").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes"),
+    [
+        ((), ["web1", "web2"]),
+        (("-t", "web*"), ["web1", "web2"]),
+        (("-t", "web2", "-t", "web1"), ["web1", "web2"]),
+        (("-r", "db"), ["web2"]),
+        (("-a", "shop", "-e", "live"), ["web1"]),
+        (("-r", "web,db"), ["web2"]),
+        (("-t", "app=shop !web1"), ["web2"]),
+        (("-t", "@nodes"), ["web2"]),
+    ],
+)
+def test_targets(ask: Callable[..., Any], words: tuple[str, ...], nodes: list[str]) -> None:
+    Path("nodes").write_text("# some\nweb2\n\n")
+    dry = ask("echo", "--dry-run", "--json", *words, "x")
+    assert (dry.code, check(dry.document, "exec")["nodes"]) == (0, nodes)
+    wet = ask("echo", "--json", *words, "x")
+    assert wet.code == 0
+    assert [each["node"] for each in check(wet.document, "exec")["results"]] == nodes
+    assert {each["stdout"] for each in wet.document["results"]} == {"x\n"}
+
+
+def test_nobody_meant_is_told_at_once(ask: Callable[..., Any]) -> None:
+    outcome = ask("echo", "-a", "sho", "hi")  # a name is the whole name
+    assert outcome.code == 1
+    assert outcome.error == ["the broker refuses", "no agent fits all app=sho: of 2 that are known", "holloway clients"]
+
+
+def test_a_shell_only_when_asked_and_one_line_for_each_thing(ask: Callable[..., Any]) -> None:
+    plain = ask("exec", "-t", "web1", "--", "echo", "$HOME;", "*")
+    assert plain.out == "$HOME; *\n"
+    lines = ask("exec", "--jsonl", "--shell", "echo $HOLLOWAY_NODE; [ $HOLLOWAY_NODE = web1 ]")
+    assert lines.code == 1
+    documents = [check(json.loads(line), "exec") for line in lines.out.splitlines()]
+    assert documents[0]["nodes"] == ["web1", "web2"]
+    assert sorted(each["text"] for each in documents if "text" in each) == ["web1\n", "web2\n"]
+    assert {each["node"]: each["rc"] for each in documents if "rc" in each} == {"web1": 0, "web2": 1}
+    assert documents[-1]["counts"] == {"ok": 1, "failed": 1}
+
+
+def test_streamed_lines_stand_behind_names_and_are_safe_for_a_terminal(ask: Callable[..., Any]) -> None:
+    outcome = ask("exec", "--stream", "--shell", "printf 'a\\033[2Jb\\nlast'")
+    assert sorted(outcome.out.splitlines()) == ["web1: ab", "web1: last", "web2: ab", "web2: last"]
+    collapsed = ask("exec", "--shell", "printf 'a\\033[2Jb\\377'")
+    assert collapsed.out == "web1 web2: ok\n  ab\ufffd\n"
+
+
+def test_a_deadline_ends_it_and_says_so(ask: Callable[..., Any]) -> None:
+    outcome = ask("exec", "-t", "web1", "--timeout", "1", "sleep", "60")
+    assert outcome.code == 124
+    assert outcome.err.startswith("web1: timed-out: ")
+
+
+def test_clients_and_jobs_are_listed(ask: Callable[..., Any]) -> None:
+    job = ask("echo", "--json", "seen").document["job"]
+    rows = check(ask("clients", "--json").document, "clients")["clients"]
+    assert [(each["node"], each["is"], each["roles"]) for each in rows] == [
+        ("web1", "live", ["web"]),
+        ("web2", "live", ["web", "db"]),
+    ]
+    assert ask("clients", "-t", "role=db").out.splitlines()[1].split()[:2] == ["web2", "live"]
+    jobs = check(ask("jobs", "list", "--json").document, "jobs")["jobs"]
+    assert (jobs[0]["job"], jobs[0]["command"], jobs[0]["counts"]) == (job, "echo seen", {"ok": 2})
+    shown = check(ask("jobs", "show", job, "--json").document, "jobs")
+    assert [(each["node"], each["state"]) for each in shown["nodes"]] == [("web1", "ok"), ("web2", "ok")]
+    assert job in ask("jobs", "list").out
+    assert "web2  ok" in ask("jobs", "show", job).out
+    again = ask("jobs", "wait", job)
+    assert (again.code, again.out) == (0, "web1 web2: ok\n  seen\n")
+    assert ask("jobs", "cancel", job).err == f"job {job} is finished\n"
+    assert ask("jobs", "show", "0" * 32).error[1] == "there is no such job, or it is not yours"
+
+
+def test_clients_are_made_listed_given_roles_and_revoked(ask: Callable[..., Any], plane: Plane) -> None:
+    made = ask("client", "create", "--role", "operator", "--name", "ann")
+    assert made.code == 0
+    path = Path(".holloway/ann.yml")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ann = ("--curve-key-file", "ann.yml")
+    assert ask("echo", *ann, "hi").code == 0
+    assert ask("client", "list", *ann).error[1].startswith("the role operator may not call client-list")
+    listed = check(ask("client", "list", "--json").document, "client")["clients"]
+    assert [(each["role"], each["revoked"]) for each in listed if each["name"] == "ann"] == [("operator", "")]
+    assert ask("client", "role", "ann", "node").code == 0
+    assert "a node commands nobody" in ask("echo", *ann, "hi").error[1]
+    rotated = ask("client", "rotate", "ann", "--export")
+    assert rotated.code == 0
+    assert ask("echo", *ann, "hi").error[0].endswith("does not let us in")
+    assert ask("client", "revoke", "ann").code == 0
+    assert ask("client", "revoke", "ann").error[1].startswith("there is no client ann")
+    assert ask("client", "create", "--role", "node", "--name", "../x").code == 1
+    key = "0" * 40
+    assert ask("client", "create", "--role", "node", "--name", "later", "--public-key", key).code == 0
+    assert "later" in ask("client", "list").out
+    assert "private_key" in rotated.out
+    assert plane.world.keys.read().client("ann") is None
+
+
+def test_on_the_brokers_machine_clients_are_made_in_its_files(holloway: Callable[..., Any], plane: Plane) -> None:
+    root = str(plane.world.root)
+    outcome = holloway("client", "create", "--root", root, "--role", "operator", "--name", "local", "--export")
+    assert outcome.code == 0
+    Path("local.yml").touch(mode=0o600)
+    Path("local.yml").write_text(outcome.out)
+    echoed = holloway("--host", f"127.0.0.1:{plane.world.port}", "--curve-key-file", "local.yml", "echo", "hi")
+    assert (echoed.code, echoed.out) == (0, "web1 web2: ok\n  hi\n")
+    assert holloway("client", "list", "--root", "nowhere").error[0] == "there is no broker in nowhere"
+
+
+def test_mistakes_before_anybody_is_asked(holloway: Callable[..., Any], plane: Plane) -> None:
+    assert holloway("echo", "hi").error[0] == "there is no key file .holloway/keys.yml"
+    plane.key_file("keys", Role.OPERATOR)
+    assert holloway("--host", "a b", "echo", "hi").code == 2
+    assert holloway("--host", "x", "status").code == 2
+    assert holloway("exec", "--shell", "a", "b").code == 2
+    assert holloway("echo", "--json", "--jsonl", "hi").code == 2
+    assert holloway("echo", "-t", "a=b", "hi").error[0] == "the target cannot be read"
+    assert holloway("echo", "-t", "@none", "hi").error[0] == "cannot read none"
+    Path(".holloway/config").write_text("--host 127.0.0.1\n--hots x\n")
+    outcome = holloway("echo", "hi")
+    assert (outcome.code, outcome.error[0]) == (4, ".holloway/config cannot be used")
+    assert outcome.error[1].startswith("line 2: ")
+    Path(".holloway/config").unlink()
+    Path(".holloway/keys.yml").chmod(0o644)
+    assert holloway("echo", "hi").error[2] == "chmod 600 .holloway/keys.yml"
+
+
+def test_a_broker_that_is_away_is_told_at_once(holloway: Callable[..., Any], plane: Plane) -> None:
+    plane.key_file("keys", Role.OPERATOR)
+    outcome = holloway("--host", "127.0.0.1:1", "echo", "hi")
+    assert (outcome.code, outcome.error[0]) == (3, "no broker answers at 127.0.0.1:1")
+
+
+def test_a_trail_is_verified_and_a_change_is_found(ask: Callable[..., Any], plane: Plane) -> None:
+    ask("echo", "for the trail")
+    trail = plane.world.root / "broker" / "audit.jsonl"
+    copy = Path("copy.jsonl")
+    copy.write_bytes(trail.read_bytes())
+    assert check(ask("audit", "verify", "copy.jsonl", "--json").document, "audit")["flaw"] is None
+    assert "whole" in ask("audit", "verify", "copy.jsonl").out
+    assert "for the trail" in copy.read_text()
+    copy.write_text(copy.read_text().replace("for the trail", "for the tr4il"))
+    outcome = ask("audit", "verify", "copy.jsonl")
+    assert outcome.code == 1
+    assert outcome.error[1] == "it was changed: its hash is that of another line"
+    assert check(ask("audit", "verify", "copy.jsonl", "--json").document, "audit")["line"] > 0
