@@ -13,7 +13,7 @@ Not responsible for decisions (`holloway.protocols.issuer`), nor for the registr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -160,6 +160,14 @@ class AuthorityFiles:
         with self._open() as desk:
             desk.issuer.revoke(name, now)
             return self._new_list(desk, now)
+
+    def certify(self, name: str, prefixes: Collection[Prefix], now: int) -> dict[bytes, bytes]:
+        """A certificate for a node that is in, with these prefixes as well. What to publish, by registry key. Raises LocalError as
+        `Issuer.certify` does.
+        """
+        with self._open() as desk:
+            decision = desk.issuer.certify(name, prefixes, now, self._entropy(SERIAL_ENTROPY_BYTES))
+            return dict(self._settled(desk, decision, renewed_key(self.network, name), now).publish)
 
     def release(self, name: str, now: int) -> dict[bytes, bytes]:
         """Let go of a node's name and addresses; its certificates are taken back, and its key may come again. What to publish, by

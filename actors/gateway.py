@@ -11,7 +11,7 @@ the certificates).
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from holloway.supervisor import Context
 
 RECHECK_S = 30.0
-"""How often what others may have changed is put right again."""
+"""How often what others may have changed, as a firewall that is loaded anew, is put right again."""
 NAMES_S = 10.0
 """How long the start waits for what can be found only by a name, while the way to a name server is still open."""
 CLEANUP_S = 5.0
@@ -48,6 +48,8 @@ class Gateway:
         """Why the host does not do all that was asked of it."""
         self.plan: GatewayPlan | None = None
         """What the host was told last."""
+        self.has_begun = False
+        """Whether the host has done all that was asked of it once: from then on what it refuses is a problem, and no end."""
         self.is_leaving = False
         """Set when the node ends: then the rules go, which a restart within it leaves."""
         self._config = config
@@ -105,20 +107,20 @@ async def keep_gateway(
     netlink: Netlink = ctx.sibling("netlink").get()
     tun: TunReader = ctx.sibling("tun").get()
     keeper = _Keeper(gateway, roster, config, netlink, tun.port.name, BoundedLog(ctx.log, lines=LOG_LINES))
-    was_told, is_started = gateway.plan is not None, False
+    changed = roster.changed()
     try:
         await keeper.begin()
-        is_started = True
+        gateway.has_begun = True
         task_status.started(None)
-        if gateway.through is None:
+        if gateway.through is None and not gateway.masquerades:
             await trio.sleep_forever()
         while True:
-            changed = roster.changed()
-            await keeper.put_right()
             with trio.move_on_after(RECHECK_S):
                 await changed.wait()
+            changed = roster.changed()
+            await keeper.put_right()
     finally:
-        if gateway.is_leaving or not (is_started or was_told):
+        if gateway.is_leaving or not gateway.has_begun:
             with trio.move_on_after(CLEANUP_S, shield=True):
                 await keeper.give_back()
 
@@ -140,21 +142,19 @@ class _Keeper:
         self._pins: dict[tuple[str, int], tuple[Pin, ...]] = {}
 
     async def begin(self) -> None:
-        """The first time in this life of the actor. Raises `PortError`."""
+        """Begin, or go on after a restart of the data plane. Raises `PortError` when the host refuses the first time."""
         gateway = self._gateway
-        if gateway.masquerades:
-            await self._netlink.set_masquerade(self._interface, gateway.behind)
-        if gateway.through is None:
-            await self._clear(is_masquerade_wanted=gateway.masquerades)
+        if gateway.has_begun:
+            await self.put_right()
             return
-        if gateway.plan is None:
-            if not gateway.masquerades:
-                await self._netlink.set_masquerade(self._interface, ())
-            if gateway.must_look_up() or any(not _is_numeric(host) for host, _ in self._store):
-                await self._netlink.set_gateway(self._interface, None)  # what a killed node left may be in the way
-                with trio.move_on_after(NAMES_S):
-                    if gateway.must_look_up():
-                        await (await self._roster.find(gateway.through)).wait_connected()
+        if not gateway.masquerades:
+            await self._try(self._netlink.set_masquerade(self._interface, ()))
+        must_look_up = gateway.through is not None and gateway.must_look_up()
+        if gateway.through is None or must_look_up or any(not _is_numeric(host) for host, _ in self._store):
+            await self._try(self._netlink.set_gateway(self._interface, None))  # what a killed node left
+        if gateway.through is not None and must_look_up:
+            with trio.move_on_after(NAMES_S):
+                await (await self._roster.find(gateway.through)).wait_connected()
         await self._look_up()
         await self._tell()
 
@@ -175,22 +175,25 @@ class _Keeper:
         """Nothing of ours stays, as far as there is still a netlink to say so with."""
         self._gateway.plan = None
         try:
-            await self._clear(is_masquerade_wanted=False)
+            await self._try(self._netlink.set_gateway(self._interface, None))
+            await self._try(self._netlink.set_masquerade(self._interface, ()))
         except trio.ClosedResourceError:
-            self._log.warning("the default route is given back at the next start: netlink is closed")
+            self._log.warning("what the host was told is taken back at the next start: netlink is closed")
 
-    async def _clear(self, *, is_masquerade_wanted: bool) -> None:
+    async def _try(self, request: Awaitable[None]) -> None:
         try:
-            await self._netlink.set_gateway(self._interface, None)
-            if not is_masquerade_wanted:
-                await self._netlink.set_masquerade(self._interface, ())
+            await request
         except PortError as error:
             self._log.warning("%s", error)
 
     async def _tell(self) -> None:
-        plan = self._gateway.wanted(pin for pins in self._pins.values() for pin in pins)
-        self._gateway.plan = plan
-        await self._netlink.set_gateway(self._interface, plan)
+        """Raises `PortError`; the default route first, since who masquerades in vain is a nuisance, and no danger."""
+        gateway = self._gateway
+        if gateway.through is not None:
+            gateway.plan = gateway.wanted(pin for pins in self._pins.values() for pin in pins)
+            await self._netlink.set_gateway(self._interface, gateway.plan)
+        if gateway.masquerades:
+            await self._netlink.set_masquerade(self._interface, gateway.behind)
 
     async def _look_up(self) -> None:
         """Where the store is. What a name came to last counts while nobody answers."""

@@ -1,7 +1,7 @@
 """Masquerading for those whose default route ends here: one table of nftables, named after the device.
 
-Packets that came out of the tunnel leave this host under its own address. The table is made anew each time, so whatever is there,
-from a node that was killed too, is replaced. Whether the host forwards at all is the administrator's to say: other programs depend
+Packets that came out of the tunnel leave this host under its own address. Whatever else is in that table,
+from a node that was killed, is replaced. Whether the host forwards at all is the administrator's to say: other programs depend
 on it as well, and IPv6 forwarding makes a host deaf to the router that gave it its address.
 
 Not responsible for routes (`gateway`), nor for a firewall that forbids forwarding.
@@ -54,19 +54,32 @@ async def set_masquerade(interface: str, versions: Collection[int]) -> None:
         return
     if shutil.which("nft") is None:
         raise PortError(_NO_EFFECT, "there is no program nft", "sudo apt-get install nftables")
-    families = ", ".join({4: "ipv4", 6: "ipv6"}[version] for version in sorted(versions))
+    families = [{4: "ipv4", 6: "ipv6"}[version] for version in sorted(versions)]
+    matched = families[0] if len(families) == 1 else f"{{ {', '.join(families)} }}"
+    rule = f'iifname "{interface}" oifname != "{interface}" meta nfproto {matched} masquerade'
+    if await _has(name, rule):
+        return
     refusal = await _nft(
         f"table inet {name} {{ }}\ndelete table inet {name}\n"
         f"table inet {name} {{\n"
         "  chain leaving {\n"
         "    type nat hook postrouting priority srcnat; policy accept;\n"
-        f'    iifname "{interface}" oifname != "{interface}" meta nfproto {{ {families} }} masquerade\n'
+        f"    {rule}\n"
         "  }\n}\n"
     )
     if refusal is not None:
         raise PortError(
             _NO_EFFECT, f"nft: {refusal}", "run as root; the kernel needs nf_tables and nft_masq: modprobe nft_masq"
         )
+
+
+async def _has(name: str, rule: str) -> bool:
+    """Whether the table is there, with this rule, as nft itself would write it."""
+    with trio.move_on_after(NFT_TIMEOUT_S):
+        command = ["nft", "list", "table", "inet", name]
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        return rule in done.stdout.decode("utf-8", "replace")
+    return False
 
 
 async def _nft(script: str) -> str | None:

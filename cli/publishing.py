@@ -34,17 +34,20 @@ def member_config(state: Path | None) -> tuple[Config, RegistryConfig]:
     return config, config.registry
 
 
-def publish(url: str, values: Mapping[bytes, bytes], done: str) -> None:
-    """Put the values, by registry key. `done`: what has happened, for when nobody could be told.
+LATER = "nothing: this node tells the others as soon as it is up and reaches the registry"
 
-    Raises `CommandFailedError` then: the node that works for the authority tells them later.
+
+def publish(url: str, values: Mapping[bytes, bytes], done: str, fix: str = LATER) -> None:
+    """Put the values, by registry key. `done`: what has happened, for when nobody could be told, and `fix`, what then helps.
+
+    Raises `CommandFailedError` then: the node that works for the authority tells them later, unless `fix` says otherwise.
     """
     import trio
 
-    trio.run(_publish, url, values, done)
+    trio.run(_publish, url, values, done, fix)
 
 
-async def _publish(url: str, values: Mapping[bytes, bytes], done: str) -> None:
+async def _publish(url: str, values: Mapping[bytes, bytes], done: str, fix: str) -> None:
     import trio
 
     from holloway.actors.registry import open_registry
@@ -63,5 +66,5 @@ async def _publish(url: str, values: Mapping[bytes, bytes], done: str) -> None:
     raise CommandFailedError(
         f"{done}, and nobody has heard of it yet",
         why,
-        "nothing: this node tells the others as soon as it is up and reaches the registry",
+        fix,
     )

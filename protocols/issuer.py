@@ -10,7 +10,7 @@ believed, not even that a name is free. Before anything is looked at, the reques
   name has another key, and gets nothing of the old one's.
 * Addresses are those that the invitation names; or those wished for, if they are free and not in the floating range; or the
   lowest free one outside the reserved ranges. The IPv6 address follows from the IPv4 address.
-* Prefixes are those that the invitation names; none lies inside the network itself, where every address is somebody's, but for
+* Prefixes are those that the invitation names, and those that the owner adds later; none lies inside the network itself, where every address is somebody's, but for
   single addresses of the floating range: that a node may have one says its certificate, when it has it the registry.
 
 The caller keeps the ledger (`ledger_text`) before he publishes an answer, and publishes the revocation list when the ledger says
@@ -19,6 +19,7 @@ that it is due. Time and randomness come in. Not responsible for reading and wri
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
@@ -131,6 +132,34 @@ class Issuer:
             return Decision(make_renewed(current))
         issued = self._issue(current.key, name, wanted, current.prefixes, now, serial)
         self._ledger.hold(issued, holding.invitation, now, self._settings.rest_s)
+        return Decision(make_renewed(issued), has_changed=True)
+
+    def certify(self, name: str, prefixes: Iterable[Prefix], now: int, serial: bytes) -> Decision:
+        """Another certificate for a node that is in, with these prefixes as well. The answer is as to a renewal that nobody asked
+        for. `serial`: 16 random bytes.
+
+        Raises LocalError for a node that is not there, or whose certificate has run out, and for prefixes that nobody can have.
+        """
+        holding = self._ledger.holding(name)
+        if holding is None:
+            raise LocalError(
+                f"no node {name} is in network {self._ledger.network}", "nobody has the name", "holloway status"
+            )
+        current = holding.certificate
+        if time_problem(current, now) is not None:
+            fix = "revoke it, and invite the machine anew"
+            raise LocalError(f"node {name} cannot be certified", "its certificate has run out", fix)
+        wanted = current.prefixes.union(prefixes)
+        taken = next(
+            (prefix for prefix in sorted(wanted - current.prefixes, key=str) if self._is_overlay(prefix)), None
+        )
+        if taken is not None:
+            what, why = f"node {name} cannot have {taken}", "addresses inside the network are those of nodes"
+            raise LocalError(what, why, "name a network outside of it, or a floating address alone")
+        if wanted == current.prefixes:
+            return Decision(make_renewed(current))
+        issued = self._issue(current.key, name, self._with_ipv6(holding.addresses), wanted, now, serial)
+        self._ledger.hold(issued, holding.invitation, now)
         return Decision(make_renewed(issued), has_changed=True)
 
     def revoke(self, name: str, now: int) -> Holding:

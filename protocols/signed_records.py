@@ -64,7 +64,8 @@ def seal_record(record: NodeRecord, identity: Identity, certificate: NodeCertifi
         raise LocalError(
             f"the record of node {record.name} would not be believed by the others",
             problem.value if problem is not None else "it has no serial number",
-            "use the name, addresses and prefixes of the node's certificate, or enrol it with others",
+            "use the name, addresses and prefixes of the node's certificate; to give it a prefix more, where the authority's key is: "
+            f"holloway certify {record.name} --prefix PREFIX",
         )
     return seal_text(LABEL, encode_record(record).decode("ascii"), identity, certificate)
 

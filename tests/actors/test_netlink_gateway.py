@@ -140,8 +140,9 @@ async def test_a_host_without_ipv6_has_no_way_to_close() -> None:
 
 @in_namespace
 async def test_masquerading_is_set_up_once_and_goes_again() -> None:
-    def tables() -> str:
-        return subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    def tables(*options: str) -> str:
+        command = ["nft", *options, "list", "ruleset"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     async with open_netlink() as netlink:
         setting("ipv4/ip_forward", 0)
@@ -154,6 +155,14 @@ async def test_masquerading_is_set_up_once_and_goes_again() -> None:
             await netlink.set_masquerade("hw@0", {4})
             assert tables().count("masquerade") == 1
             assert "table inet holloway_hw_0" in tables()
+        listed = tables("-a")
+        await netlink.set_masquerade("hw@0", {4})
+        assert tables("-a") == listed, "what is there is left alone, handles and all"
+        setting("ipv6/conf/all/forwarding", 1)
+        await netlink.set_masquerade("hw@0", {4, 6})
+        assert "{ ipv4, ipv6 } masquerade" in tables()
+        await netlink.set_masquerade("hw@0", {4, 6})
+        assert tables().count("masquerade") == 1
         await netlink.set_masquerade("hw1", ())
         assert "masquerade" in tables()
         for _ in range(2):

@@ -114,7 +114,7 @@ def test_invite_refuses_what_makes_no_sense(holloway: Holloway, state: Path, wor
 
 
 def test_invite_and_revoke_say_where_they_can_run(holloway: Holloway, state: Path) -> None:
-    for words in (("invite",), ("revoke", "b")):
+    for words in (("invite",), ("revoke", "b"), ("certify", "b", "--prefix", "10.1.0.0/16")):
         outcome = holloway(*words, "--state", str(state))
         assert outcome.code != 0
         assert "holloway.toml" in outcome.err
@@ -284,3 +284,30 @@ def test_files_that_hold_neither_are_told(
     assert "No such file" in holloway("sign", str(path), "--state", str(folder)).err
     both = holloway("join", token, "--request", "x", "--grant", "y", "--state", str(state))
     assert both.code == 2
+
+
+def test_what_a_certificate_lets_lie_behind_a_node_is_in_its_configuration_and_what_floats_is_not(
+    holloway: Holloway, state: Path
+) -> None:
+    words = ["--prefix", "0.0.0.0/0", "--prefix", "10.99.2.1/32", "--prefix", "10.1.0.0/16"]
+    outcome = holloway("init", "home", "--name", "a", *words, "--state", str(state))
+    assert outcome.code == 0
+    assert "this node announces 0.0.0.0/0, 10.1.0.0/16 to the others" in outcome.err
+    assert 'prefixes = ["0.0.0.0/0", "10.1.0.0/16"]' in (state / "holloway.toml").read_text()
+
+
+def test_certify_names_what_a_node_may_announce_and_refuses_what_is_others(holloway: Holloway, state: Path) -> None:
+    assert holloway("init", "home", "--name", "a", "--state", str(state)).code == 0
+    before = (state / "ledger.json").read_text()
+    for words, why in (
+        (("b", "--prefix", "10.1.0.0/16"), "no node b"),
+        (("a", "--prefix", "10.99.7.0/24"), "node a cannot have 10.99.7.0/24"),
+    ):
+        outcome = holloway("certify", *words, "--state", str(state))
+        assert outcome.code == 1
+        assert why in outcome.err
+        assert (state / "ledger.json").read_text() == before
+    outcome = holloway("certify", "a", "--prefix", "10.1.0.0/16", "--state", str(state))
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "node a may have 10.1.0.0/16" in outcome.err
+    assert (state / "ledger.json").read_text() != before

@@ -32,6 +32,7 @@ pytestmark = [
 
 WORLD = {4: "203.0.113.4", 6: "2001:db8:3::4"}
 STORE = "198.51.100.2"
+OFFERS = ["--prefix", "0.0.0.0/0", "--prefix", "::/0", "--prefix", "172.20.0.0/16"]
 CLIENT = (
     "address add 2001:db8:1::1/64 dev eth0 nodad\n"
     "route add default via 192.0.2.2\n"
@@ -125,9 +126,7 @@ def capturing(host: Namespace) -> Iterator[list[str]]:
 def test_everything_goes_through_the_exit_and_nothing_around_it(tmp_path: Path) -> None:
     with site(tmp_path) as where:
         out, client = Machine(where.exit, "exit", tmp_path), Machine(where.client, "client", tmp_path)
-        token = out.run(
-            "init", "home", "--name", "exit", "--registry", where.url, "--prefix", "0.0.0.0/0", "--prefix", "::/0"
-        )
+        token = out.run("init", "home", "--name", "exit", "--registry", where.url, *OFFERS)
         out.up("--masquerade", "--listen", "198.51.100.3:1099")
         client.run("join", token, "--name", "client", "--timeout", "30")
         before = rules(where.client)
@@ -140,6 +139,7 @@ def test_everything_goes_through_the_exit_and_nothing_around_it(tmp_path: Path) 
             assert "dev eth0" in way_to(where.client, STORE, "ipproto", "tcp", "dport", "2379")
             assert "dev hw0" in way_to(where.client, STORE, "ipproto", "tcp", "dport", "80")
             assert "dev eth0" in way_to(where.client, "192.0.2.2")
+            assert "172.20.0.0/16 dev hw0" in run_in(where.client, ["ip", "route"]).stdout
             assert client.asked()["node"]["registry"]["in_touch"]
             gateway = client.asked()["node"]["gateway"]
             assert gateway == {"through": "exit", "state": "ok", "problem": None, "masquerade": False}

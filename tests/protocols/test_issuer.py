@@ -11,7 +11,7 @@ from enrolment_world import SETTINGS_OF_NETWORK, Greedy, Joiner, World, v4
 
 from holloway.protocols import ledger as ledger_module
 from holloway.protocols.authorities import make_bundle
-from holloway.protocols.certificates import CLOCK_SKEW_S, CertificateProblem
+from holloway.protocols.certificates import CLOCK_SKEW_S, CertificateProblem, NodeCertificate
 from holloway.protocols.enrolment import (
     EnrolProblem,
 )
@@ -23,6 +23,7 @@ from holloway.protocols.joiner import Granted
 from holloway.protocols.ledger import EndReason, Ledger
 from holloway.protocols.ledger_text import read_ledger, write_ledger
 from holloway.protocols.network_settings import NetworkSettings, encode_settings
+from holloway.protocols.renewal import read_renewed
 from holloway.protocols.trust import Trust
 
 
@@ -373,3 +374,41 @@ def test_an_address_that_was_freed_rests_before_others_get_it_unless_their_invit
     world.issuer.release("node-d", NOW)
     later = NOW + SETTINGS_OF_NETWORK.rest_s
     assert address in world.let_in("node-e", now=later).certificate.addresses
+
+
+# Who is in may announce more, if the owner says so.
+
+
+def test_a_node_gets_another_certificate_with_more_prefixes(world: World) -> None:
+    granted = world.let_in("node-a", prefixes=(ip_network("10.1.0.0/16"),))
+    more = (ip_network("0.0.0.0/0"), ip_network("10.1.0.0/16"))
+    decision = world.issuer.certify("node-a", more, NOW + 5, serial("more"))
+    assert decision.has_changed
+    assert decision.answer is not None
+    trust = Trust(world.network.bundle)
+    assert trust.take_revocations(world.issuer.revocation_list(NOW).der) is None
+    found = read_renewed(decision.answer, granted.certificate, trust, NOW + 5)
+    assert isinstance(found, NodeCertificate)
+    assert found.prefixes == {ip_network("0.0.0.0/0"), ip_network("10.1.0.0/16")}
+    assert found.addresses == granted.certificate.addresses
+    # The one before says less, and goes on counting: nothing is cut off before the node has heard of this.
+    assert trust.problem(granted.certificate, NOW + 5) is None
+    again = world.issuer.certify("node-a", more, NOW + 9, serial("again"))
+    assert (again.has_changed, again.answer) == (False, decision.answer)
+
+
+@pytest.mark.parametrize("prefix", ["10.99.0.64/28", "10.99.0.77/32", "fd99:0:0:1::/96"])
+def test_nobody_is_certified_for_addresses_of_others(world: World, prefix: str) -> None:
+    world.let_in("node-a")
+    with pytest.raises(LocalError, match="inside the network"):
+        world.issuer.certify("node-a", (ip_network(prefix),), NOW, serial("more"))
+    holding = world.ledger.holding("node-a")
+    assert holding is not None
+    assert not holding.certificate.prefixes
+
+
+def test_only_who_is_in_and_in_time_can_be_certified_for_more(world: World) -> None:
+    world.let_in("node-a")
+    for name, now, why in (("node-b", NOW, "nobody has the name"), ("node-a", NOW + 100 * DAY, "has run out")):
+        with pytest.raises(LocalError, match=why):
+            world.issuer.certify(name, (ip_network("10.1.0.0/16"),), now, serial("more"))
