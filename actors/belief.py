@@ -68,9 +68,10 @@ class StoreBelief(Belief):
 class PinnedBelief(StoreBelief):
     """The listed peers are believed."""
 
-    def __init__(self, keys: Iterable[bytes]) -> None:
+    def __init__(self, keys: Iterable[bytes], own_key: bytes) -> None:
+        """`own_key`: what stands in a place of ours under it, we may take back."""
         super().__init__()
-        self._keys = frozenset(keys)
+        self._keys = frozenset((*keys, own_key))
 
     def read(self, name: str | None, value: bytes) -> NodeRecord | RecordProblem:
         """See `Belief`."""

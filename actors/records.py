@@ -5,7 +5,8 @@ Some things are given time, so that no writer cuts a session that works by a sli
 
 * A record that vanishes, or turns bad, does not cut its session: the peer stays for `VANISHED_S`.
 * One whose record was believed, and whose certificate has run out or was taken back meanwhile, is gone at once.
-* A name whose record shows another key keeps the peer it has until the new key has stood for `KEY_HOLD_S`.
+* A name whose record shows another key keeps the peer it has until the new key has stood for `KEY_HOLD_S`. Its claim is as old as
+  that key's: nobody who was here before takes a key away from its owner by naming it.
 
 Pure but for the log: time is a parameter. Not responsible for reading the store (`membership`), nor for records that
 claim the same (`wanted`), for which it only puts the older claim first.
@@ -39,7 +40,7 @@ REFUSED_SHOWN = 100
 
 @dataclass(slots=True)
 class _Known:
-    """A node by its name. `since`: the store's revision at which its record came into being."""
+    """A node by its name. `since`: the store's revision at which its record came into being, or got another key."""
 
     peer: Peer
     since: int
@@ -124,8 +125,13 @@ class Records:
         if known is not None and known.peer.public_key != peer.public_key:
             if known.rival is None or known.rival.peer.public_key != peer.public_key:
                 known.rival_at = now
+                new.since = entry.mod_revision
+            else:
+                new.since = known.rival.since
             known.rival = new
         else:
+            if known is not None:
+                new.since = max(new.since, known.since)
             if known is None and len(self._known) >= MAX_PEERS:
                 self._remove(next(iter(self._vanished)))
             self._known[name] = new

@@ -96,8 +96,8 @@ def _not_certified(config: Config, enrolled: Enrolled) -> Iterator[Problem]:
             yield Problem(config.path, None, key, f"the certificate has no prefix {each.address}/32", fix)
 
 
-def belief_of(config: Config, enrolled: Enrolled | None, wall_ns: Callable[[], int]) -> Belief:
-    """Who is believed about the network."""
+def belief_of(config: Config, enrolled: Enrolled | None, own_key: bytes, wall_ns: Callable[[], int]) -> Belief:
+    """Who is believed about the network. `own_key`: our session key."""
     assert config.registry is not None
     match config.registry.trust:
         case "authority":
@@ -105,7 +105,7 @@ def belief_of(config: Config, enrolled: Enrolled | None, wall_ns: Callable[[], i
                 raise LocalError("nobody can be believed", 'trust = "authority" needs an [identity]')
             return AuthorityBelief(enrolled, wall_ns)
         case "pinned":
-            return PinnedBelief(peer.public_key for peer in config.peers)
+            return PinnedBelief((peer.public_key for peer in config.peers), own_key)
         case _:
             return StoreBelief(claims_addresses=not is_store_member(config))
 
@@ -151,7 +151,7 @@ class RegistryPlane:
             membership,
             config=self.config,
             roster=self.roster,
-            belief=belief_of(self.config, enrolled, wall_ns),
+            belief=belief_of(self.config, enrolled, self.own_key, wall_ns),
             describe=self._describe_if_ours,
             own_key=self.own_key,
             open_store=open_store,

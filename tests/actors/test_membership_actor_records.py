@@ -144,6 +144,18 @@ def test_another_key_must_stand_before_it_is_believed() -> None:
     assert said.lines == ["node node-2 has another key from now on"]
 
 
+def test_whoever_names_the_key_of_another_comes_after_its_owner_however_old_the_record_is() -> None:
+    made, _, _ = records()
+    made.learn(raw(3), entry(3, since=5), 0.0)
+    made.learn(raw(2), entry(2, since=9), 0.0)
+    named = encode_record(record(3, public_key=public_key(2)))
+    made.learn(raw(3), Entry(named, 5, 12, 2, None), 1.0)
+    made.learn(raw(3), Entry(named + b" ", 5, 13, 3, None), 2.0)
+    assert names(made, 1.0 + KEY_HOLD_S) == [name(2), name(3)]
+    made.learn(raw(3), Entry(named, 5, 14, 4, None), 9.0)
+    assert names(made, 9.0) == [name(2), name(3)]
+
+
 def test_a_key_that_comes_and_goes_is_never_believed() -> None:
     made, _, _ = records()
     for second in range(100):
