@@ -5,7 +5,7 @@ Not responsible for time: the tests run under a MockClock.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -14,9 +14,12 @@ from typing import Any
 
 import trio
 from dtls_certificates import Authority, Leaf
-from node_world import FragilePorts, World, config, inner, name, peer
+from node_world import FragilePorts, World, config, name, peer
 
 from holloway.actors import Config, DtlsConfig, Node, PeerConfig
+from holloway.actors.ports import DatagramPort
+from holloway.protocols.addresses import Address
+from holloway.simulations.network import SimulatedNetwork
 
 NETWORK = "holloway"
 
@@ -80,4 +83,22 @@ def hellos(wire: Sequence[tuple[float, Any, Any, bytes]]) -> list[tuple[Any, Any
     ]
 
 
-__all__ = ["DtlsWorld", "authority", "good", "hellos", "inner"]
+class SpoilingPorts(FragilePorts):
+    """Ports of a host whose datagrams are changed before they reach the wire."""
+
+    def __init__(self, network: SimulatedNetwork, number: int, spoil: Callable[[bytes], bytes]) -> None:
+        super().__init__(network, number)
+        self._spoil = spoil
+
+    def open_datagrams(self, address: str | None, port: int, **options: Any) -> list[DatagramPort]:
+        (opened,) = super().open_datagrams(address, port, **options)
+        send, spoil = opened.send, self._spoil
+
+        def spoilt(datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
+            send([spoil(datagram) for datagram in datagrams], destination, may_fragment=may_fragment)
+
+        opened.send = spoilt  # type: ignore[method-assign]
+        return [opened]
+
+
+__all__ = ["DtlsWorld", "SpoilingPorts", "authority", "good", "hellos"]
