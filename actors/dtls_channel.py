@@ -90,15 +90,19 @@ class SecureChannel:
         speaker: Speaker,
         *,
         is_ours: bool,
+        is_plain: bool,
         ended: Callable[[], None],
     ) -> None:
-        """`is_ours`: we dialled. `ended` is called once, when it is closed."""
+        """`is_ours`: we dialled. `is_plain`: nothing stands before its datagrams, and so it cannot move. `ended` is called once,
+        when it is closed.
+        """
         self.number, self.address, self.speaker, self.is_ours = number, address, speaker, is_ours
+        self.is_plain = is_plain
         self._channel: Any = channel
         self._connection: SSL.Connection = self._channel._ssl
         self.early: Sequence[tuple[bytes, Address]] = ()
         """DTLS datagrams that came before the handshake was complete on our side, each with its source."""
-        self._prefix = PREFIX.pack(MessageType.DTLS, number)
+        self._prefix = b"" if is_plain else PREFIX.pack(MessageType.DTLS, number)
         self._newest = 0
         self._resent_at = float("-inf")
         self._ended = ended

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DTLS_1_2 = 0xFEFD
 CIPHERS = b"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN: an authority that everybody has need not be sent
 NO_TICKET = 0x4000  # SSL_OP_NO_TICKET, include/openssl/ssl.h: a session that is resumed shows no certificate
 WRITE_ALERT, READ_ALERT = 0x4008, 0x4004  # SSL_CB_*, include/openssl/ssl.h
 
@@ -62,6 +63,7 @@ def dtls_context(shown: Shown, verify: Verify, info: Info) -> DtlsContext:
     for certificate in shown.chain:
         context.add_extra_chain_cert(certificate)
     context.check_privatekey()
+    context.set_mode(NO_AUTO_CHAIN)
     store = context.get_cert_store()
     assert store is not None
     for certificate in shown.authorities:

@@ -41,6 +41,7 @@ from holloway.protocols.dtls_wire import (
     prefixed,
 )
 from holloway.protocols.ratelimit import RateLimiter
+from holloway.protocols.suites import MessageType
 
 if TYPE_CHECKING:
     from holloway.actors.roster import Roster
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S = 4.0
 """How long a handshake may take. One that was spoilt on the way never ends by itself; another one may do better."""
-RETRANSMIT_S = 0.25
+RETRANSMIT_S = 0.2
 """After so long without an answer a flight is sent again, and after twice as long each time."""
 HANDSHAKE_DATAGRAM_BYTES = 1200
 MAX_ANSWERED = 256
@@ -140,6 +141,8 @@ class DtlsHandshaker:
         self._udp, self._roster, self._credentials, self._entropy, self._log = udp, roster, credentials, entropy, log
         self.drops: Counter[str] = Counter()
         self._channels: dict[int, tuple[SecureChannel, DtlsPeer]] = {}
+        self._plain: dict[Address, tuple[SecureChannel, DtlsPeer]] = {}
+        """The associations of foreign programs, which put nothing before their datagrams, by their addresses."""
         self._dialled: dict[int, _Dialled] = {}
         self._answered: set[Place] = set()
         self._load = LoadMeter()
@@ -154,31 +157,35 @@ class DtlsHandshaker:
     @property
     def associations(self) -> int:
         """How many are up."""
-        return len(self._channels)
+        return len(self._channels) + len(self._plain)
 
     # Datagrams.
 
     def offer(self, arrivals: Iterable[Arrival]) -> None:
-        """Datagrams of the network, each alone, as `Demux.sort` gives them: long enough, but anything."""
+        """Datagrams of the network, as `Demux.sort` gives them: long enough, but anything."""
         batches: dict[DtlsPeer, list[tuple[SecureChannel, bytes, Address]]] = {}
-        for source, data, _ in arrivals:
-            datagram = bytes(data)
-            number = association_of(datagram)
-            record = datagram[PREFIX_BYTES:]
-            known = self._channels.get(number)
-            if known is None:
-                self._offer_handshake(number, record, source)
-            elif not is_handshake(record):
-                batches.setdefault(known[1], []).append((known[0], record, source))
-            elif is_client_hello(record):
-                self.drops["dtls_hello_repeated"] += 1
-            else:
-                self._send(known[0].resend_final(trio.current_time()), source)
+        for arrival in arrivals:
+            source = arrival.source
+            for datagram in arrival.datagrams():
+                number: int | None
+                if datagram[0] == MessageType.DTLS:
+                    number, record = association_of(datagram), datagram[PREFIX_BYTES:]
+                    known = self._channels.get(number)
+                else:
+                    number, record, known = None, datagram, self._plain.get(source)
+                if known is None:
+                    self._offer_handshake(number, record, source)
+                elif not is_handshake(record):
+                    batches.setdefault(known[1], []).append((known[0], record, source))
+                elif is_client_hello(record):
+                    self.drops["dtls_hello_repeated"] += 1
+                else:
+                    self._send(known[0].resend_final(trio.current_time()), source)
         for peer, records in batches.items():
             peer.offer_records(records)
 
-    def _offer_handshake(self, number: int, record: bytes, source: Address) -> None:
-        dialled = self._dialled.get(number)
+    def _offer_handshake(self, number: int | None, record: bytes, source: Address) -> None:
+        dialled = None if number is None else self._dialled.get(number)
         place = (*source, number) if dialled is None else dialled.place
         if dialled is not None and record[0] == APPLICATION_DATA:
             dialled.keep(record, source)
@@ -207,7 +214,8 @@ class DtlsHandshaker:
         return True
 
     def _transmit(self, datagram: bytes, place: Place) -> None:
-        self._send((prefixed(place[-1], datagram),), place[:-1])
+        number = place[-1]
+        self._send((datagram if number is None else prefixed(number, datagram),), place[:-1])
 
     def _send(self, datagrams: Sequence[bytes], destination: tuple[Any, ...]) -> None:
         if datagrams and self._udp.can_reach(destination):
@@ -217,7 +225,7 @@ class DtlsHandshaker:
 
     async def dial(self, peer: DtlsPeer, address: Address) -> SecureChannel:
         """An association with `peer` at `address`. Raises `HandshakeRefused`."""
-        number = int.from_bytes(self._entropy(ASSOCIATION_BYTES), "big")
+        number = self._draw()
         dialled = self._dialled[number] = _Dialled((*address, number))
         handshake = _Handshake(lambda speaker: self._expected(peer, speaker))
         try:
@@ -251,7 +259,7 @@ class DtlsHandshaker:
         await made.closed.wait()
 
     async def _complete(
-        self, channel: Any, number: int, address: Address, handshake: _Handshake, *, is_ours: bool
+        self, channel: Any, number: int | None, address: Address, handshake: _Handshake, *, is_ours: bool
     ) -> SecureChannel:
         """Make the handshake. Raises `HandshakeRefused`."""
         connection = channel._ssl
@@ -264,28 +272,55 @@ class DtlsHandshaker:
                     nursery.start_soon(_cut_short, handshake, nursery.cancel_scope)
                     try:
                         await channel.do_handshake(initial_retransmit_timeout=RETRANSMIT_S)
-                    except SSL.Error:
-                        handshake.fail(DtlsProblem.NOTHING_IN_COMMON)
+                    except SSL.Error:  # Trio lets it out when it comes with the hello, before any certificate
+                        handshake.problem = DtlsProblem.NOTHING_IN_COMMON
                     except (trio.BrokenResourceError, trio.ClosedResourceError):  # another hello came first; or we end
                         handshake.fail(DtlsProblem.NOT_COMPLETED)
                     nursery.cancel_scope.cancel()
             if not channel._did_handshake or handshake.problem is not None:
                 raise _refusal(handshake, is_ours=is_ours)
-            if number in self._channels or handshake.peer is None or handshake.speaker is None:
+            if (
+                number in self._channels
+                or (number is None and address in self._plain)
+                or handshake.peer is None
+                or handshake.speaker is None
+            ):
                 raise HandshakeRefused(DtlsProblem.NOT_COMPLETED)
         except BaseException:
             channel.close()
             raise
         channel._ssl = connection
         connection.set_app_data(None)
+        return self._keep(channel, number, address, handshake.speaker, handshake.peer, is_ours=is_ours)
+
+    def _keep(
+        self, channel: Any, number: int | None, address: Address, speaker: Speaker, peer: DtlsPeer, *, is_ours: bool
+    ) -> SecureChannel:
+        """Send what comes for an association that is up to its peer, until it is closed."""
+        inside = self._draw() if number is None else number
         made = SecureChannel(
-            channel, number, address, handshake.speaker, is_ours=is_ours, ended=lambda: self._forget(number)
+            channel,
+            inside,
+            address,
+            speaker,
+            is_ours=is_ours,
+            is_plain=number is None,
+            ended=lambda: self._forget(inside, address, is_plain=number is None),
         )
-        self._channels[number] = made, handshake.peer
+        if number is None:
+            self._plain[address] = made, peer
+        else:
+            self._channels[number] = made, peer
         return made
 
-    def _forget(self, number: int) -> None:
-        self._channels.pop(number, None)
+    def _forget(self, number: int, address: Address, *, is_plain: bool) -> None:
+        if is_plain:
+            self._plain.pop(address, None)
+        else:
+            self._channels.pop(number, None)
+
+    def _draw(self) -> int:
+        return int.from_bytes(self._entropy(ASSOCIATION_BYTES), "big")
 
     # Who is who.
 
@@ -345,7 +380,7 @@ class DtlsHandshaker:
                     self._present_context()
         finally:
             self._udp.dtls = None
-            for channel, _ in list(self._channels.values()):
+            for channel, _ in [*self._channels.values(), *self._plain.values()]:
                 self._send(channel.close(), channel.address)
             self._endpoint.close()
 

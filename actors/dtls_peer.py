@@ -276,8 +276,10 @@ class DtlsPeer:
     def _begin(self, channel: SecureChannel) -> None:
         """An association is up."""
         self._channels[channel.number] = channel
-        self.link.established(channel.number, trio.current_time(), is_ours=channel.is_ours)
-        self.callbook.proven = channel.address
+        now = trio.current_time()
+        self.link.established(channel.number, now, is_ours=channel.is_ours, is_foreign=channel.is_plain)
+        if not channel.is_plain:
+            self.callbook.proven = channel.address
         self.problem = None
         side = "we dialled" if channel.is_ours else "it dialled"
         tell = self._log.debug if self.is_connected else self._log.info

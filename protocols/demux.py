@@ -26,7 +26,15 @@ from holloway.protocols.keyring import RETIRED_KEYS
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import OpenedInitiation, initiation_bytes, response_bytes
 from holloway.protocols.ratelimit import RateLimiter
-from holloway.protocols.suites import AES_GCM, FIRST_RECEIVER_INDEX, TOKEN_BYTES, WIREGUARD, MessageType, Suite
+from holloway.protocols.suites import (
+    AES_GCM,
+    FIRST_RECEIVER_INDEX,
+    PLAIN_DTLS_WORDS,
+    TOKEN_BYTES,
+    WIREGUARD,
+    MessageType,
+    Suite,
+)
 from holloway.protocols.transport import MIN_TRANSPORT_BYTES
 
 Handle = TypeVar("Handle")
@@ -92,7 +100,7 @@ class Sorted(Generic[Handle]):
     initiations: list[tuple[Handle, OpenedInitiation, Address]] = field(default_factory=list)
     resets: list[tuple[Handle, bytes, Address]] = field(default_factory=list)
     dtls: list[Arrival] = field(default_factory=list)
-    """What belongs to DTLS (`dtls_wire`), each datagram alone."""
+    """What belongs to DTLS: datagrams with what stands before it here (`dtls_wire`), each alone, or plain ones."""
     replies: list[tuple[bytes, Address]] = field(default_factory=list)
     """Cookie replies and resets for the network, each shorter than what it answers."""
 
@@ -209,6 +217,9 @@ class Demux(Generic[Handle]):
             word = int.from_bytes(data[:4], "little")
             if word >= FIRST_RECEIVER_INDEX:
                 handle = owner(word)
+                if handle is None and word in PLAIN_DTLS_WORDS:
+                    result.dtls.append(arrival)
+                    continue
             elif word == _WIREGUARD_TRANSPORT:
                 handle = owner(int.from_bytes(data[4:8], "little"))
             elif word == _DTLS and len(data) >= MIN_DATAGRAM_BYTES:

@@ -90,6 +90,8 @@ class _Association:
     waiting_since: float = math.inf
     """When the first of what is unanswered was sent."""
     probed_at: float = -math.inf
+    is_foreign: bool = False
+    """Of a program that knows no probes: it is never silent, and dials by itself."""
     records: int = 0
 
 
@@ -181,9 +183,9 @@ class Link:
             pause_s = REDIAL_S if ended is Ended.UNANSWERED else self._timers.rekey_timeout_s
             dialling.at = max(now, dialling.tried_at + pause_s)
 
-    def established(self, number: int, now: float, *, is_ours: bool) -> None:
-        """A handshake is complete. `is_ours`: we dialled."""
-        new = _Association(number, is_ours, now, now, is_confirmed=is_ours)
+    def established(self, number: int, now: float, *, is_ours: bool, is_foreign: bool = False) -> None:
+        """A handshake is complete. `is_ours`: we dialled. `is_foreign`: the other side is a program that knows no probes."""
+        new = _Association(number, is_ours, now, now, is_confirmed=is_ours, is_foreign=is_foreign)
         self._known[number] = new
         self.handshakes_total += 1
         self.last_handshake_at = self.last_heard_at = now
@@ -204,7 +206,7 @@ class Link:
             return
         current.records += count
         self._is_given_up = False
-        if current.waiting_since == math.inf:
+        if current.waiting_since == math.inf and not current.is_foreign:
             current.waiting_since = now
 
     def heard(self, number: int, now: float) -> None:
@@ -305,6 +307,8 @@ class Link:
         self._actions.append(Retire(association.number))
 
     def _probe_at(self, current: _Association) -> float:
+        if current.is_foreign:
+            return math.inf
         if current.waiting_since < math.inf:
             return max(current.waiting_since, current.probed_at) + PROBE_AFTER_S
         return max(current.heard_at, current.probed_at) + self._idle_s
@@ -318,6 +322,8 @@ class Link:
 
     def _wanted_at(self, current: _Association) -> float:
         """When an association is to have a successor."""
+        if current.is_foreign:
+            return math.inf
         if current.records >= REKEY_AFTER_RECORDS:
             return -math.inf
         grace = 0.0 if current.is_ours else ACCEPTED_GRACE_S

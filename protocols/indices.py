@@ -13,7 +13,7 @@ from hashlib import blake2s
 from typing import Generic, TypeVar
 
 from holloway.protocols.errors import LocalError
-from holloway.protocols.suites import FIRST_RECEIVER_INDEX, TOKEN_BYTES
+from holloway.protocols.suites import FIRST_RECEIVER_INDEX, PLAIN_DTLS_WORDS, TOKEN_BYTES
 
 Handle = TypeVar("Handle")
 
@@ -43,13 +43,15 @@ class IndexTable(Generic[Handle]):
         return half << 16 | int.from_bytes(mac, "little")
 
     def allocate(self, owner: Handle) -> int:
-        """A fresh index, never below `FIRST_RECEIVER_INDEX`. Raises `LocalError` when `MAX_INDICES` are in use."""
+        """A fresh index, never below `FIRST_RECEIVER_INDEX`, nor a word that DTLS begins with. Raises `LocalError` when `MAX_INDICES` are in use."""
         if len(self._owners) >= MAX_INDICES:
             raise LocalError(
                 "no receiver index is free", f"{MAX_INDICES} are in use", "spread the peers over more nodes"
             )
         half = int.from_bytes(self._entropy(2), "little")
-        while (index := self._complete(half)) < FIRST_RECEIVER_INDEX or index in self._owners:
+        while (
+            (index := self._complete(half)) < FIRST_RECEIVER_INDEX or index in self._owners or index in PLAIN_DTLS_WORDS
+        ):
             half = (half + 1) & 0xFFFF  # the next one, not another draw: ends with any source of randomness
         self._owners[index] = owner
         return index

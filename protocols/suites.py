@@ -37,6 +37,9 @@ class MessageType(IntEnum):
 
 FIRST_RECEIVER_INDEX = 256
 """Receiver indices below this are never allocated: those words are message types."""
+PLAIN_DTLS_WORDS = frozenset(kind | 0xFE << 8 | minor << 16 for kind in (20, 21, 22, 23) for minor in (0xFD, 0xFF))
+"""How datagrams of DTLS begin that nothing stands before: content type, version, and the zero byte of the first epochs (RFC 6347,
+section 4.1). No receiver index is one of these either."""
 TOKEN_BYTES = 16
 TERMS_BYTES = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from node_world import (
 from trio.testing import MockClock
 
 from holloway.actors import Node
+from holloway.actors.dtls_channel import HandshakeRefused
+from holloway.protocols import dtls_link
+from holloway.protocols.dtls_names import DtlsProblem
 from holloway.protocols.dtls_wire import PREFIX_BYTES, prefixed
 from holloway.simulations.network import Link
 
@@ -320,6 +324,79 @@ async def test_old_hellos_and_garbage_disturb_nobody(tmp_path: Path, autojump_cl
         sent = sum(len(data) for *_, data in world.wire[before:])
         answered = sum(len(data) for _, source, _, data in world.wire[before:] if data[25:26] == b"\x03")
         assert answered < sent / 2
+
+
+async def sixty_handshakes(world: DtlsWorld) -> list[float]:
+    """Sixty dials at once over one pair of sockets, 20 of 100 datagrams lost; how long each took, attempts included."""
+    took: list[float] = []
+    problems: set[DtlsProblem] = set()
+    async with world.dtls_pair() as (a, _, _, _):
+        running: Any = a.roster.running[name(2)]
+        world.network.shape(outer(1), outer(2), Link(latency_s=0.01, loss=0.2))
+
+        async def dial() -> None:
+            began = trio.current_time()
+            while True:
+                try:
+                    channel = await running._handshaker.dial(running, (outer(2), PORT))
+                except HandshakeRefused as refused:
+                    problems.add(refused.problem)
+                else:
+                    took.append(trio.current_time() - began)
+                    channel.close()
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(dial)
+    assert problems <= {DtlsProblem.UNANSWERED}
+    return took
+
+
+async def test_sixty_handshakes_at_once_on_a_wire_that_loses_are_all_made(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dtls_link, "MAX_ASSOCIATIONS", 100)  # they are all of one peer
+    took = await sixty_handshakes(DtlsWorld(tmp_path))
+    assert len(took) == 60
+    assert max(took) <= 10.0
+
+
+@pytest.mark.soak
+async def test_sixty_handshakes_at_once_in_real_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL's own timers go by the real clock."""
+    monkeypatch.setattr(dtls_link, "MAX_ASSOCIATIONS", 100)
+    for _ in range(5):
+        took = await sixty_handshakes(DtlsWorld(tmp_path))
+        assert len(took) == 60
+        assert max(took) <= 10.0
+
+
+@pytest.mark.soak
+async def test_masses_of_garbage_and_forged_hellos_take_no_memory(tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, _, left, right):
+        world.network.taps.clear()
+        world.wire.clear()
+        hello = bytes.fromhex("16fefd0000000000000000") + bytes(200)
+        rng, flood = random.Random(1), world.network.bind("203.0.113.9", 4000)
+
+        async def attack(count: int) -> None:
+            for _ in range(count // 100):
+                for _ in range(50):
+                    forged = bytearray(hello)
+                    forged[13] = 1
+                    flood.send([prefixed(rng.getrandbits(64), bytes(forged))], (outer(1), PORT))
+                    flood.send([prefixed(rng.getrandbits(64), rng.randbytes(100))], (outer(1), PORT))
+                await trio.sleep(0.01)
+
+        await attack(10_000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        await attack(50_000)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10  # KiB
+        assert await crosses(left, right, packet(1, 2, 1))
+        assert await crosses(right, left, packet(2, 1, 1))
+        assert a.status()["node"]["dtls"]["associations"] == 2  # type: ignore[index]
 
 
 async def test_hellos_that_come_in_masses_are_rate_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
