@@ -22,7 +22,13 @@ class Depth(StrEnum):
 
 
 def obstacle(
-    depth: Depth, *, nodes: int, has_registry: bool, has_drift: bool, actor_words: Iterable[str]
+    depth: Depth,
+    *,
+    nodes: int,
+    has_registry: bool,
+    has_drift: bool,
+    actor_words: Iterable[str],
+    has_control: bool = False,
 ) -> str | None:
     """Why something cannot run at `depth`, or `None`.
 
@@ -34,6 +40,8 @@ def obstacle(
             if has_registry or words:
                 return f"only whole nodes have {', '.join((['a registry'] if has_registry else []) + words)}"
         case Depth.ACTORS:
+            if has_control:
+                return "a control plane is simulated as its pure protocols only"
             if nodes > MAX_ACTOR_NODES:
                 return f"{nodes} nodes are too many for whole nodes, {MAX_ACTOR_NODES} are not"
             if has_drift:

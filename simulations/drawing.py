@@ -42,6 +42,7 @@ def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None, *, offl
         timers=scenario.timers,
         keepalive_s=scenario.keepalive_s,
         registry=scenario.registry,
+        control=scenario.control,
         workloads=scenario.workloads,
         faults=tuple(faults),
         eventually=scenario.eventually,

@@ -37,7 +37,8 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment. `needs_actors`:
-    it befalls what only whole nodes have. `needs_authority`: and only in a network with an authority.
+    it befalls what only whole nodes have. `needs_authority`: and only in a network with an authority. `needs_control`: it
+    befalls what only a control plane has.
     """
 
     scope: Scope
@@ -46,6 +47,7 @@ class Kind:
     has_end: bool = True
     needs_actors: bool = False
     needs_authority: bool = False
+    needs_control: bool = False
 
 
 _LINK, _NODE = Scope.LINKS, Scope.NODES
@@ -137,6 +139,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             (Parameter("every", Quantity.PAUSE),),
             needs_actors=True,
             needs_authority=True,
+        ),
+        "slow_reader": Kind(_NODE, "the operator confirms nothing of what he is shown", needs_control=True),
+        "job_flood": Kind(
+            _NODE,
+            "the operator asks for one job after another",
+            (Parameter("every", Quantity.PAUSE),),
+            needs_control=True,
+        ),
+        "hostile_node": Kind(
+            _NODE,
+            "somebody has the key of the node and sends what the node may not, beside the node",
+            (Parameter("every", Quantity.PAUSE),),
+            needs_control=True,
         ),
         "revoke": Kind(
             _NODE,

@@ -27,7 +27,7 @@ from holloway.protocols.events import (
 class Milestone:
     """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node.
     `needs_actors`: only whole nodes get there; `needs_registry`: and only with one; `needs_authority`: and only
-    with an authority; `needs_floating`: only where an address floats.
+    with an authority; `needs_floating`: only where an address floats; `needs_control`: only a control plane gets there.
     """
 
     meaning: str
@@ -37,6 +37,7 @@ class Milestone:
     needs_registry: bool = False
     needs_authority: bool = False
     needs_floating: bool = False
+    needs_control: bool = False
 
 
 def _is_rekey(event: Event) -> bool:
@@ -65,6 +66,10 @@ def _certified(meaning: str) -> Milestone:
 
 def _floating(meaning: str) -> Milestone:
     return Milestone(meaning, needs_floating=True)
+
+
+def _commanded(meaning: str) -> Milestone:
+    return Milestone(meaning, needs_control=True)
 
 
 SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
@@ -141,6 +146,25 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "restarted_without_store": _certified(
             "a node began another life while the registry was away, and knew the others"
         ),
+        "job_ran": _commanded("a step of a job began on a node"),
+        "job_ok": _commanded("a job ended well on a node"),
+        "job_failed": _commanded("a job ended with another code than 0, or could not be started"),
+        "job_refused": _commanded("an agent refused a job"),
+        "job_unreachable": _commanded("a job surely never left for a node"),
+        "job_timed_out": _commanded("an agent stopped a job at its deadline"),
+        "job_cancelled": _commanded("a job was cancelled on a node, before or while it ran"),
+        "job_unknown": _commanded("nobody could tell how a job ended on a node"),
+        "job_answered_late": _commanded("an agent told of an end that the broker had given up"),
+        "job_output_missed": _commanded("a job ended whose output had not all come"),
+        "job_sent_again": _commanded("an agent got a job that it knew already, and did not run it again"),
+        "process_waited": _commanded("a process was not read because its output could not leave"),
+        "broker_returned_to_jobs": _commanded("a broker began another life while jobs were running"),
+        "connection_was_gone": _commanded("a broker was told that a message could not leave"),
+        "output_thrown_away": _commanded("output made room for newer output"),
+        "node_refused": _commanded("what a node may not do was refused"),
+        "malformed_refused": _commanded("frames that are no message were refused"),
+        "nobody_meant": _commanded("a job was refused because its target fits nobody"),
+        "flood_refused": _commanded("a job was refused because too many were running"),
     }
 )
 """Every place by the name that scenarios use."""

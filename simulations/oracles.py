@@ -2,7 +2,8 @@
 
 Each is a small function whose docstring is the promise; it returns `None`, or a sentence that says how the promise was
 broken. They look at what nodes send and deliver, and, where that cannot tell, into the protocol objects: this is the place
-of the simulator that knows their insides, with `record_oracles`, where the promises about records are. Not responsible for
+of the simulator that knows their insides, with `record_oracles` and `control_oracles`, where the promises about records and the
+control plane are. Not responsible for
 when they are asked: that is `machine` and `world`.
 """
 
@@ -22,6 +23,7 @@ from holloway.protocols.ratelimit import SOURCE_LIMIT
 from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
 from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
+from holloway.simulations.control_oracles import CONTROL_ALWAYS, CONTROL_EVENTUALLY
 from holloway.simulations.errors import PropertyViolated
 from holloway.simulations.floating_oracles import (
     Afloat,
@@ -415,12 +417,13 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             what_is_given_up_leaves_the_device,
             lost_holders_are_replaced,
             one_node_takes_nothing,
+            *CONTROL_ALWAYS,
         )
     }
 )
 """Checked in every run; what cannot happen at a depth cannot break there."""
 
-EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
+EVENTUALLY: Mapping[str, Callable[..., str | None]] = MappingProxyType(
     {
         promise.__name__: promise
         for promise in (
@@ -436,10 +439,14 @@ EVENTUALLY: Mapping[str, Callable[[Calm], str | None]] = MappingProxyType(
             membership_is_equal,
             outages_cost_nothing,
             floating_addresses_are_held,
+            *CONTROL_EVENTUALLY,
         )
     }
 )
 """Checked by the time that a scenario sets."""
+
+CONTROL_ONLY = tuple(promise.__name__ for promise in CONTROL_EVENTUALLY)
+"""Those that only a control plane can keep, which keeps no other."""
 
 ACTORS_ONLY = (membership_is_equal.__name__, outages_cost_nothing.__name__)
 """Those that only whole nodes can keep."""

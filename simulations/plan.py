@@ -22,7 +22,7 @@ from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import HOLDER, KINDS, Fault, Scope
 from holloway.simulations.identities import MAX_FLOATING
 from holloway.simulations.milestones import SOMETIMES
-from holloway.simulations.oracles import ACTORS_ONLY, AUTHORITY_ONLY, EVENTUALLY, FLOATING_ONLY
+from holloway.simulations.oracles import ACTORS_ONLY, AUTHORITY_ONLY, CONTROL_ONLY, EVENTUALLY, FLOATING_ONLY
 from holloway.simulations.quantities import MAX_DURATION_NS, Quantity, is_within
 
 SCHEMA = "holloway.plan/1"
@@ -48,7 +48,15 @@ WORKLOADS: Mapping[str, str] = {
     "rekey": "both ends of a session ask for new keys in the same moment",
     "call": "each node asks each floating address, and whoever has it answers",
     "churn": "`burst` nodes leave, or come back, until all come back for the calm",
+    "jobs": "each operator asks for a job, on nodes that the seed draws",
 }
+CONTROL_WORKLOADS = ("jobs",)
+"""Those of a control plane, which has no others."""
+CONTROL_FAULTS = (
+    *("loss", "latency", "jitter", "duplicate", "reorder", "partition", "crash", "restart", "pause", "clock_jump"),
+    *("clock_skew", "slow_reader", "job_flood", "hostile_node"),
+)
+"""What may befall one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +107,15 @@ class Meeting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """The nodes are the machines of a control plane: the first has the broker, these are of `operators`, the others have
+    agents.
+    """
+
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One run. Times are nanoseconds of virtual time; the last `calm_ns` of `duration_ns` have no fault.
 
@@ -124,6 +141,7 @@ class Plan:
     eventually: Mapping[str, int]
     sometimes: tuple[str, ...]
     offloads: bool = False
+    control: ControlPlane | None = None
 
     @property
     def healed_ns(self) -> int:
@@ -167,6 +185,37 @@ def floating_words(faults: Iterable[Fault], eventually: Iterable[str], sometimes
     ]
 
 
+def control_problem(
+    nodes: tuple[str, ...],
+    control: ControlPlane | None,
+    kinds: Iterable[str],
+    workloads: Iterable[str],
+    eventually: Iterable[str],
+    sometimes: Iterable[str],
+) -> str | None:
+    """What a plan with a control plane cannot have, or one without, or None."""
+    has = control is not None
+    wrong = [
+        *(
+            kind
+            for kind in kinds
+            if kind in KINDS and (kind not in CONTROL_FAULTS if has else KINDS[kind].needs_control)
+        ),
+        *(kind for kind in workloads if kind in WORKLOADS and (kind in CONTROL_WORKLOADS) != has),
+        *(name for name in eventually if (name in CONTROL_ONLY) != has),
+        *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_control != has),
+    ]
+    if wrong:
+        return f"{', '.join(dict.fromkeys(wrong))}: {'not in' if has else 'only in'} a control plane"
+    if control is None:
+        return None
+    if nodes[0] in control.operators or not all(name in nodes for name in control.operators):
+        return "operators are nodes, and not the first, which has the broker"
+    if not control.operators or len(dict.fromkeys(control.operators)) + 1 >= len(nodes):
+        return "a control plane has an operator and an agent at least"
+    return None
+
+
 def packets_a_second(workloads: Iterable[Workload], pairs: int) -> float:
     """How many packets programs would send in each second of virtual time, answers left out."""
     return sum(each.burst * 2 * (1 if each.ends else pairs) * 1e9 / each.every_ns for each in workloads)
@@ -196,6 +245,8 @@ def from_json(text: str, source: str) -> Plan:
             found = document["registry"].get("floating", ())
             document["registry"]["floating"] = [_build(FloatingPlan, each) for each in found]
             document["registry"] = _build(Meeting, document["registry"])
+        if document.get("control") is not None:
+            document["control"] = _build(ControlPlane, document["control"])
         document["pairs"] = tuple((str(first), str(second)) for first, second in document["pairs"])
         plan: Plan = _build(Plan, document)
         _check(plan)
@@ -235,7 +286,17 @@ def _check(plan: Plan) -> None:
         nodes=len(plan.nodes),
         has_registry=plan.registry is not None,
         has_drift=any(fault.values.get("drift") for fault in plan.faults),
+        has_control=plan.control is not None,
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
+    )
+    _require(reason is None, str(reason))
+    reason = control_problem(
+        plan.nodes,
+        plan.control,
+        [fault.kind for fault in plan.faults],
+        [workload.kind for workload in plan.workloads],
+        plan.eventually,
+        plan.sometimes,
     )
     _require(reason is None, str(reason))
     words = registry_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes)

@@ -23,6 +23,7 @@ from holloway.simulations.trace import Trace
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
+    from holloway.simulations.control_world import ControlWorld
     from holloway.simulations.world import World
 
 CRASH = "no_crash"
@@ -100,7 +101,11 @@ def run_plan(
     )
 
 
-def _world(plan: Plan, trace: Trace | None, capture: Capture | None) -> World:
+def _world(plan: Plan, trace: Trace | None, capture: Capture | None) -> World | ControlWorld:
+    if plan.control is not None:
+        from holloway.simulations.control_world import ControlWorld
+
+        return ControlWorld(plan, trace)
     if plan.depth == Depth.HEAP:
         return HeapWorld(plan, trace, capture)
     # Here and not above: the heap needs none of the actors.

@@ -29,10 +29,12 @@ from holloway.simulations.plan import (
     MIN_INNER_BYTES,
     NAME,
     WORKLOADS,
+    ControlPlane,
     Meeting,
     Workload,
     actor_words,
     authority_words,
+    control_problem,
     floating_words,
     packets_a_second,
     registry_words,
@@ -90,6 +92,7 @@ class Scenario:
     timers: Mapping[str, float]
     keepalive_s: float
     registry: Meeting | None
+    control: ControlPlane | None
     offloads: bool
     workloads: tuple[Workload, ...]
     faults: tuple[FaultTable, ...]
@@ -105,6 +108,7 @@ class Scenario:
             nodes=len(self.nodes),
             has_registry=self.registry is not None,
             has_drift=any(drift.low or drift.high for drift in drifts),
+            has_control=self.control is not None,
             actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),
         )
 
@@ -184,6 +188,15 @@ def read_scenario(text: str, source: str) -> Scenario:
             )
     else:
         top.table("registry")
+    control = None
+    if "control" in top.keys:
+        table = top.table("control")
+        control = ControlPlane(operators=table.texts("operators", dict.fromkeys(nodes)))
+        table.finish()
+        if registry is not None:
+            top.refuse("control", "a control plane has no registry", "remove one of them")
+    else:
+        top.table("control")
     healed_ns = duration_ns - calm_ns
     faults = tuple(_fault(table, number, nodes, healed_ns) for number, table in enumerate(top.tables("fault"), 1))
     swarm = top.table("swarm")
@@ -202,6 +215,7 @@ def read_scenario(text: str, source: str) -> Scenario:
         timers=timers,
         keepalive_s=keepalive_s,
         registry=registry,
+        control=control,
         offloads=_network(top.table("network")),
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
         faults=faults,
@@ -227,6 +241,16 @@ def read_scenario(text: str, source: str) -> Scenario:
     if words and not (registry is not None and registry.floating):
         what = f"{', '.join(dict.fromkeys(words))}: only with a floating address"
         top.refuse("registry" if registry is not None else None, what, "add a table [[registry.floating]]")
+    problem = control_problem(
+        nodes,
+        control,
+        [fault.kind for fault in faults],
+        [workload.kind for workload in scenario.workloads],
+        scenario.eventually,
+        scenario.sometimes,
+    )
+    if problem is not None:
+        top.refuse("control" if control is not None else None, problem, "see docs/simulation.md")
     rate = packets_a_second(scenario.workloads, len(pairs))
     if rate > MAX_PACKETS_A_SECOND:
         top.refuse(

@@ -75,6 +75,12 @@ def _fewer_workloads(plan: Plan) -> Iterator[Plan]:
 
 def _fewer_nodes(plan: Plan) -> Iterator[Plan]:
     """Without half of the nodes, then without single ones; what concerned them goes, too."""
+    if plan.control is not None:
+        fixed = (plan.nodes[0], *plan.control.operators)
+        agents = [name for name in plan.nodes if name not in fixed]
+        for agent in agents if len(agents) > 1 else []:
+            yield _only(plan, tuple(name for name in plan.nodes if name != agent))
+        return
     count = len(plan.nodes)
     for kept in (plan.nodes[: count // 2], plan.nodes[count // 2 :]):
         if 2 <= len(kept) < count - 1:

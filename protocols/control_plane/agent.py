@@ -217,7 +217,9 @@ class Agent:
                     self._send(output, out)
         for name, (at, times) in list(self._repeats.items()):
             entry = self._journal.entries.get(name)
-            if at <= now.at and entry is not None and entry.done is not None:
+            if entry is None or entry.done is None:  # the journal had no room for it any more
+                del self._repeats[name]
+            elif at <= now.at:
                 self._tell(now, entry.done, times, out)
         return out
 

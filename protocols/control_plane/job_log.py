@@ -49,6 +49,11 @@ class JobLog:
         """How many pieces of output are kept."""
         return len(self._outputs)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether output was thrown away."""
+        return len(self._shown) < self.last
+
     def add(self, item: Shown) -> None:
         """One more thing, whose position this gives."""
         self.last += 1

@@ -50,7 +50,7 @@ class Refusals:
     def due(self, at: float) -> list[Audit]:
         """What has to be written down because its minute is over."""
         written: list[Audit] = []
-        while self._windows and at - next(iter(self._windows.values())).began >= WINDOW_S:
+        while self._windows and at >= next(iter(self._windows.values())).began + WINDOW_S:
             written += _summary(*self._windows.popitem(last=False))
         return written
 
