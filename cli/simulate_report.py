@@ -83,7 +83,8 @@ def print_summary(name: str, depth: str, summary: Summary) -> None:
         f"{summary.events / wall_s:,.0f} a second, {summary.virtual_ns / 1e9 / wall_s:,.0f} times real time"
     )
     count = len(seen["transitions"])
-    print(f"  states {', '.join(seen['states'])}; {count} of {count + len(seen['transitions_missed'])} transitions")
+    if count:  # a control plane has no sessions
+        print(f"  states {', '.join(seen['states'])}; {count} of {count + len(seen['transitions_missed'])} transitions")
     print(f"  reached {', '.join(f'{place} {count}' for place, count in seen['sometimes'].items()) or 'nothing'}")
     if summary.never_reached:
         print(f"  never reached: {', '.join(summary.never_reached)}: the scenario tests less than it says")

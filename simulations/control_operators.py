@@ -109,7 +109,9 @@ class OperatorHost(Host):
                     watched.job, watched.heard_ns = message.job, now_ns
             case NodeOutput() | Result() | Finished():
                 for watched in self._watched.values():
-                    if watched.job == message.job:
+                    # Within a connection nothing overtakes the Expect; where the network of the simulation has lost it, the
+                    # rest is as good as lost.
+                    if watched.job == message.job and watched.life == self.world.broker.broker.life:
                         self._see(watched, message)
             case _:
                 pass
@@ -120,8 +122,7 @@ class OperatorHost(Host):
         if message.position > watched.position:
             watched.position = message.position
             if isinstance(message, Result):
-                life = self.world.broker.broker.life  # what another one sent does not arrive any more
-                self.world.truth.shown(self.name, life, message.job, message.node, message.state)
+                self.world.truth.shown(self.name, watched.life, message.job, message.node, message.state)
         watched.is_over = watched.is_over or isinstance(message, Finished)
         if self.is_reading:
             self._say(Seen(message.job, watched.position))
