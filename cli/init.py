@@ -100,8 +100,6 @@ def command(
     own_name = name or host_name()
     if own_name is None:
         raise CommandFailedError("this node needs a name", "this machine has none", "holloway init NETWORK --name NODE")
-    if prefixes and trust != "authority":
-        raise click.UsageError("--prefix is for certificates, and these need --trust authority", context)
     if backend == "dtls" and trust != "authority":
         why = "--backend dtls needs certificates: use --trust authority, or name others under [dtls] in each configuration"
         raise click.UsageError(why, context)
@@ -118,11 +116,11 @@ def command(
     match trust:
         case "store":
             given = [each for each in ("overlay", "port") if _is_given(context, each)]
-            _init_store(wanted, settings, given)
+            _init_store(wanted, settings, prefixes, given)
         case "pinned":
             from holloway.cli.pinned_node import init_pinned
 
-            init_pinned(wanted, settings)
+            init_pinned(wanted, settings, prefixes)
         case _:
             _init_authority(wanted, replace(settings, backend=Backend(backend)), prefixes)
 
@@ -173,7 +171,7 @@ def _init_authority(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[P
     report(wanted, [str(each) for each in found], token, f"this token is good for {DEFAULT_TTL}, once")
 
 
-def _init_store(wanted: Wanted, settings: NetworkSettings, given: list[str]) -> None:
+def _init_store(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[Prefix, ...], given: list[str]) -> None:
     from holloway.cli.store_node import BELIEVED, make_store_node, store_token
 
     assert wanted.registry is not None
@@ -184,6 +182,7 @@ def _init_store(wanted: Wanted, settings: NetworkSettings, given: list[str]) -> 
         name=wanted.name,
         address=wanted.address,
         seed=settings,
+        prefixes=prefixes,
         entropy=os.urandom,  # noqa: TID251 - a verb is where randomness comes in
     )
     for option, ours, theirs in (

@@ -10,12 +10,14 @@ import socket
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
+from holloway.cli.announced import say_announced
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.new_node import Wanted, document
 from holloway.cli.printing import print_json, say
 from holloway.cli.state_option import Made, write_config
 
 if TYPE_CHECKING:
+    from holloway.protocols.membership import Prefix
     from holloway.protocols.network_settings import NetworkSettings
 
 PEERS = "peers"
@@ -23,8 +25,8 @@ _FAR_AWAY = ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1"))
 """Addresses that nobody has (RFC 3849, RFC 5737): nothing is sent there, the kernel only says where from it would be."""
 
 
-def init_pinned(wanted: Wanted, settings: NetworkSettings) -> None:
-    """Make the key and the configuration, and print what the others need to know.
+def init_pinned(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[Prefix, ...]) -> None:
+    """Make the key and the configuration, and print what the others need to know. `prefixes`: networks behind the node.
 
     Raises `CommandFailedError` without an address, and for one outside the network.
     """
@@ -51,19 +53,22 @@ def init_pinned(wanted: Wanted, settings: NetworkSettings) -> None:
         addresses=(str(interface),),
         port=settings.port,
         peers=PEERS,
+        prefixes=tuple(map(str, prefixes)),
         has_identity=False,
     )
     write_config(folder, made)
+    say_announced(prefixes)
     endpoint = _endpoint(settings.port)
     block = f'[[peer]]\nname = "{wanted.name}"\npublic_key = "{public_key}"\n'
-    block += "" if endpoint is None else f'endpoint = "{endpoint}"\n'
-    block += f'allowed = ["{wanted.address}/32"]\n'
+    block += f'# endpoint = "HOST:{settings.port}"\n' if endpoint is None else f'endpoint = "{endpoint}"\n'
+    allowed = ", ".join(f'"{each}"' for each in (f"{wanted.address}/32", *prefixes))
+    block += f"allowed = [{allowed}]\n"
     if wanted.as_json:
         print_json(document(wanted, [str(wanted.address)]) | {"peer": block})
         return
     say(f"network {wanted.network}: node {wanted.name} has {wanted.address}")
     say(f"what follows goes to every other node, as the file {PEERS}/{wanted.name}.toml in its state directory;")
-    say(f"theirs come here, to {folder.file(PEERS)}. Check `endpoint`: there the others call this machine")
+    say(f"theirs come here, to {folder.file(PEERS)}. Look at `endpoint`: there the others call this machine")
     say(f"then:  holloway up{wanted.where}")
     print(block, end="")
 

@@ -6,10 +6,11 @@ Not responsible for the settings and the address (`holloway.actors.store_settlin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from holloway.cli.announced import announced, say_announced
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.registry_files import pack
@@ -18,6 +19,7 @@ from holloway.cli.state_option import Made, refuse_second_node, write_config
 if TYPE_CHECKING:
     from holloway.actors.state_directory import StateDirectory
     from holloway.actors.store_member import StoreMember
+    from holloway.protocols.membership import Prefix
     from holloway.protocols.network_settings import NetworkSettings
 
 SETTLE_S = 30.0
@@ -32,9 +34,11 @@ def make_store_node(
     name: str,
     address: IPv4Address | None,
     seed: NetworkSettings | None,
+    prefixes: Iterable[Prefix] = (),
     entropy: Callable[[int], bytes],
 ) -> StoreMember:
-    """Settle in the network and write down what `holloway up` needs. `seed`: the settings of a network that has none yet.
+    """Settle in the network and write down what `holloway up` needs. `seed`: the settings of a network that has none yet. `prefixes`:
+    networks behind the node.
 
     Raises `CommandFailedError` when there is a node already or the registry does not answer; `RegistryError` for a name or an
     address that is taken.
@@ -52,7 +56,17 @@ def make_store_node(
     member = trio.run(_settle, folder, network, url, name, public_key, address, seed)
     member.keep()
     fixed = () if address is None else (str(member.addresses[0]),)
-    made = Made(name, network, trust="store", registry=url, addresses=fixed, port=member.settings.port)
+    behind = announced(prefixes, member.settings)
+    made = Made(
+        name,
+        network,
+        trust="store",
+        registry=url,
+        addresses=fixed,
+        port=member.settings.port,
+        prefixes=tuple(map(str, behind)),
+    )
+    say_announced(behind)
     write_config(folder, made)  # last: from then on there is a node, which needs all the rest
     return member
 

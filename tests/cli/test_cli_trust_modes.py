@@ -103,12 +103,25 @@ def test_names_and_addresses_that_are_taken_are_refused_by_name(
     assert init(holloway, state, registry, "b").error[0] == f"{state / 'b'} holds a node already"
 
 
+def test_networks_behind_a_node_are_announced(holloway: Holloway, state: Path, registry: str) -> None:
+    options = ("--prefix", "10.8.0.0/16", "--prefix", "10.99.2.1/32")
+    assert "announces 10.8.0.0/16 to" in init(holloway, state, registry, "a", *options).err, (
+        "a floating address is not behind it"
+    )
+    config = load_config(state / "a" / "holloway.toml", environ=os.environ)
+    assert [*map(str, config.node.prefixes)] == ["10.8.0.0/16"]
+    words = ("--trust", "pinned", "--address", "10.99.0.1", "--prefix", "10.8.0.0/16", "--state", str(state / "p"))
+    block = tomllib.loads(holloway("init", "home", *words).out)
+    assert block["peer"][0]["allowed"] == ["10.99.0.1/32", "10.8.0.0/16"]
+    config = load_config(state / "p" / "holloway.toml", environ=os.environ)
+    assert [*map(str, config.node.prefixes)] == ["10.8.0.0/16"]
+
+
 def test_what_only_an_authority_can_do_is_a_usage_error_elsewhere(
     holloway: Holloway, state: Path, registry: str
 ) -> None:
     token = init(holloway, state, registry, "a").out.strip()
     where = ("--state", str(state / "a"))
-    assert init(holloway, state, registry, "b", "--prefix", "10.8.0.0/16").code == 2
     assert holloway("invite", "--ttl", "2h", *where).code == 2
     assert holloway("join", token, "--request", "r", "--state", str(state / "x")).code == 1
     document = holloway("invite", "--json", *where).document
