@@ -242,7 +242,8 @@ class Enrolled:
 
     def _take_settings(self, now: int) -> None:
         taken = self.trust.take_settings(self.settings_value, now)
-        if isinstance(taken, StatementProblem):
+        # Those of an authority that is gone were verified when they came; another one signs them anew, and we may not have heard yet.
+        if isinstance(taken, StatementProblem) and taken is not StatementProblem.FOREIGN_AUTHORITY:
             fix = "set the clock of this machine, or join the network again"
             raise LocalError(f"{self.state.file(SETTINGS)} cannot be used", taken.value, fix)
 

@@ -18,11 +18,11 @@ from trio.testing import MockClock
 from holloway.actors import Node
 from holloway.actors.authority_files import AuthorityFiles
 from holloway.actors.authority_keys import AUTHORITY_KEY, NEXT_KEY
-from holloway.actors.enrolled import Enrolled
+from holloway.actors.enrolled import CERTIFICATE, IDENTITY_KEY, Enrolled
 from holloway.protocols.authorities import authorities_key
 from holloway.protocols.certificates import CertificateProblem
 from holloway.protocols.errors import LocalError
-from holloway.protocols.network_settings import NetworkSettings
+from holloway.protocols.network_settings import NetworkSettings, settings_key
 from holloway.protocols.trust import revoked_key
 from holloway.simulations.ports import SimulatedPorts
 from holloway.supervisor import ChildStartError
@@ -235,6 +235,59 @@ async def test_a_rollover_that_stops_at_any_write_goes_on(tmp_path: Path, monkey
         assert len(office.authority.standing().bundle.authorities) == 1
         assert not state.has(NEXT_KEY)
         assert office.enrol(2).certificate.authority == office.issuer()
+
+
+def test_a_rollover_that_stops_in_the_middle_of_the_next_one_keeps_a_key_that_issues(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stopped(*_: Any) -> None:
+        raise StoppedError
+
+    office.enrol(1)
+    office.authority.begin_rollover(NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("holloway.actors.authority_files.drop_former", stopped)
+        with pytest.raises(StoppedError):
+            office.authority.finish_rollover(NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(office.authority, "_sign_anew", stopped)
+        with pytest.raises(StoppedError):
+            office.authority.begin_rollover(NOW)  # the key of another one lies there, and no bundle names it
+    assert office.enrol(2).certificate.authority == office.issuer()
+
+
+def test_with_a_list_of_an_authority_that_is_gone_nobody_is_believed_before_there_is_a_newer_one(
+    office: Office,
+) -> None:
+    office.enrol(1)
+    office.enrol(2)
+    office.authority.begin_rollover(NOW)
+    office.authority.finish_rollover(NOW)
+    said = office.authority.statements(NOW)
+    theirs = office.enrol(3).certificate
+    late = Enrolled(office.state(name(2)), NETWORK, NOW)
+    assert late.take_bundle(said[authorities_key(NETWORK)], NOW) is None
+    renewed = office.enrol(4)
+    office.state(name(2)).write(CERTIFICATE, office.state(name(4)).read(CERTIFICATE) or b"")
+    office.state(name(2)).write(IDENTITY_KEY, office.state(name(4)).read(IDENTITY_KEY) or b"")
+    again = Enrolled(office.state(name(2)), NETWORK, NOW)  # it stopped before it had the list
+    assert again.certificate == renewed.certificate
+    assert again.trust.problem(theirs, NOW) is CertificateProblem.REVOCATIONS_MISSING
+    assert again.take_revocations(said[revoked_key(NETWORK)]) is None
+    assert again.trust.problem(theirs, NOW) is None
+
+
+def test_what_a_node_hears_late_does_not_undo_what_its_authority_has_said_since(office: Office) -> None:
+    office.enrol(1)
+    node = Enrolled(office.state(name(1)), NETWORK, NOW)
+    first = office.authority.change_settings(lambda old: replace(old, rest_s=1))[settings_key(NETWORK)]
+    office.authority.change_settings(lambda old: replace(old, rest_s=2))
+    assert node.take_settings(first, NOW) is None
+    assert node.newest.rest_s == 1
+    assert Enrolled(office.state(name(1)), NETWORK, NOW).newest.rest_s == 2
 
 
 def test_changes_of_authority_come_one_after_the_other_and_where_the_key_is(office: Office) -> None:

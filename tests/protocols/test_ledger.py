@@ -146,6 +146,15 @@ def test_an_address_that_was_let_go_rests_for_all_but_its_machine_and_outlives_t
     assert not list(ledger.resting), "the owner has given it to somebody"
 
 
+def test_an_address_that_a_node_has_no_longer_rests() -> None:
+    ledger = Ledger(NETWORK)
+    two = WORLD.node("node-a", "10.99.0.1", "10.99.0.7")
+    ledger.hold(two.certificate, ID, NOW)
+    ledger.hold(WORLD.node("node-a", "10.99.0.1").certificate, ID, NOW, rest_s=60)
+    assert [str(address) for address, _ in ledger.resting] == ["10.99.0.7"]
+    assert ledger.is_resting(IPv4Address("10.99.0.7"), B.certificate.key, NOW + 59)
+
+
 def test_an_invitation_is_used_once() -> None:
     ledger = full()
     ledger.use(ID, B.identity.public, NOW + 99 * DAY)
