@@ -128,6 +128,15 @@ def load_credentials(config: Config, enrolled: Enrolled | None, wall_ns: Callabl
     return _Files(config.path, config.dtls).load(config.node.network)
 
 
+def file_problems(config: Config) -> tuple[Problem, ...]:
+    """What is wrong with the files under [dtls], without their lines."""
+    try:
+        load_credentials(config, None, lambda: 0)
+    except ConfigProblems as error:
+        return tuple(error.problems)
+    return ()
+
+
 class _Files:
     """One look at the files of a configuration."""
 

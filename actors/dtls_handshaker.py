@@ -54,7 +54,7 @@ RETRANSMIT_S = 0.2
 """After so long without an answer a flight is sent again, and after twice as long each time."""
 HANDSHAKE_DATAGRAM_BYTES = 1200
 MAX_ANSWERED = 256
-"""Handshakes of others that may be under way at once."""
+"""Handshakes of others that may be under way at once; then the oldest makes room."""
 EARLY_RECORDS = 64
 ALERT_S = 0.02
 """For Trio to send the alert after a handshake has failed."""
@@ -144,7 +144,7 @@ class DtlsHandshaker:
         self._plain: dict[Address, tuple[SecureChannel, DtlsPeer]] = {}
         """The associations of foreign programs, which put nothing before their datagrams, by their addresses."""
         self._dialled: dict[int, _Dialled] = {}
-        self._answered: set[Place] = set()
+        self._answered: dict[Place, _Handshake] = {}  # the oldest first
         self._load = LoadMeter()
         self._rate = RateLimiter()
         self._socket = AssociationSocket(self._transmit)
@@ -205,9 +205,6 @@ class DtlsHandshaker:
     def _is_admitted(self, source: Address) -> bool:
         """Whether a hello is worth an answer."""
         now = trio.current_time()
-        if len(self._answered) >= MAX_ANSWERED:
-            self.drops["dtls_busy"] += 1
-            return False
         if self._load.note(now) and not self._rate.allow(source[0], now):
             self.drops["dtls_rate_limited"] += 1
             return False
@@ -243,8 +240,9 @@ class DtlsHandshaker:
         """Serve one association that somebody else dials, until it is closed."""
         place = channel.peer_address
         address, number = place[:-1], place[-1]
-        self._answered.add(place)
-        handshake = _Handshake(self._find)
+        handshake = self._answered[place] = _Handshake(self._find)
+        if len(self._answered) > MAX_ANSWERED:  # an honest one is done in a few round trips
+            self._answered.pop(next(iter(self._answered))).fail(DtlsProblem.PUSHED_OUT)
         try:
             made = await self._complete(channel, number, address, handshake, is_ours=False)
         except HandshakeRefused as refused:
@@ -252,7 +250,8 @@ class DtlsHandshaker:
             self._log.warning("a handshake from %s is refused: %s", format_address(address), refused)
             return
         finally:
-            self._answered.discard(place)
+            if self._answered.get(place) is handshake:
+                del self._answered[place]
         peer = handshake.peer
         assert peer is not None
         peer.accept(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -45,6 +46,12 @@ def command(file: str | None, config: str | None, as_json: bool) -> None:
         found = examine_secret_files(examined, environ=os.environ)
         secrets = found.files
         problems = by_place([*examined.problems, *found.problems])
+        if examined.config is not None and examined.config.dtls is not None:
+            from holloway.actors.dtls_credentials import file_problems
+
+            secrets = [*secrets, examined.config.dtls.key_file]
+            in_files = [replace(each, line=examined.lines.get(each.key)) for each in file_problems(examined.config)]
+            problems = by_place([*problems, *in_files])
     if as_json:
         print_json(_document(path, problems, secrets, examined))
     else:

@@ -50,6 +50,8 @@ class DtlsProblem(Enum):
     REFUSED_BY_PEER = "dtls_refused_by_peer"
     NOT_COMPLETED = "dtls_not_completed"
     """Somebody began a handshake with us and did not go on."""
+    PUSHED_OUT = "dtls_pushed_out"
+    """Too many began handshakes with us at once."""
 
 
 OF_CERTIFICATES = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from dtls_certificates import Leaf
-from dtls_world import DtlsWorld, authority, good, hellos
+from dtls_world import DtlsWorld, SpoilingPorts, authority, good, hellos
 from node_world import (
     PORT,
     Daemon,
@@ -29,11 +29,13 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import Node
+from holloway.actors import Node, dtls_handshaker
 from holloway.actors.dtls_channel import HandshakeRefused
+from holloway.actors.dtls_context import dtls_context
+from holloway.actors.dtls_socket import AssociationSocket
 from holloway.protocols import dtls_link
 from holloway.protocols.dtls_names import DtlsProblem
-from holloway.protocols.dtls_wire import PREFIX_BYTES, prefixed
+from holloway.protocols.dtls_wire import PREFIX_BYTES, association_of, prefixed
 from holloway.simulations.network import Link
 
 HEALED_S = 5.0
@@ -450,3 +452,85 @@ async def test_a_turn_that_crashes_ends_the_peer_and_nobody_else(
 
 def test_the_certificates_of_these_tests_differ() -> None:
     assert len({bad(kind).der for kind in CASES if kind != "none"} | {good(2).der}) == len(CASES)
+
+
+async def test_handshakes_that_nobody_goes_on_with_keep_nobody_out(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dtls_handshaker, "MAX_ANSWERED", 4)
+    world = DtlsWorld(tmp_path)
+    left, right = world.ports(1), world.ports(2)
+    async with world.node(world.config(1, peer(2, endpoint=False)), left) as a:
+        idlers = trio.DTLSEndpoint(idle := IdleSocket(world, (outer(1), PORT)))  # type: ignore[arg-type]
+        context = dtls_context(good(2).shown, lambda *_: True, lambda *_: None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(idle.read)
+            for number in range(1, 20):
+                channel = idlers.connect((number,), context)
+                nursery.start_soon(channel.do_handshake)
+            await trio.sleep(0.5)
+            async with world.node(world.config(2, peer(1)), right) as b:
+                with trio.fail_after(3):
+                    await b.connected(name(1))
+            nursery.cancel_scope.cancel()
+        idlers.close()
+        assert drops(a)["dtls_pushed_out"] == 19 + 1 - 4
+
+
+class IdleSocket(AssociationSocket):
+    """Begins handshakes, and goes no further than the second hello."""
+
+    def __init__(self, world: DtlsWorld, target: Any) -> None:
+        super().__init__(self._say)
+        self._socket, self._target = world.network.bind("203.0.113.9", 4000), target
+
+    def _say(self, datagram: bytes, place: Any) -> None:
+        if datagram[13] == 1:
+            self._socket.send([prefixed(place[-1], datagram)], self._target)
+
+    async def read(self) -> None:
+        while True:
+            for arrival in await self._socket.receive():
+                for datagram in arrival.datagrams():
+                    self.offer(datagram[PREFIX_BYTES:], (association_of(datagram),))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_handshakes_that_are_spoilt_at_random_harm_nobody(
+    seed: int, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    rng = random.Random(seed)
+    spoilt = 0
+
+    def spoil(datagram: bytes) -> bytes:
+        nonlocal spoilt
+        if rng.random() > 0.5 or len(datagram) <= PREFIX_BYTES + 3 or trio.current_time() > 60:
+            return datagram
+        spoilt += 1
+        changed = bytearray(datagram)
+        match rng.randrange(3):
+            case 0:
+                for _ in range(rng.randrange(1, 4)):
+                    changed[rng.randrange(PREFIX_BYTES, len(changed))] = rng.randrange(256)
+            case 1:
+                del changed[rng.randrange(PREFIX_BYTES, len(changed)) :]
+            case _:
+                at = rng.randrange(PREFIX_BYTES, len(changed))
+                changed[at:at] = rng.randbytes(rng.randrange(1, 40))
+        return bytes(changed)
+
+    world = DtlsWorld(tmp_path)
+    left, right = (SpoilingPorts(world.network, number, spoil) for number in (1, 2))
+    async with (
+        world.node(world.config(1, peer(2)), left) as a,
+        world.node(world.config(2, peer(1)), right) as b,
+    ):
+        while trio.current_time() < 60:
+            a.roster.running[name(2)].rekey()
+            b.roster.running[name(1)].rekey()
+            await trio.sleep(0.5)
+        assert spoilt > 100
+        assert await eventually_crosses(left, right, packet(1, 2, 1), within_s=10)
+        for node in (a, b):
+            dataplane: Any = node.tree.ref("dataplane").get()
+            assert not any(info.restarts for info in dataplane.children())
