@@ -1,8 +1,9 @@
 """The gateway: which peer the default route of this host leads to, and the actor that keeps the host's rules for it.
 
 The rules stand for as long as the node runs, whether the peer is there or not: what is sent meanwhile is dropped and counted by the
-router (`no_route`) or waits for a key, and nothing goes around. They outlive a restart of the data plane; the end of the node, and
-the next start after a kill, take them away. The actor also sets up and takes down masquerading (`masquerade`).
+router (`no_route`) or waits for a key, and nothing goes around. While the data plane restarts, which takes the device away, the way is
+closed. The end of the node, and the next start after a kill, take the rules away. The actor also sets up masquerading
+(`masquerade`).
 
 Not responsible for what the rules are (`holloway.protocols.gateway`), nor for who may offer a default route (`wanted`, and
 the certificates).
@@ -10,8 +11,10 @@ the certificates).
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -20,12 +23,12 @@ import trio
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import numeric
 from holloway.actors.config import Config
-from holloway.actors.ports import Netlink
+from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry.etcd_url import parse_etcd_url
 from holloway.actors.roster import Roster
 from holloway.actors.tun_reader import TunReader
 from holloway.protocols.errors import PortError
-from holloway.protocols.gateway import GatewayPlan, Pin, gateway_table, plan_gateway
+from holloway.protocols.gateway import GatewayPlan, Pin, closed, gateway_table, plan_gateway
 
 if TYPE_CHECKING:
     from holloway.supervisor import Context
@@ -36,6 +39,8 @@ NAMES_S = 10.0
 """How long the start waits for what can be found only by a name, while the way to a name server is still open."""
 CLEANUP_S = 5.0
 LOG_LINES = 20
+
+log = logging.getLogger("holloway.node")
 
 
 class Gateway:
@@ -50,8 +55,10 @@ class Gateway:
         """What the host was told last."""
         self.has_begun = False
         """Whether the host has done all that was asked of it once: from then on what it refuses is a problem, and no end."""
+        self.is_told = False
+        """Whether the host may have been told something that has to be taken back."""
         self.is_leaving = False
-        """Set when the node ends: then the rules go, which a restart within it leaves."""
+        """Set when the node is asked to end: then the way need not be closed while others stop."""
         self._config = config
         self._roster = roster
 
@@ -92,9 +99,25 @@ class Gateway:
         peer = self._roster.plan.peers.get(self.through or "")
         return peer is not None and bool(peer.endpoints) and all(numeric(each) is None for each in peer.endpoints)
 
+    async def give_back(self, ports: Ports) -> None:
+        """The end of the node, whatever it was: nothing of ours stays with the host. Needs none of the actors."""
+        if self.is_told:
+            await take_back(ports, self._config.interface.name)
+
     def _offered(self) -> set[int] | None:
         peer = self._roster.plan.peers.get(self.through or "")
         return None if peer is None else {prefix.version for prefix in peer.allowed if not prefix.prefixlen}
+
+
+async def take_back(ports: Ports, interface: str) -> None:
+    """Take back what the host was told for `interface`, in this life or an earlier one. What it refuses is logged."""
+    with trio.move_on_after(CLEANUP_S, shield=True):
+        try:
+            async with ports.open_netlink() as netlink:
+                await netlink.set_gateway(interface, None)
+                await netlink.set_masquerade(interface, ())
+        except PortError as error:
+            log.warning("%s", error)
 
 
 async def keep_gateway(
@@ -115,14 +138,16 @@ async def keep_gateway(
         if gateway.through is None and not gateway.masquerades:
             await trio.sleep_forever()
         while True:
-            with trio.move_on_after(RECHECK_S):
+            with trio.move_on_after(RECHECK_S) as calm:
                 await changed.wait()
             changed = roster.changed()
+            if calm.cancelled_caught:
+                await keeper.look_up()
             await keeper.put_right()
     finally:
-        if gateway.is_leaving or not gateway.has_begun:
+        if gateway.has_begun and not gateway.is_leaving:
             with trio.move_on_after(CLEANUP_S, shield=True):
-                await keeper.give_back()
+                await keeper.close()
 
 
 class _Keeper:
@@ -138,7 +163,7 @@ class _Keeper:
             interface,
             log,
         )
-        self._store = _store(config)
+        self._store = store_endpoints(config)
         self._pins: dict[tuple[str, int], tuple[Pin, ...]] = {}
 
     async def begin(self) -> None:
@@ -147,20 +172,18 @@ class _Keeper:
         if gateway.has_begun:
             await self.put_right()
             return
+        if gateway.through is None:  # what a killed node left
+            await self._try(self._netlink.set_gateway(self._interface, None))
         if not gateway.masquerades:
             await self._try(self._netlink.set_masquerade(self._interface, ()))
-        must_look_up = gateway.through is not None and gateway.must_look_up()
-        if gateway.through is None or must_look_up or any(not _is_numeric(host) for host, _ in self._store):
-            await self._try(self._netlink.set_gateway(self._interface, None))  # what a killed node left
-        if gateway.through is not None and must_look_up:
+        if gateway.through is not None and gateway.must_look_up():
             with trio.move_on_after(NAMES_S):
                 await (await self._roster.find(gateway.through)).wait_connected()
-        await self._look_up()
+        await self.look_up()
         await self._tell()
 
     async def put_right(self) -> None:
         """The host is told what is wanted now, whatever it knows."""
-        await self._look_up()
         try:
             await self._tell()
         except PortError as error:
@@ -171,14 +194,11 @@ class _Keeper:
         else:
             self._gateway.problem = None
 
-    async def give_back(self) -> None:
-        """Nothing of ours stays, as far as there is still a netlink to say so with."""
-        self._gateway.plan = None
-        try:
-            await self._try(self._netlink.set_gateway(self._interface, None))
-            await self._try(self._netlink.set_masquerade(self._interface, ()))
-        except trio.ClosedResourceError:
-            self._log.warning("what the host was told is taken back at the next start: netlink is closed")
+    async def close(self) -> None:
+        """There is no way out until this is told what is wanted again."""
+        if self._gateway.plan is not None:
+            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+                await self._try(self._netlink.set_gateway(self._interface, closed(self._gateway.plan)))
 
     async def _try(self, request: Awaitable[None]) -> None:
         try:
@@ -189,34 +209,45 @@ class _Keeper:
     async def _tell(self) -> None:
         """Raises `PortError`; the default route first, since who masquerades in vain is a nuisance, and no danger."""
         gateway = self._gateway
+        gateway.is_told = gateway.through is not None or gateway.masquerades
         if gateway.through is not None:
             gateway.plan = gateway.wanted(pin for pins in self._pins.values() for pin in pins)
             await self._netlink.set_gateway(self._interface, gateway.plan)
         if gateway.masquerades:
             await self._netlink.set_masquerade(self._interface, gateway.behind)
 
-    async def _look_up(self) -> None:
+    async def look_up(self) -> None:
         """Where the store is. What a name came to last counts while nobody answers."""
-        for host, port in self._store:
-            if (host, port) in self._pins and _is_numeric(host):
-                continue
-            try:
-                with trio.fail_after(NAMES_S):
+        with trio.move_on_after(NAMES_S) as patience:
+            for host, port in self._store:
+                if (host, port) in self._pins and is_numeric(host):
+                    continue
+                try:
                     answers = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError, trio.TooSlowError) as error:
-                self._log.warning("the store at %s may be out of reach while there is a gateway: %s", host, error)
-            else:
-                found = (ip_address(str(address[0]).partition("%")[0]) for *_, address in answers)
-                self._pins[host, port] = tuple(Pin(address, port) for address in dict.fromkeys(found))
+                except (OSError, UnicodeError) as error:
+                    self._log.warning("the store at %s may be out of reach while there is a gateway: %s", host, error)
+                else:
+                    found = (ip_address(str(address[0]).partition("%")[0]) for *_, address in answers)
+                    self._pins[host, port] = tuple(Pin(address, port) for address in dict.fromkeys(found))
+        if patience.cancelled_caught:
+            self._log.warning("the store may be out of reach while there is a gateway: no name server answers")
 
 
-def _store(config: Config) -> tuple[tuple[str, int], ...]:
+def depends_on_names(config: Config) -> bool:
+    """Whether a name server is asked before this node can be in touch with anybody."""
+    hosts = [host for host, _ in store_endpoints(config)]
+    hosts += [peer.endpoint.host for peer in config.peers if peer.endpoint is not None]
+    return not all(map(is_numeric, hosts))
+
+
+def store_endpoints(config: Config) -> tuple[tuple[str, int], ...]:
     """The servers of the registry, each with its port."""
     url = "" if config.registry is None else config.registry.url
     return parse_etcd_url(url).endpoints if url.startswith("etcd:") else ()
 
 
-def _is_numeric(host: str) -> bool:
+def is_numeric(host: str) -> bool:
+    """Whether it is an address, not a name."""
     try:
         ip_address(host)
     except ValueError:

@@ -47,7 +47,7 @@ from holloway.actors.backend import with_backend
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
 from holloway.actors.enrolled import Enrolled
-from holloway.actors.gateway import Gateway, keep_gateway
+from holloway.actors.gateway import Gateway, depends_on_names, keep_gateway, take_back
 from holloway.actors.host_watch import watch_host
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.netlink_service import netlink_service
@@ -350,6 +350,8 @@ async def open_node(
         # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
         takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
         ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super)
+    if config.gateway.through is not None and depends_on_names(config):
+        await take_back(ports, config.interface.name)  # what a node that was killed has left may be in the way
     config, enrolled = enrolled_node(config, ports)
     secrets = load_secrets(config, environ=os.environ)
     network_secret = None
@@ -376,9 +378,12 @@ async def open_node(
     node = Node(config, ports, secrets, network_secret, enrolled, member, credentials, codec)
 
     seed = random.Random(ports.entropy(16))  # noqa: S311 - jitter of restarts, not keys
-    async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:
-        node.attach(tree)
-        try:
-            yield node
-        finally:
-            node.gateway.is_leaving = True
+    try:
+        async with open_tree(node.root(open_store), on_event=on_event, rng=seed) as tree:
+            node.attach(tree)
+            try:
+                yield node
+            finally:
+                node.gateway.is_leaving = True
+    finally:
+        await node.gateway.give_back(ports)

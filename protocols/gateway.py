@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 VERSIONS = (4, 6)
@@ -108,3 +108,8 @@ def plan_gateway(
         # The mask tells whose rule it is: an inverted one would mean neither this mark nor this server.
         rules.add(Rule(pin.address.version, PIN_PRIORITY, MAIN_TABLE, mark=0, mask=table, pin=pin))
     return GatewayPlan(table, frozenset(routes), frozenset(rules))
+
+
+def closed(plan: GatewayPlan) -> GatewayPlan:
+    """The same while there is no device: nothing leaves but by the marks and pins of the plan."""
+    return replace(plan, routes=frozenset(DefaultRoute(version, into_device=False) for version in VERSIONS))

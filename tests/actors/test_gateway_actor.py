@@ -27,15 +27,15 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import GatewayConfig, Node
-from holloway.actors.gateway import RECHECK_S
+from holloway.actors import Endpoint, GatewayConfig, Node
+from holloway.actors.gateway import NAMES_S, RECHECK_S
 from holloway.cli.up import cause_of
 from holloway.protocols.envelopes import seal_text
 from holloway.protocols.errors import PortError
-from holloway.protocols.gateway import GatewayPlan, Pin, gateway_table, plan_gateway
+from holloway.protocols.gateway import GatewayPlan, Pin, closed, gateway_table, plan_gateway
 from holloway.protocols.membership import encode_record, node_key
 from holloway.protocols.signed_records import LABEL
-from holloway.supervisor import ChildStartError
+from holloway.supervisor import ChildStartError, IntensityExceeded
 
 EVERYTHING = ip_network("0.0.0.0/0")
 TO_PEER = GatewayConfig(through=name(2))
@@ -78,7 +78,7 @@ def telling(ports: FragilePorts, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
 
 
 async def test_the_host_is_told_while_the_node_runs_and_not_longer(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World()
     left, right = world.ports(1), world.ports(2)
@@ -100,6 +100,7 @@ async def test_the_host_is_told_while_the_node_runs_and_not_longer(
             assert state(a) == "ok"
             assert routes(a)["0.0.0.0/0", name(2)] == ("gateway", "installed")
             assert routes(a)["::/0", name(2)] == ("gateway", "unreachable")
+            assert "no kernel route" not in caplog.text
         assert left.netlink.gateway is None
 
 
@@ -119,9 +120,61 @@ async def test_a_restart_of_the_data_plane_takes_nothing_back(
             getattr(left, crash)()
             await trio.sleep(RECHECK_S)
             assert await eventually_crosses(left, right, to_the_world(2), within_s=10)
-            assert len(told) >= 2
-            assert set(told) == {PLAN}
+            # While there is no device there is no way out at all.
+            assert told[:3] == [PLAN, closed(PLAN), PLAN]
+            assert set(told[3:]) <= {PLAN}
         assert told[-1] is None
+
+
+@pytest.mark.parametrize("crash", ["crash_udp", "crash_tun", "crash_netlink"])
+async def test_an_end_in_the_middle_of_a_restart_takes_back_all(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    world = World()
+    left = world.ports(1)
+    exit_peer = peer(2, allowed=(host(2), EVERYTHING))
+    with telling(left, monkeypatch) as told:
+        async with world.node(config(1, peers=[exit_peer], gateway=TO_PEER), left):
+            await trio.sleep(1)
+            getattr(left, crash)()
+            await until(lambda: left.netlink.gateway == closed(PLAN), within_s=1)
+        assert told[-1] is None
+    assert left.netlink.gateway is None
+
+
+async def test_a_node_that_gives_up_takes_back_all(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    left = world.ports(1)
+    made = config(1, peers=[peer(2, allowed=(EVERYTHING,))], gateway=TO_PEER)
+
+    async def fail_again_and_again() -> None:
+        async with world.node(made, left):
+            while True:
+                assert left.netlink.gateway is not None
+                left.crash_udp()
+                await trio.sleep(0.5)
+
+    with pytest.raises(IntensityExceeded):
+        await fail_again_and_again()
+    assert left.netlink.gateway is None
+
+
+async def test_what_a_killed_node_left_is_out_of_the_way_before_names_are_looked_up(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    left = world.ports(1)
+    named = peer(2, allowed=(EVERYTHING,), endpoint=Endpoint("exit.example", 1099))
+
+    async def unknown(*question: object, **options: object) -> Any:
+        raise OSError("no such name")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", unknown)
+    with telling(left, monkeypatch) as told:
+        began = trio.current_time()
+        async with world.node(config(1, peers=[named], gateway=TO_PEER), left):
+            assert trio.current_time() - began == pytest.approx(NAMES_S, abs=0.5)
+            assert told == [None, PLAN]
 
 
 async def test_what_others_have_changed_is_told_again(
@@ -258,7 +311,7 @@ async def test_a_host_that_refuses_after_a_restart_does_not_end_the_node(
 async def test_the_store_is_pinned(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     from holloway.actors import gateway
 
-    monkeypatch.setattr(gateway, "_store", lambda config: (("203.0.113.9", 2379), ("2001:db8::9", 2380)))
+    monkeypatch.setattr(gateway, "store_endpoints", lambda config: (("203.0.113.9", 2379), ("2001:db8::9", 2380)))
     world = World()
     left = world.ports(1)
     async with world.node(config(1, registry=True, gateway=TO_PEER), left):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from namespaces import in_namespace
+from namespaces import drop_capabilities, in_namespace
 
+from holloway.actors import udp_binding
 from holloway.actors.masquerade import table_name
 from holloway.actors.netlink import open_netlink
 from holloway.actors.tun import open_tun
@@ -90,6 +92,38 @@ async def test_what_a_killed_node_left_is_found_by_the_next_one_and_by_no_other(
         await netlink.set_gateway("hw0", None)
         assert [*rules(4), *rules(6), *table(4), *table(6)] == []
     assert any(line.startswith("9:") for line in ip("rule"))
+
+
+@in_namespace
+async def test_no_packet_is_led_astray_while_rules_come_and_go() -> None:
+    tun = open_tun("hw0", 1400)
+    plan = plan_gateway("hw0", own={4}, offered={4}, pins=PINS)
+    with subprocess.Popen(["ip", "monitor", "rule"], stdout=subprocess.PIPE, text=True) as monitor:  # noqa: ASYNC220
+        assert monitor.stdout is not None
+        async with open_netlink() as netlink:
+            await netlink.configure("hw0", [], 1400)
+            ip("rule", "add", "priority", "1", "lookup", "main")
+            monitor.stdout.readline()  # it listens
+            await netlink.set_gateway("hw0", plan)
+            await netlink.set_gateway("hw0", None)
+        seen = [monitor.stdout.readline() for _ in range(12)]
+        monitor.kill()
+    priorities = [(line.startswith("Deleted"), int(line.removeprefix("Deleted ").partition(":")[0])) for line in seen]
+    for version in (4, 6):
+        assert priorities[3 * (version == 6) :][:3] == [(False, 20_000), (False, 20_001), (False, 20_002)]
+        assert priorities[6 + 3 * (version == 6) :][:3] == [(True, 20_002), (True, 20_001), (True, 20_000)]
+    tun.close()
+
+
+@in_namespace
+def test_datagrams_carry_a_mark_and_without_the_right_to_that_is_told() -> None:
+    (ipv4, ipv6) = udp_binding.open_udp(None, 0, mark=TABLE)
+    for port in (ipv4, ipv6):
+        assert port._socket.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == TABLE
+        port.close()
+    drop_capabilities()
+    with pytest.raises(PortError, match="kept out of the tunnel: EPERM"):
+        udp_binding.open_udp(None, 0, mark=TABLE)
 
 
 @in_namespace

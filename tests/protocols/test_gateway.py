@@ -14,6 +14,7 @@ from holloway.protocols.gateway import (
     DefaultRoute,
     GatewayPlan,
     Pin,
+    closed,
     gateway_table,
     plan_gateway,
 )
@@ -98,6 +99,17 @@ def test_without_the_device_a_strict_plan_lets_nothing_out_and_another_one_all(
     lax = plan_gateway("hw0", own=own, offered=offered, pins=())
     if DefaultRoute(to.version, into_device=True) in lax.routes:
         assert way(lax, Packet(to), has_device=False) in ("near", "underlay")
+
+
+@given(ADDRESSES, VERSIONS, PINS)
+def test_a_closed_way_lets_out_the_nodes_own_datagrams_and_what_is_for_the_store(
+    to: IPv4Address | IPv6Address, own: set[int], pins: list[Pin]
+) -> None:
+    plan = closed(plan_gateway("hw0", own=own, offered=own, pins=pins))
+    assert way(plan, Packet(to), has_device=False) in ("near", "unreachable")
+    assert way(plan, Packet(to, mark=plan.table), has_device=False) in ("near", "underlay")
+    for pin in pins:
+        assert way(plan, Packet(pin.address, port=pin.port), has_device=False) in ("near", "underlay")
 
 
 def test_many_pins_are_cut_and_each_counts_once() -> None:
