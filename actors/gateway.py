@@ -135,6 +135,8 @@ async def keep_gateway(
         await keeper.begin()
         gateway.has_begun = True
         task_status.started(None)
+        if not gateway.masquerades:
+            await keeper.unmask()
         if gateway.through is None and not gateway.masquerades:
             await trio.sleep_forever()
         while True:
@@ -174,13 +176,15 @@ class _Keeper:
             return
         if gateway.through is None:  # what a killed node left
             await self._try(self._netlink.set_gateway(self._interface, None))
-        if not gateway.masquerades:
-            await self._try(self._netlink.set_masquerade(self._interface, ()))
         if gateway.through is not None and gateway.must_look_up():
             with trio.move_on_after(NAMES_S):
                 await (await self._roster.find(gateway.through)).wait_connected()
         await self.look_up()
         await self._tell()
+
+    async def unmask(self) -> None:
+        """What a killed node left of masquerading goes. It takes another program, so the start does not wait for it."""
+        await self._try(self._netlink.set_masquerade(self._interface, ()))
 
     async def put_right(self) -> None:
         """The host is told what is wanted now, whatever it knows."""
