@@ -114,7 +114,9 @@ class NodeAnswers:
                 if self.enrolled is None
                 else certificate_status(self.enrolled, self.ports.wall_ns()),
                 "floating": self._floating_status(),
-                "settings": settings_status(self.enrolled or self.member),
+                "settings": settings_status(
+                    self.enrolled or self.member, None if self.member is None else self.member.problem
+                ),
                 "gateway": gateway_status(self.gateway),
             },
             "peers": [

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holloway.actors.running_peer import RunningPeer
     from holloway.actors.store_member import StoreMember
     from holloway.actors.wanted import Peer
+    from holloway.protocols.errors import HollowayError
     from holloway.protocols.floating_table import FloatingTable
     from holloway.protocols.memory import MemoryBudget
 
@@ -57,13 +58,15 @@ def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
     }
 
 
-def settings_status(member: Enrolled | StoreMember | None) -> dict[str, object] | None:
-    """The part `node.settings` of `status`: the newest settings of the network, and which of them wait for the next start."""
+def settings_status(member: Enrolled | StoreMember | None, problem: HollowayError | None) -> dict[str, object] | None:
+    """The part `node.settings` of `status`: the newest settings of the network, and which of them wait for the next start. `problem`:
+    why the registry does not give us our address any more, if so."""
     if member is None:
         return None
     said: dict[str, object] = json.loads(encode_settings(member.newest))
     del said["v"]
-    return said | {"waiting": [each for each in differences(member.settings, member.newest) if each in AT_NEXT_START]}
+    waiting = [each for each in differences(member.settings, member.newest) if each in AT_NEXT_START]
+    return said | {"waiting": waiting, "problem": None if problem is None else str(problem)}
 
 
 def dtls_status(credentials: Credentials, handshaker: DtlsHandshaker | None) -> dict[str, object]:

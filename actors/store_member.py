@@ -131,7 +131,7 @@ async def settled_node(
     with trio.move_on_after(KNOWN_S if is_known else SETTLE_S):
         try:
             async with open_store() as registry:
-                settings = await agree_on_settings(registry, config.node.network, seed)
+                settings = await _agreed(registry, config.node.network, seed, kept)
                 address = await take_address(
                     registry,
                     config.node.network,
@@ -155,6 +155,19 @@ async def settled_node(
     member.keep()
     _tell_what_is_overruled(config, member)
     return replace(config, interface=replace(config.interface, addresses=member.addresses)), member
+
+
+async def _agreed(
+    registry: RegistryPort, network: str, seed: NetworkSettings, kept: NetworkSettings | None
+) -> NetworkSettings:
+    """The settings of the network; those that we know while what stands in the store are none."""
+    try:
+        return await agree_on_settings(registry, network, seed)
+    except RegistryError as error:
+        if error.kind != "denied" or kept is None:
+            raise
+        log.warning("registry: %s; going on with those that this node had before", error)
+        return kept
 
 
 def _wish(config: Config) -> IPv4Address | None:

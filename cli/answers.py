@@ -177,6 +177,8 @@ class NodeStatus:
     floating: list[FloatingStatus]
     waiting: list[str]
     """Settings of the network that the node obeys from its next start on."""
+    address_problem: str | None
+    """Why the registry does not give it its address any more."""
     gateway: GatewayStatus | None
 
 
@@ -304,6 +306,7 @@ def read_status(answer: Json) -> Status:
     fields = _versioned(answer, "holloway.status/1")
     node = fields.inner("node")
     memory = node.inner("memory")
+    settings = None if node.is_null("settings") else node.inner("settings")
     return Status(
         node=NodeStatus(
             name=node.text("name"),
@@ -325,7 +328,8 @@ def read_status(answer: Json) -> Status:
             registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),
             certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
             floating=[_floating_status(each) for each in node.inners("floating")],
-            waiting=[] if node.is_null("settings") else node.inner("settings").texts("waiting"),
+            waiting=[] if settings is None else settings.texts("waiting"),
+            address_problem=None if settings is None else settings.optional("problem", settings.text),
             gateway=None if node.is_null("gateway") else _gateway_status(node.inner("gateway")),
         ),
         peers=[_peer_status(each) for each in fields.inners("peers")],

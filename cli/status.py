@@ -125,6 +125,8 @@ def _warn_of_membership(status: Status) -> None:
     if registry is not None:
         for name, why in sorted(registry.refused.items())[:_MAX_REFUSED]:
             print(f"warning: what the registry says of {one_line(name)} is refused: {one_line(why)}", file=sys.stderr)
+    if status.node.address_problem is not None:
+        print(f"warning: this node is not in the network: {one_line(status.node.address_problem)}", file=sys.stderr)
     if status.node.waiting:
         print(
             f"warning: changed in the network, and obeyed from the next start on: {one_line(', '.join(status.node.waiting))}",

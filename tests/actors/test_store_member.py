@@ -156,6 +156,8 @@ async def test_an_address_that_another_machine_has_got_is_not_claimed_on(
         await site.put(FIRST, claim_of(9))
         await until(lambda: a.member is not None and a.member.problem is not None, within_s=5)
         assert f"node {name(9)} holds it" in caplog.text
+        validate("status", a.status())
+        assert f"node {name(9)} holds it" in node_status(a)["settings"]["problem"]
         assert site.value(FIRST) == claim_of(9)
         record = PREFIX + b"nodes/" + name(1).encode()
         await until(lambda: site.value(record) is None, within_s=60)
@@ -241,6 +243,17 @@ async def test_settings_that_nobody_can_read_are_told(site: Site, autojump_clock
         async with site.node(1):
             pass
     assert "settings_wrong_version" in refused.value.why
+
+
+async def test_settings_that_nobody_can_read_do_not_keep_those_out_who_know_them(
+    site: Site, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site.node(1):
+        pass
+    await site.put(CONFIG, b"{}")
+    async with site.node(1) as a:
+        assert address_of(a) == "10.99.4.1"
+        assert "going on with those that this node had before" in caplog.text
 
 
 # Races, on a store that several processes could share.

@@ -98,10 +98,11 @@ def test_status_tells_of_the_registry_and_warns_of_what_is_refused(ask: Callable
 def test_status_says_who_is_believed_and_what_waits_for_the_next_start(ask: Callable[..., Any]) -> None:
     answer = status(drops={})
     answer["node"]["registry"] = {"trust": "store", "in_touch": True, "nodes": 0, "refused": {}}
-    answer["node"]["settings"] = {"waiting": ["network6", "backend"]}
+    answer["node"]["settings"] = {"waiting": ["network6", "backend"], "problem": "10.99.4.1 is taken"}
     outcome = ask(lines({"result": answer}), "status")
     assert "registry in touch, trust store: whoever can write to the registry is believed" in outcome.out.splitlines()
     assert "warning: changed in the network, and obeyed from the next start on: network6, backend" in outcome.err
+    assert "warning: this node is not in the network: 10.99.4.1 is taken" in outcome.err
 
 
 @pytest.mark.parametrize("verb", ["status", "peers"])
