@@ -1,6 +1,6 @@
 """Automatic addresses on a registry that is slow, goes away, forgets and loses leases, while machines die and come back.
 
-Whole nodes and the simulated store, from one seed. What must hold: at no time do two nodes have one address, and no machine ever
+Whole nodes and the simulated store, with faults drawn from a seed. What must hold: at no time do two nodes have one address, and no machine ever
 gets another one, since none is away for as long as its claim lasts. (A lease that is lost while its machine cannot see that frees its address for a
 newcomer: so leases are lost only once there are none.)
 """
