@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from holloway.actors.config.fields import Field
 from holloway.actors.config.kinds import Reading, UnfitError
 from holloway.actors.config.kinds_network import KEY_BYTES
 from holloway.actors.config.model import Config
 from holloway.actors.config.problems import ConfigProblems, KeyPath, Problem, format_key
 from holloway.actors.config.rules import Finding, Values, broken_rules
-from holloway.actors.config.schema import SECTIONS, Field
+from holloway.actors.config.schema import SECTIONS
 from holloway.actors.config.values import values_from_config
 
 _READING = Reading(Path(), embedded=True)

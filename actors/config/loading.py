@@ -13,12 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from holloway.actors.config.documents import read_document
+from holloway.actors.config.fields import Absent, Field, Section
 from holloway.actors.config.kinds import Reading, UnfitError, nearest, type_word
 from holloway.actors.config.model import Config
 from holloway.actors.config.peer_files import with_peer_files
 from holloway.actors.config.problems import ConfigProblems, KeyPath, Problem, by_place, format_key
 from holloway.actors.config.rules import Values, broken_rules
-from holloway.actors.config.schema import BY_NAME, SECRET_KEYS, SECTIONS, Absent, Field, Section
+from holloway.actors.config.schema import BY_NAME, SECRET_KEYS, SECTIONS
 from holloway.actors.config.sockets import default_socket
 from holloway.actors.config.sources import Given, Setting, Source, Sources, home_of
 from holloway.actors.config.values import config_from_values

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from holloway.actors.config.documents import EXTENSIONS, MAX_FILE_BYTES
+from holloway.actors.config.fields import Absent, Field, Section
 from holloway.actors.config.model import Size
 from holloway.actors.config.schema import (
     ENVIRONMENT_OTHERS,
     ENVIRONMENT_PREFIX,
     SECTIONS,
-    Absent,
-    Field,
-    Section,
     variable,
 )
 

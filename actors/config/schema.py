@@ -7,12 +7,11 @@ responsible for relations between keys (`rules`) or for where values come from (
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from enum import Enum
+from dataclasses import fields
 from typing import Final
 
+from holloway.actors.config.fields import Absent, Field, Section
 from holloway.actors.config.kinds import (
-    Kind,
     choice_kind,
     flag_kind,
     integer_kind,
@@ -67,52 +66,6 @@ SECRET_KEYS: Final = {
     "preshared_key_env": "preshared_key_file",
 }
 """Keys that others' configurations have and ours refuses, with the key to use: a secret is never in this file."""
-
-
-class Absent(Enum):
-    """Why a key has no default value."""
-
-    REQUIRED = "required"
-    COMPUTED = "computed"  # from other values, by `loading`
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One key: `default` is its typed value, None for optional, or why there is none, and `note` says what then holds.
-
-    `example` is a value in TOML, for the documentation and for the remedy when the key is missing.
-    """
-
-    key: str
-    kind: Kind
-    doc: str
-    default: object = None
-    note: str = ""
-    example: str = ""
-    advanced: bool = False
-    unless: str = ""
-    """A section that makes up for a required key: with it the key may be left out, and is an empty tuple."""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One section; `repeated` ones are written `[[name]]`. An `optional` one counts only when a key of it is given."""
-
-    name: str
-    doc: str
-    fields: tuple[Field, ...]
-    repeated: bool = False
-    optional: bool = False
-
-    def has(self, key: str) -> bool:
-        """Whether it has a key of that name."""
-        return any(field.key == key for field in self.fields)
-
-    @property
-    def heading(self) -> str:
-        """As it is written in TOML."""
-        return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
-
 
 MIN_MTU, MAX_MTU = 576, 65000  # RFC 791, section 3.1, and what a record still carries
 MAX_DTLS_MTU = 1 << 14  # RFC 6347, section 4.1

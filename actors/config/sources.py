@@ -11,14 +11,13 @@ from enum import Enum
 from pathlib import Path
 
 from holloway.actors.config.documents import Document
+from holloway.actors.config.fields import Field, Section
 from holloway.actors.config.kinds import nearest
 from holloway.actors.config.problems import KeyPath
 from holloway.actors.config.schema import (
     BY_NAME,
     ENVIRONMENT_PREFIX,
     SECTIONS,
-    Field,
-    Section,
     single_fields,
     variable,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from holloway.actors.config.fields import Section
 from holloway.actors.config.model import (
     Config,
     ControlConfig,
@@ -25,7 +26,7 @@ from holloway.actors.config.model import (
     TimersConfig,
 )
 from holloway.actors.config.rules import Values
-from holloway.actors.config.schema import SECTIONS, TIMER_KEYS, Section
+from holloway.actors.config.schema import SECTIONS, TIMER_KEYS
 
 
 def config_from_values(values: Values, path: Path | None) -> Config:

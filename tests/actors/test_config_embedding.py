@@ -30,9 +30,10 @@ from holloway.actors.config import (
     load_config,
     verify_config,
 )
+from holloway.actors.config.fields import Absent
 from holloway.actors.config.model import MAX_FLOATING, MAX_PRIORITY
 from holloway.actors.config.reference import reference
-from holloway.actors.config.schema import BY_NAME, SECTIONS, Absent
+from holloway.actors.config.schema import BY_NAME, SECTIONS
 from holloway.protocols import floating_claims
 
 PEER = PeerConfig(name="b", public_key=bytes(range(32)), allowed=(ip_network("10.99.0.2/32"),))

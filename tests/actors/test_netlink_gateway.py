@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from namespaces import drop_capabilities, in_namespace
+from namespaces import drop_capabilities, in_namespace, needs_program
 
 from holloway.actors import udp_binding
 from holloway.actors.masquerade import table_name
@@ -172,6 +172,7 @@ async def test_a_host_without_ipv6_has_no_way_to_close() -> None:
     tun.close()
 
 
+@needs_program("nft", package="nftables")
 @in_namespace
 async def test_masquerading_is_set_up_once_and_goes_again() -> None:
     def tables(*options: str) -> str:
