@@ -61,6 +61,8 @@ class RecordKind(IntEnum):
     """A probe has arrived: `path_mtu.ProbeAck`."""
 
 
+KIND_BITS = 0x00FF
+"""Of the kind on the wire, what is left without its marks."""
 PACKED_MARK = 0x0100
 """Added to the kind of a record that is compressed (`compression`)."""
 CLEAR_MARK = 0x0200

@@ -25,6 +25,7 @@ from holloway.actors import (
     NodeConfig,
     PeerConfig,
     RegistryConfig,
+    SecurityConfig,
     SessionConfig,
     TimersConfig,
     open_node,
@@ -46,6 +47,7 @@ from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import no_actor_crashes
 from holloway.simulations.runs import Heard
 from holloway.simulations.streams import stream
+from holloway.simulations.terms import policy_of
 from holloway.simulations.world import Host
 from holloway.supervisor import (
     ActorDown,
@@ -423,6 +425,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
         node=NodeConfig(name=own.name, network=NETWORK),
         interface=InterfaceConfig(name=INTERFACE, addresses=() if world.office is not None else _interfaces(own)),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
+        security=SecurityConfig(require=policy_of(plan, own.name).require.word),
         listen=ListenConfig(port=PORT, advertise=(Endpoint(str(own.configured[0]), PORT),)),
         peers=()
         if plan.registry is not None

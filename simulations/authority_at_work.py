@@ -36,7 +36,9 @@ class AuthorityAtWork:
         attacks = [fault for fault in plan.faults if fault.kind == "store_attacker"]
         elsewhere = Elsewhere(plan.seed, office.network, self._now) if attacks else None
         self._attackers = {
-            fault.name: StoreAttacker(fault, plan.seed, office, elsewhere, fault.nodes or plan.nodes)
+            fault.name: StoreAttacker(
+                fault, plan.seed, office, elsewhere, fault.nodes or plan.nodes, in_clear=bool(plan.in_clear)
+            )
             for fault in attacks
             if elsewhere is not None
         }

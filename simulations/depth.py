@@ -29,6 +29,7 @@ def obstacle(
     has_drift: bool,
     actor_words: Iterable[str],
     has_control: bool = False,
+    has_compression: bool = False,
 ) -> str | None:
     """Why something cannot run at `depth`, or `None`.
 
@@ -44,6 +45,8 @@ def obstacle(
                 return "a control plane is simulated as its pure protocols only"
             if nodes > MAX_ACTOR_NODES:
                 return f"{nodes} nodes are too many for whole nodes, {MAX_ACTOR_NODES} are not"
+            if has_compression:
+                return "whole nodes compress with a library that may be missing, and would not do the same everywhere"
             if has_drift:
                 return "the actors of all nodes share one monotonic clock, so none of them can have a drift"
     return None

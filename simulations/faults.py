@@ -115,6 +115,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             (Parameter("every", Quantity.PAUSE), Parameter("sources", Quantity.COUNT, "1000")),
         ),
         "false_reports": Kind(_NODE, "what the node reports of how records arrive is false"),
+        "bombs": Kind(
+            _NODE,
+            "the node sends each peer records that unpack into too much, or that are in clear",
+            (Parameter("every", Quantity.PAUSE),),
+        ),
         "port_failure": Kind(
             _NODE,
             "the TUN device, the socket or the netlink of the node breaks under it",

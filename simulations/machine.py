@@ -26,6 +26,7 @@ from holloway.protocols.session import Session, SessionConfig, State
 from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
 from holloway.simulations.clocks import Clocks
+from holloway.simulations.deflate import Deflate
 from holloway.simulations.identities import Identity, preshared
 from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import (
@@ -48,6 +49,8 @@ from holloway.simulations.record_oracles import old_pieces_are_forgotten
 from holloway.simulations.record_watch import RecordWatch
 from holloway.simulations.runs import Heard, joined, lone_arrival
 from holloway.simulations.streams import stream
+from holloway.simulations.terms import allowed, willing_alone
+from holloway.simulations.terms_oracles import terms_are_what_both_ask_for, unpacking_is_bounded
 from holloway.simulations.world import SOCKET_DATAGRAMS, Host
 
 if TYPE_CHECKING:
@@ -130,6 +133,8 @@ class Machine(Host):
                 timers=self._timers,
                 keepalive_s=self._keepalive_s,
                 inspect=Inspector(routes, peer.name, local),
+                terms=willing_alone(self._world.plan, self.name),
+                codec=Deflate(self._look_at_packed),
             )
             session = self._session(config, demux, peer, dice, now_ns)
             watch = RecordWatch(session, self._world.reached.reach, hold, self._now(now_ns))
@@ -148,6 +153,9 @@ class Machine(Host):
             now=self._now(now_ns),
             endpoint=peer.configured,
         )
+
+    def _look_at_packed(self, packed: int, length: int) -> None:
+        hold(unpacking_is_bounded, packed, length)
 
     def leave(self) -> None:
         """See `Host`. A session that ends says nothing to anybody."""
@@ -171,6 +179,8 @@ class Machine(Host):
         reached = self._world.reached
         for seat in self.seats.values():
             reached.note_drops(seat.session.drops)
+            if seat.session.packing.received_plain:
+                reached.reach("record_compressed")
             for (before, after), count in seat.session.transitions.items():
                 reached.transitions[f"{before.name}>{after.name}"] += count
         if self._demux is not None:
@@ -322,6 +332,7 @@ class Machine(Host):
             hold(transitions_are_legal, session)
             hold(unconfirmed_key_is_not_used, session)
             hold(keys_are_few, session)
+            hold(terms_are_what_both_ask_for, session.terms, allowed(world.plan, self.name, peer), session)
             what = f"{session.state.name} epoch {epoch}"
             cause = world.record(self, "state", peer, what, cause)
             seat.state, seat.epoch = session.state, epoch

@@ -118,6 +118,16 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "absurd_report_refused": Milestone(
             "a report that cannot be true was refused", drops=(DropReason.REPORT_ABSURD,)
         ),
+        "sent_in_clear": Milestone("two nodes that both ask for plain text had it"),
+        "record_compressed": Milestone("a record came out of its compression"),
+        "bomb_refused": Milestone(
+            "a record was refused that would have become too long, or was no compressed one",
+            drops=(DropReason.UNPACKING_REFUSED,),
+        ),
+        "plain_text_refused": Milestone(
+            "a record in clear was refused by a session that had not agreed on it",
+            drops=(DropReason.PLAINTEXT_REFUSED,),
+        ),
         "actor_restarted": _whole("a supervisor started an actor again"),
         "node_gave_up": _whole("a node ended by itself, and was started again"),
         "registry_unreachable": _registered("a call to the registry was refused or not answered"),

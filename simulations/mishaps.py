@@ -13,6 +13,7 @@ from holloway.protocols.addresses import Address
 from holloway.protocols.cookies import MacWriter
 from holloway.protocols.noise import initiation_bytes
 from holloway.protocols.suites import SUITES
+from holloway.simulations.bombers import Bomber
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.forgers import Forger
 from holloway.simulations.liars import Liar
@@ -104,6 +105,8 @@ class Mishaps:
                 self._skew(fault, host, 1)
             case "false_reports":
                 host.lie(Liar(stream(self._world.plan.seed, fault.name, host.name)))
+            case "bombs":
+                self._bomb(fault, host, Bomber(stream(self._world.plan.seed, fault.name, host.name)))
             case "revoke":
                 self._world.revoke(host)
             case "port_failure":
@@ -156,6 +159,17 @@ class Mishaps:
         source = (f"100.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 1099)
         world.flood(message, source, host.public)
         world.timeline.at(now_ns + int(fault.values["every"]), self._flood, fault, host, dice, macs)
+
+    def _bomb(self, fault: Fault, host: Host, bomber: Bomber) -> None:
+        world = self._world
+        now_ns = world.timeline.now_ns
+        if now_ns >= fault.until_ns:
+            return
+        for session in () if host.down or host.paused else host.sessions().values():
+            for datagram in bomber.bomb(session):
+                if session.endpoint is not None:
+                    world.transmit(host, datagram, session.endpoint, 0)
+        world.timeline.at(now_ns + int(fault.values["every"]), self._bomb, fault, host, bomber)
 
     def _replay(self, listener: Listener) -> None:
         world, fault = self._world, listener.fault

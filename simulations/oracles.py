@@ -48,6 +48,7 @@ from holloway.simulations.record_oracles import (
     records_begin_at_their_first_counter,
     reports_tell_what_was_sent,
 )
+from holloway.simulations.terms_oracles import terms_are_what_both_ask_for, unpacking_is_bounded
 from holloway.simulations.trust_oracles import (
     addresses_are_certified,
     no_older_record_is_believed,
@@ -71,7 +72,7 @@ Snapshot: TypeAlias = tuple[object, ...]
 
 
 def no_plaintext_on_the_wire(datagram: bytes) -> str | None:
-    """No datagram shows a byte of an inner packet."""
+    """No datagram shows a byte of an inner packet, but between two nodes that both ask for plain text."""
     return f"a datagram of {len(datagram)} bytes shows an inner packet" if MARKER in datagram else None
 
 
@@ -374,6 +375,8 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
         promise.__name__: promise
         for promise in (
             no_plaintext_on_the_wire,
+            terms_are_what_both_ask_for,
+            unpacking_is_bounded,
             no_nonce_used_twice,
             nothing_delivered_twice,
             nothing_altered_or_invented,

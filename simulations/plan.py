@@ -15,7 +15,7 @@ from typing import Any
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_claims import MAX_PRIORITY
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
-from holloway.protocols.suites import SUITES
+from holloway.protocols.suites import AES_GCM, SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
@@ -142,6 +142,10 @@ class Plan:
     sometimes: tuple[str, ...]
     offloads: bool = False
     control: ControlPlane | None = None
+    in_clear: tuple[str, ...] = ()
+    """Nodes whose policy is `none`: two of them have plain text."""
+    compressing: tuple[str, ...] = ()
+    """Nodes that compress for each other."""
 
     @property
     def healed_ns(self) -> int:
@@ -288,6 +292,7 @@ def _check(plan: Plan) -> None:
         has_drift=any(fault.values.get("drift") for fault in plan.faults),
         has_control=plan.control is not None,
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
+        has_compression=bool(plan.compressing),
     )
     _require(reason is None, str(reason))
     reason = control_problem(
@@ -329,6 +334,8 @@ def _check(plan: Plan) -> None:
     known = dict.fromkeys(plan.nodes)
     _require(len(known) == len(plan.nodes), "a node twice")
     _require(len({fault.name for fault in plan.faults}) == len(plan.faults), "a fault twice")
+    _require(all(name in known for name in plan.in_clear + plan.compressing), "a node that offers, and is none")
+    _require(plan.suite == AES_GCM.name or not plan.in_clear + plan.compressing, "terms in a suite without any")
     seen: dict[tuple[str, str], None] = {}
     for first, second in plan.pairs:
         _require(first in known and second in known and first != second, f"a wrong pair {first}, {second}")

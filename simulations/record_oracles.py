@@ -13,7 +13,7 @@ from typing import NamedTuple
 from holloway.protocols.reassembly import MAX_BYTES, MAX_RECORDS
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.record_size import LossMeter, Report
-from holloway.protocols.record_wire import RecordKind
+from holloway.protocols.record_wire import KIND_BITS, RecordKind
 from holloway.protocols.session import Session
 
 REPORTS_END_S = 5.0
@@ -49,7 +49,7 @@ def records_are_cut_evenly(datagrams: Sequence[bytes], longest: int, longest_pro
                 return "a record ends before all of it has left"
             continue
         _, number, kind, word = head = _RECORD_HEAD.unpack_from(datagram)
-        if len(datagram) > (longest_probe if kind == RecordKind.PROBE else longest):
+        if len(datagram) > (longest_probe if kind & KIND_BITS == RecordKind.PROBE else longest):
             return f"a datagram of {len(datagram)} bytes leaves for a path that bears {longest}"
         if rest:
             if head != (before[0], before[1] + 1, before[2], before[3]):

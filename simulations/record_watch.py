@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.record_size import Report
-from holloway.protocols.record_wire import HEADER, HEADER_BYTES, SPREAD_BITS, RecordKind
+from holloway.protocols.record_wire import HEADER, HEADER_BYTES, KIND_BITS, SPREAD_BITS, RecordKind
 from holloway.protocols.session import Session
 from holloway.simulations.record_oracles import (
     idle_sessions_fall_silent,
@@ -121,7 +121,7 @@ def _is_plain(datagram: bytes | memoryview) -> bool:
     if len(datagram) < HEADER_BYTES:
         return False
     index, number, kind, word = HEADER.unpack_from(datagram)
-    return index >= _FIRST_INDEX and not number and kind < _REPORT and not word & _SPREAD_MASK
+    return index >= _FIRST_INDEX and not number and kind & KIND_BITS < _REPORT and not word & _SPREAD_MASK
 
 
 def _is_report(datagram: bytes | memoryview) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from holloway.protocols.errors import LocalError
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
-from holloway.protocols.suites import SUITES
+from holloway.protocols.suites import AES_GCM, SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
 from holloway.simulations.errors import ScenarioError
@@ -94,6 +94,8 @@ class Scenario:
     registry: Meeting | None
     control: ControlPlane | None
     offloads: bool
+    in_clear: tuple[str, ...]
+    compressing: tuple[str, ...]
     workloads: tuple[Workload, ...]
     faults: tuple[FaultTable, ...]
     swarm: tuple[str, ...]
@@ -110,6 +112,7 @@ class Scenario:
             has_drift=any(drift.low or drift.high for drift in drifts),
             has_control=self.control is not None,
             actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),
+            has_compression=bool(self.compressing),
         )
 
     @property
@@ -199,6 +202,9 @@ def read_scenario(text: str, source: str) -> Scenario:
         top.table("control")
     healed_ns = duration_ns - calm_ns
     faults = tuple(_fault(table, number, nodes, healed_ns) for number, table in enumerate(top.tables("fault"), 1))
+    in_clear, compressing = _security(top.table("security"), nodes)
+    if suite != AES_GCM.name and in_clear + compressing:
+        top.refuse("security", f"in the suite {suite} nothing is agreed on", "use aes-gcm")
     swarm = top.table("swarm")
     expect = top.table("expect")
     scenario = Scenario(
@@ -217,6 +223,8 @@ def read_scenario(text: str, source: str) -> Scenario:
         registry=registry,
         control=control,
         offloads=_network(top.table("network")),
+        in_clear=in_clear,
+        compressing=compressing,
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
         faults=faults,
         swarm=swarm.texts("kinds", {fault.kind: None for fault in faults}, ()),
@@ -285,6 +293,17 @@ def _network(table: Table) -> bool:
     offloads = table.flag("offloads")
     table.finish()
     return offloads
+
+
+def _security(table: Table, nodes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The nodes that ask for plain text, and those that compress."""
+    nobody: tuple[str, ...] = ()
+    in_clear = table.take("none", lambda value: _some(value, nodes), nobody)
+    compressing = table.take("compression", lambda value: _some(value, nodes), nobody)
+    table.finish()
+    if HOLDER in in_clear + compressing:
+        table.refuse(None, "who holds an address changes, and an offer does not", "name the nodes")
+    return in_clear, compressing
 
 
 def _session(table: Table) -> tuple[str, dict[str, float], float]:

@@ -48,8 +48,17 @@ class Attack:
 class StoreAttacker:
     """One fault `store_attacker`."""
 
-    def __init__(self, fault: Fault, seed: int, office: Office, elsewhere: Elsewhere, nodes: Iterable[str]) -> None:
-        """`nodes`: whose records he attacks."""
+    def __init__(
+        self,
+        fault: Fault,
+        seed: int,
+        office: Office,
+        elsewhere: Elsewhere,
+        nodes: Iterable[str],
+        *,
+        in_clear: bool = False,
+    ) -> None:
+        """`nodes`: whose records he attacks. `in_clear`: some of them offer plain text, so he changes offers, too."""
         self.fault = fault
         self._dice = stream(seed, fault.name, "store attacker")
         self._office, self._elsewhere = office, elsewhere
@@ -76,6 +85,8 @@ class StoreAttacker:
             self._insider_under,
             self._insider_with,
         )
+        if in_clear:
+            self._on_records += (self._strip_offers, self._add_offers) * 3
         self._forgeries = (self._alter, self._insider_as, self._alter, self._foreign)
 
     def remember(self, held: Held) -> None:
@@ -184,6 +195,23 @@ class StoreAttacker:
         serial = self._read(str(fields.get(LABEL, "")).encode()).get("serial")
         text = self._text(name, self._office.genuine[name].allowed, serial + 1 if isinstance(serial, int) else 1)
         return self._put_fields(name, "an altered record", fields, {LABEL: text})
+
+    def _strip_offers(self, name: str, held: Held) -> Attack:
+        return self._offers(name, "without its offers", ())
+
+    def _add_offers(self, name: str, held: Held) -> Attack:
+        return self._offers(name, "with more offers", ("session", "none"))
+
+    def _offers(self, name: str, what: str, security: tuple[str, ...]) -> Attack:
+        """The newest record of the node with other offers, once under its old signature and once without any."""
+        fields = self._read(self._last(name))
+        text = self._read(str(fields.get(LABEL, "")).encode())
+        if not text:
+            return Attack("finds nothing to alter")
+        altered = json.dumps({**text, "security": list(security)}, separators=(",", ":"))
+        if self._draw(2):
+            return self._put(name, f"the bare record {what}", altered.encode())
+        return self._put_fields(name, f"the record {what}", fields, {LABEL: altered})
 
     def _foreign(self, name: str, held: Held) -> Attack:
         allowed = self._office.genuine[name].allowed

@@ -19,6 +19,7 @@ from holloway.protocols.arrivals import Arrival
 from holloway.protocols.events import Event
 from holloway.protocols.keyring import Links
 from holloway.protocols.noise import OpenedInitiation
+from holloway.protocols.offers import SEALED
 from holloway.protocols.packets import Packet
 from holloway.protocols.runs import Run, flatten
 from holloway.protocols.session import Session, SessionConfig, State
@@ -38,6 +39,8 @@ from holloway.simulations.oracles import (
 )
 from holloway.simulations.record_oracles import old_pieces_are_forgotten
 from holloway.simulations.record_watch import RecordWatch
+from holloway.simulations.terms import allowed
+from holloway.simulations.terms_oracles import terms_are_what_both_ask_for
 
 if TYPE_CHECKING:
     from holloway.simulations.actor_host import Life
@@ -71,6 +74,8 @@ class WatchedSession(Session):
         self._life: Life = PROCESS.get()  # type: ignore[assignment]  # what `determinism` knows only as an object
         self._world = self._life.host.world
         self._key = config.peer_public
+        named = [host.name for host in self._world.hosts.values() if host.key == self._key]
+        self._allowed = allowed(self._world.plan, self._life.name, named[0]) if named else SEALED
         self._seen = State.IDLE, 0
         self._answered: dict[bytes, None] = {}
         config = replace(config, suite=self._world.watch(config.suite))
@@ -151,6 +156,7 @@ class WatchedSession(Session):
             check(transitions_are_legal, self)
             check(unconfirmed_key_is_not_used, self)
             check(keys_are_few, self)
+            check(terms_are_what_both_ask_for, self.terms, self._allowed, self)
             self._life.host.state_of(self, self._key)
         if self.next_timeout() is None:
             check(waiting_ends, self)

@@ -217,9 +217,13 @@ class World(ABC):
 
     def transmit(self, sender: Host, datagram: bytes, destination: Address, cause: int) -> None:
         """Put a datagram on the wire, where the faults of the moment befall it."""
-        if MARKER in datagram:
-            hold(no_plaintext_on_the_wire, datagram)
         receiver = self.addresses.get(destination)
+        if MARKER in datagram:
+            names = (sender.name, "" if receiver is None else receiver.name)
+            if all(each in self.plan.in_clear for each in names):
+                self.reached.reach("sent_in_clear")
+            else:
+                hold(no_plaintext_on_the_wire, datagram)
         name = receiver.name if receiver is not None else "nobody"
         now_ns = self.timeline.now_ns
         line = self._note("send", sender.name, name, datagram, cause)
