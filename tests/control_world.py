@@ -55,7 +55,9 @@ def token() -> str:
 
 def alone(name: str, run: Any) -> Supervisor:
     """A tree of one actor that may fail as often as it likes."""
-    return Supervisor([Child(name=name, run=run, stop_grace=8.0)], name="root", intensity=Intensity(restarts=100))
+    return Supervisor(
+        [Child(name=name, run=run, stop_grace=8.0, start_timeout=60.0)], name="root", intensity=Intensity(restarts=100)
+    )
 
 
 @dataclass

@@ -75,7 +75,10 @@ async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_
     await trio.to_thread.run_sync(folder.create)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with RecordStore(folder.file(JOURNAL)) as store, AuditFile(folder.path, ctx.log) as audit:
+        with (
+            await trio.to_thread.run_sync(RecordStore, folder.file(JOURNAL)) as store,
+            await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit,
+        ):
             records = await trio.to_thread.run_sync(store.load)
             name = records.pop(_JOURNAL_NAME, b"").decode("ascii", "replace")
             if len(name) != 2 * TOKEN_BYTES:

@@ -91,7 +91,10 @@ async def serve_commands(
     roster, open_s = await trio.to_thread.run_sync(prepare)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with RecordStore(folder.file(RECORDS)) as store, AuditFile(folder.path, ctx.log) as audit:
+        with (
+            await trio.to_thread.run_sync(RecordStore, folder.file(RECORDS)) as store,
+            await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit,
+        ):
             hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
             with Gate(context, hub.judge, ctx.log) as gate:
                 await hub.restore()
