@@ -11,7 +11,7 @@ from holloway.cli.job_options import JobOptions, job_options, perform
 
 
 @click.command(cls=ControlCommand, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.argument("words", metavar="CMD [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("words", metavar="CMD [ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--shell", is_flag=True, help="Have CMD, one word, read by the node's shell.")
 @click.option("--user", metavar="NAME", default="", help="Run it as this user, where the node allows that.")
 @click.option("--folder", metavar="DIR", default="", help="Run it in this folder of the node.  [default: home]")
@@ -28,8 +28,13 @@ def command(words: tuple[str, ...], shell: bool, user: str, folder: str, **optio
     """
     from holloway.protocols.control_plane.messages import Step
 
+    context = click.get_current_context(silent=True)
+    if not words:
+        if not options["retry_failed"]:
+            raise click.UsageError("missing argument 'CMD'", context)
+        return perform(JobOptions(**options), [])
     if shell and len(words) != 1:
-        raise click.UsageError("--shell takes one word: quote the whole line", click.get_current_context(silent=True))
+        raise click.UsageError("--shell takes one word: quote the whole line", context)
     arguments = ("/bin/sh", "-c", words[0]) if shell else words
     more = {name: value for name, value in (("user", user), ("folder", folder)) if value}
     return perform(JobOptions(**options), [Step("exec", arguments, more)])

@@ -13,7 +13,7 @@ import click
 from holloway.cli.control_options import broker_options, find_broker
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
-from holloway.cli.option_types import DURATION
+from holloway.cli.option_types import DURATION, Parsed
 from holloway.cli.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -21,8 +21,21 @@ if TYPE_CHECKING:
     from holloway.cli.job_views import JobView
     from holloway.protocols.control_plane.messages import Ask, Attach, Step
 
+CONFIRM_ABOVE = 25
+MAX_WAVES = 100
+"""For how many batches, each with its deadline, the end of a job is waited for; `jobs wait` waits on."""
 MAX_TARGET_FILE_BYTES = 1 << 20
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _batch(text: str) -> tuple[int, bool]:
+    number = text.removesuffix("%")
+    if not number.isdecimal() or len(number) > 5 or (text.endswith("%") and not 1 <= int(number) <= 100):
+        raise ValueError(f"{text!r} is no number of nodes: write 10, or 10%")
+    return int(number), text.endswith("%")
+
+
+BATCH = Parsed("batch", _batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +50,11 @@ class JobOptions:
     roles: tuple[str, ...]
     timeout: int
     dry_run: bool
+    batch: tuple[int, bool]
+    canary: int
+    max_fail: int
+    retry_failed: str
+    yes: bool
     stream: bool
     as_json: bool
     as_lines: bool
@@ -66,6 +84,37 @@ def job_options(function: Decorated) -> Decorated:
             help="For each node: 30s, 5m, 1h.",
         ),
         click.option("--dry-run", is_flag=True, help="Say which nodes are meant, and do nothing."),
+        click.option(
+            "--batch",
+            type=BATCH,
+            default="0",
+            show_default="all",
+            metavar="N|P%",
+            help="So many nodes at a time, or so many of a hundred.",
+        ),
+        click.option(
+            "--canary",
+            type=click.IntRange(0),
+            default=0,
+            metavar="N",
+            help="So many nodes first; the others if all of them were ok.",
+        ),
+        click.option(
+            "--max-fail",
+            type=click.IntRange(-1),
+            default=-1,
+            metavar="N",
+            help="Stop when more nodes than that were not ok.",
+        ),
+        click.option(
+            "--retry-failed",
+            metavar="JOB",
+            default="",
+            help="Only the nodes of that job that were not ok; without a command, its own.",
+        ),
+        click.option(
+            "--yes", is_flag=True, help=f"Do not ask before {CONFIRM_ABOVE} nodes or more, as is done on a terminal."
+        ),
         click.option("--stream", is_flag=True, help="Show every line as it comes, behind the name of its node."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema is in docs/schemas."),
         click.option("--jsonl", "as_lines", is_flag=True, help="Print a line of JSON for everything, as it comes."),
@@ -78,19 +127,40 @@ def job_options(function: Decorated) -> Decorated:
 def perform(options: JobOptions, steps: Sequence[Step]) -> int:
     """Run the steps on the nodes that are meant; the exit code."""
     from holloway.cli.operator_session import new_token
-    from holloway.protocols.control_plane.messages import Ask
+    from holloway.protocols.control_plane.messages import Ask, Rollout
 
     target = read_target_options(options)
     broker = find_broker(options.host, options.curve_key_file)
-    request = Ask(new_token(), tuple(steps), target, float(options.timeout), is_dry_run=options.dry_run)
+    rollout = Rollout(*options.batch, options.canary, options.max_fail)
+    request = Ask(
+        new_token(),
+        tuple(steps),
+        target,
+        float(options.timeout),
+        rollout,
+        is_dry_run=options.dry_run,
+        retry=options.retry_failed,
+    )
+    if not options.dry_run and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
+        _confirm(broker, target)
+    waves = 1 if rollout == Rollout() else MAX_WAVES
     return watch(
         broker,
         request,
-        float(options.timeout),
+        float(options.timeout) * waves,
         as_json=options.as_json,
         as_lines=options.as_lines,
         stream=options.stream,
     )
+
+
+def _confirm(broker: Broker, target: str) -> None:
+    """Ask a person before many nodes do something. Raises click.Abort."""
+    from holloway.cli.operator_session import query
+
+    count = len(query(broker, "select", {"target": target}))
+    if count >= CONFIRM_ABOVE:
+        click.confirm(f"on {count} nodes?", abort=True, err=True)
 
 
 def watch(

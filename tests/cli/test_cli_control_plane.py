@@ -158,6 +158,23 @@ def test_a_deadline_ends_it_and_says_so(ask: Callable[..., Any]) -> None:
     assert outcome.err.startswith("web1: timed-out: ")
 
 
+def test_a_canary_that_is_not_ok_keeps_the_others_from_beginning(ask: Callable[..., Any]) -> None:
+    script = "[ $HOLLOWAY_NODE = web2 ]"
+    outcome = ask("exec", "--json", "--canary", "1", "--shell", script)
+    states = {each["node"]: each["state"] for each in outcome.document["results"]}
+    assert states["web1"] == "failed"
+    assert states["web2"] not in ("ok", "failed")
+    assert outcome.code == 1
+    retried = ask("exec", "--json", "--retry-failed", outcome.document["job"])
+    assert {each["node"]: each["state"] for each in retried.document["results"]} == {"web1": "failed", "web2": "ok"}
+    again = ask("exec", "--json", "--retry-failed", retried.document["job"], "true")
+    assert [(each["node"], each["state"]) for each in again.document["results"]] == [("web1", "ok")]
+    batches = ask("exec", "--json", "--batch", "50%", "--max-fail", "0", "--shell", script)
+    assert {each["node"]: each["state"] for each in batches.document["results"]}["web1"] == "failed"
+    assert ask("exec").error[0] == "missing argument 'CMD'"
+    assert ask("echo", "--batch", "x%", "hi").code == 2
+
+
 def test_clients_and_jobs_are_listed(ask: Callable[..., Any]) -> None:
     job = ask("echo", "--json", "seen").document["job"]
     rows = check(ask("clients", "--json").document, "clients")["clients"]
