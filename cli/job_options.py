@@ -129,7 +129,10 @@ def perform(options: JobOptions, steps: Sequence[Step]) -> int:
     from holloway.cli.operator_session import new_token
     from holloway.protocols.control_plane.messages import Ask, Rollout
 
-    target = read_target_options(options)
+    if options.retry_failed and (options.target or options.application or options.environment or options.roles):
+        why = "the nodes of --retry-failed are those that failed: it goes with no -t, -a, -e or -r"
+        raise click.UsageError(why, click.get_current_context(silent=True))
+    target = "" if options.retry_failed else read_target_options(options)
     broker = find_broker(options.host, options.curve_key_file)
     rollout = Rollout(*options.batch, options.canary, options.max_fail)
     request = Ask(
@@ -141,7 +144,7 @@ def perform(options: JobOptions, steps: Sequence[Step]) -> int:
         is_dry_run=options.dry_run,
         retry=options.retry_failed,
     )
-    if not options.dry_run and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
+    if target and not options.dry_run and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
         _confirm(broker, target)
     waves = 1 if rollout == Rollout() else MAX_WAVES
     return watch(
