@@ -182,3 +182,18 @@ def test_keygen_and_pubkey_agree_with_wg() -> None:
             for argv in ([*HOLLOWAY, "pubkey"], ["wg", "pubkey"])
         )
         assert ours == theirs
+
+
+def test_a_wireguard_device_is_the_way_out(tmp_path: Path) -> None:
+    with node_and_wireguard(tmp_path, calls="node") as (node, wireguard):
+        world = "198.51.100.1"
+        run_in(wireguard.namespace, ["ip", "address", "add", f"{world}/32", "dev", "lo"])
+        ping = ["ping", "-c", "1", "-W", "1", world]
+        assert run_in(node.namespace, ping, check=False).returncode
+        node.stop()
+        node.peers[0].allowed = ("10.99.0.2/32", "0.0.0.0/0")
+        node.extra = '[gateway]\nthrough = "w"\n'
+        node.start()
+        wait_until(lambda: not run_in(node.namespace, ping, check=False).returncode, "the world to answer", of=node)
+        assert "dev hw0" in run_in(node.namespace, ["ip", "route", "get", world]).stdout
+        assert node.ask("routes")["gateway"]["state"] == "ok"
