@@ -18,6 +18,7 @@ from OpenSSL import SSL
 
 from holloway.protocols.dtls_names import DtlsProblem, Speaker
 from holloway.protocols.dtls_wire import PREFIX, is_single, sequence_of
+from holloway.protocols.exported import EXPORTED_BYTES, EXPORTER_LABEL
 from holloway.protocols.suites import MessageType
 
 if TYPE_CHECKING:
@@ -153,6 +154,11 @@ class SecureChannel:
                 texts.append(self._connection.recv(RECORD_SPACE))
             except SSL.WantReadError:
                 return texts
+
+    def export(self) -> bytes:
+        """Keying material that both sides have, and nobody else (RFC 5705)."""
+        exported: bytes = self._connection.export_keying_material(EXPORTER_LABEL, EXPORTED_BYTES)
+        return exported
 
     def resend_final(self, now: float) -> list[bytes]:
         """The last flight of the handshake once more, because the peer seems to lack it; not too often."""

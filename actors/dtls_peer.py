@@ -19,14 +19,14 @@ import trio
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import Callbook
 from holloway.actors.dtls_channel import Ending, HandshakeRefused, SecureChannel
+from holloway.actors.dtls_view import DtlsView
 from holloway.actors.pinging import Pinger, Pong
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.dtls_link import Dial, Ended, GaveUp, Link, Retire, SendProbe
 from holloway.protocols.dtls_names import DtlsProblem
-from holloway.protocols.dtls_wire import FIRST_OF_PACKETS, answer, probe, read_message
+from holloway.protocols.dtls_wire import FIRST_OF_PACKETS, LinkMessage, message, read_message
 from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector
-from holloway.protocols.journal import Traffic
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.offers import NOT_COMPRESSED, Security
 from holloway.protocols.packets import Packet, count_packets, whole_packets
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from holloway.actors.tun_reader import TunReader
     from holloway.actors.udp_endpoint import UdpEndpoint
     from holloway.actors.wanted import Peer
+    from holloway.protocols.arrivals import Arrival
+    from holloway.protocols.exported import ExportedSession
+    from holloway.protocols.noise import OpenedInitiation
 
 TRY_AGAIN = frozenset({DtlsProblem.UNANSWERED, DtlsProblem.NOT_COMPLETED, DtlsProblem.NOT_AUTHENTIC})
 """Reasons for a handshake to fail that another one may not meet."""
@@ -52,6 +55,7 @@ class DtlsPeer:
     def __init__(
         self,
         peer: Peer,
+        make_exported: Callable[[DtlsPeer], ExportedSession] | None,
         *,
         own_name: str,
         timers: Timers,
@@ -63,7 +67,9 @@ class DtlsPeer:
         first_ping: int,
         memory: MemoryBudget,
     ) -> None:
-        """`first_ping`: see `PeerSession`. What waits for an association is taken from `memory`."""
+        """`make_exported`: called at once, it makes what carries data under keys of the association; None: data is in records of
+        DTLS. `first_ping`: see `PeerSession`. What waits for an association is taken from `memory`.
+        """
         self.peer = peer
         self.drops: Counter[str] = Counter()
         self.callbook = Callbook(peer.endpoints, udp.can_reach)
@@ -83,8 +89,16 @@ class DtlsPeer:
         self._nursery: trio.Nursery | None = None
         self._crash: Exception | None = None
         self._settled = trio.Event()
+        self._may_be_answered = False
+        self.exported = None if make_exported is None else make_exported(self)
 
-    suite = "dtls"
+    @property
+    def suite(self) -> str:
+        """What data is sealed in."""
+        number, exported = self.link.current, self.exported
+        is_exported = number is not None and exported is not None and exported.can_send(number, (), trio.current_time())
+        return "dtls-exporter" if is_exported else "dtls"
+
     packing = None
 
     @property
@@ -115,6 +129,18 @@ class DtlsPeer:
     def offer_records(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
         """DTLS datagrams of the network, each with its association and its source."""
         self._take_turn(partial(self._receive, records))
+
+    def offer_arrivals(self, arrivals: list[Arrival]) -> None:
+        """Datagrams of the network under exported keys. Their memory may be used again as soon as this returns."""
+        self._take_turn(partial(self._receive_exported, arrivals))
+
+    def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
+        """A handshake that is not DTLS is none."""
+        self.drops[DropReason.WRONG_SUITE.value] += 1
+
+    def offer_reset(self, token: bytes, source: Address) -> None:
+        """Nobody has a token of ours."""
+        self.drops[DropReason.UNKNOWN_RESET.value] += 1
 
     def accept(self, channel: SecureChannel) -> None:
         """An association that the peer dialled."""
@@ -183,6 +209,9 @@ class DtlsPeer:
             self._crash = error
             self.is_stopped = True
             self._waiting.cancel()
+        if self._may_be_answered:  # now that this turn is over: the answer is a turn of its own
+            self._may_be_answered = False
+            self._tun.take_answers()
 
     def _follow_link(self) -> None:
         """Do what the link wants done, and wake our task when that is due earlier than it thinks."""
@@ -190,18 +219,19 @@ class DtlsPeer:
         while (action := link.next_action()) is not None:
             match action:
                 case SendProbe(number, probe_number):
-                    self._transmit(self._channels[number], [probe(probe_number)])
+                    self._transmit(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
                 case Dial(attempt):
                     assert self._nursery is not None
                     self._nursery.start_soon(self._dial, attempt)
                 case Retire(number):
                     self._close(self._channels.pop(number))
+                    self._forget_keys(number)
                 case GaveUp(attempts):
                     self._log.warning("peer %s: no association after %d attempts", self.peer.name, attempts)
                     self._discard(DropReason.HANDSHAKE_TIMEOUT)
                 case _:
                     assert_never(action)
-        at = link.next_timeout()
+        at = self._deadline()
         if at < self._waiting.deadline:  # noqa: PLR1730 - an assignment costs a heap operation: not for every batch
             self._waiting.deadline = at
 
@@ -214,14 +244,22 @@ class DtlsPeer:
             self.drops[DropReason.MEMORY_FULL.value] += count_packets(displaced.by_memory)
             self.link.connect(now)
             return
+        exported = self.exported
+        if exported is not None and exported.can_send(channel.number, packets, now):
+            exported.aim(channel.address, now)
+            exported.send(packets, now)
+            self._flush_exported()
+            self.link.sent(0, now)  # what was sealed is counted there
+            return
         texts = _texts(packets)
+        self._propose_keys(channel, now)
         self._transmit(channel, texts)
-        self.session.transmitted.packets += len(texts)
+        self.session.in_records.packets += len(texts)
         self.link.sent(len(texts), now)
 
     def _transmit(self, channel: SecureChannel, texts: Sequence[bytes]) -> None:
         datagrams = channel.seal(texts)
-        self.session.transmitted.bytes += sum(map(len, datagrams))
+        self.session.in_records.bytes += sum(map(len, datagrams))
         self._udp.send(datagrams, channel.address)
 
     def _receive(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
@@ -238,17 +276,42 @@ class DtlsPeer:
             if not texts:
                 self.drops[DropReason.NOT_AUTHENTIC.value] += 1
                 continue
-            self.session.received.bytes += len(record)
+            self.session.from_records.bytes += len(record)
             self.link.heard(channel.number, now)
             if channel.address != before and channel is self.channel:
                 self._note_move(before, channel.address)
             for text in texts:
                 self._read(channel, text, packets, now)
-        self.session.received.packets += len(packets)
+        self.session.from_records.packets += len(packets)
+        if packets and self.channel is not None:
+            self._propose_keys(self.channel, now)
+        self._deliver(packets, now)
+
+    def _receive_exported(self, arrivals: list[Arrival]) -> None:
+        now, exported, channel = trio.current_time(), self.exported, self.channel
+        if exported is None:
+            return
+        if channel is not None:
+            exported.aim(channel.address, now)
+        if exported.receive(arrivals, now) and channel is not None:
+            self.link.heard(channel.number, now)
+            if exported.endpoint is not None and exported.endpoint != channel.address:
+                before, channel.address = channel.address, exported.endpoint
+                self._note_move(before, channel.address)
+        self._flush_exported()
+        self._deliver(exported.packets_to_deliver(), now)
+
+    def _flush_exported(self) -> None:
+        channel = self.channel
+        runs = [] if self.exported is None else self.exported.runs_to_send()
+        if runs and channel is not None:
+            self._udp.send_runs(runs, channel.address)
+
+    def _deliver(self, packets: list[Packet], now: float) -> None:
         if packets and self._pinger.waiting:
             packets = self._pinger.without_answers(packets, now)
         if packets:
-            self._tun.write(packets)
+            self._may_be_answered = self._tun.write(packets)
 
     def _read(self, channel: SecureChannel, text: bytes, packets: list[Packet], now: float) -> None:
         """What one record says."""
@@ -259,13 +322,39 @@ class DtlsPeer:
             else:
                 self.drops[reason.value] += 1
             return
-        message = read_message(text)
-        if message is None:
-            self.drops[DropReason.MALFORMED.value] += 1
-        elif message[0]:
-            self._transmit(channel, [answer(message[1])])
-        else:
-            self.link.answered(message[1], now)
+        match read_message(text):
+            case None:
+                self.drops[DropReason.MALFORMED.value] += 1
+            case LinkMessage.PROBE, number:
+                self._transmit(channel, [message(LinkMessage.ANSWER, number)])
+            case LinkMessage.ANSWER, number:
+                self.link.answered(number, now)
+            case kind, index:
+                self._agree_on_keys(channel, kind, index, now)
+
+    def _agree_on_keys(self, channel: SecureChannel, kind: LinkMessage, index: int, now: float) -> None:
+        if self.exported is None or channel.number not in self._channels:
+            return
+        if kind is LinkMessage.KEYS_AGREED and channel is not self.channel:
+            return  # of two that came up at once the other one was chosen meanwhile
+        self.exported.aim(channel.address, now)
+        said = self.exported.hear(kind, channel.number, index, channel.export, now)
+        if said is not None:
+            self._transmit(channel, [said])
+        self._flush_exported()
+
+    def _propose_keys(self, channel: SecureChannel, now: float) -> None:
+        if self.exported is None or not channel.is_ours or channel is not self.channel:
+            return
+        said = self.exported.propose(channel.number, now)
+        if said is not None:
+            self._transmit(channel, [said])
+
+    def _forget_keys(self, number: int) -> None:
+        if self.exported is not None:
+            self.exported.forget(number)
+            if not self._channels:
+                self.exported.clear()
 
     def _note_move(self, old: Address, new: Address) -> None:
         self.callbook.proven = new
@@ -286,6 +375,7 @@ class DtlsPeer:
         tell("peer %s: association up, %s", self.peer.name, side)
         self.is_connected = True
         self._settled.set()
+        self._propose_keys(channel, now)
         if len(self._staged):
             self._send(self._staged.take())
         if channel.early:
@@ -296,6 +386,7 @@ class DtlsPeer:
         if self._channels.pop(channel.number, None) is not None:
             self._log.info("peer %s: an association is %s", self.peer.name, ending.value)
             self._close(channel)
+            self._forget_keys(channel.number)
             self.link.closed(channel.number, now)
 
     def _close(self, channel: SecureChannel) -> None:
@@ -311,6 +402,7 @@ class DtlsPeer:
                 self.problem = problem.value
                 del self._channels[channel.number]
                 self._close(channel)
+                self._forget_keys(channel.number)
                 self.link.closed(channel.number, now)
         if is_moved:
             self.callbook.replace(self.peer.endpoints)
@@ -320,7 +412,7 @@ class DtlsPeer:
     def _announce(self) -> None:
         channel = self.channel
         if channel is not None:
-            self._transmit(channel, [probe(0)])
+            self._transmit(channel, [message(LinkMessage.PROBE, 0)])
 
     def _connect(self, now: float) -> None:
         if self.peer.endpoints or self.callbook.proven is not None:
@@ -338,15 +430,27 @@ class DtlsPeer:
                 self._take_turn(lambda: self._connect(trio.current_time()))
                 task_status.started(self)
                 while not self.is_stopped:
-                    with trio.CancelScope(deadline=self.link.next_timeout()) as self._waiting:
+                    with trio.CancelScope(deadline=self._deadline()) as self._waiting:
                         await trio.sleep_forever()
-                    self._take_turn(lambda: self.link.handle_timeout(trio.current_time()))
+                    self._take_turn(self._time_out)
                     await trio.lowlevel.checkpoint()  # deadlines due at once must not keep the others waiting
                 self._nursery.cancel_scope.cancel()
         finally:
             self.close()
         assert self._crash is not None
         raise self._crash
+
+    def _deadline(self) -> float:
+        at = self.link.next_timeout()
+        exported = None if self.exported is None else self.exported.next_timeout()
+        return at if exported is None else min(at, exported)
+
+    def _time_out(self) -> None:
+        now = trio.current_time()
+        self.link.handle_timeout(now)
+        if self.exported is not None:
+            self.exported.handle_timeout(now)
+            self._flush_exported()
 
     async def _dial(self, attempt: int) -> None:
         """One attempt, wherever the peer may be."""
@@ -381,45 +485,11 @@ class DtlsPeer:
         for channel in self._channels.values():
             self._close(channel)
         self._channels.clear()
+        if self.exported is not None:
+            self.exported.clear()
         self._discard(DropReason.PEER_DOWN)
         self._pinger.close()
         self._settled.set()
-
-
-class DtlsView:
-    """What `status` shows of the link to one peer; has what it asks of a `Session`."""
-
-    def __init__(self, peer: DtlsPeer) -> None:
-        self._peer = peer
-        self.received = Traffic()
-        self.transmitted = Traffic()
-        self.drops: Counter[DropReason] = Counter()
-        """The peer's own `drops` have them all."""
-
-    @property
-    def endpoint(self) -> Address | None:
-        channel = self._peer.channel
-        return self._peer.callbook.proven if channel is None else channel.address
-
-    @property
-    def epoch(self) -> int:
-        return self._peer.link.epoch
-
-    @property
-    def handshakes_total(self) -> int:
-        return self._peer.link.handshakes_total
-
-    @property
-    def last_handshake_at(self) -> float | None:
-        return self._peer.link.last_handshake_at
-
-    @property
-    def last_received_at(self) -> float | None:
-        return self._peer.link.last_heard_at
-
-    @property
-    def round_trip_s(self) -> float | None:
-        return self._peer.link.round_trip_s
 
 
 def _texts(packets: Sequence[Packet]) -> Sequence[bytes]:

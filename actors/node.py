@@ -368,7 +368,7 @@ async def open_node(
         config, member = await settled_node(config, ports, StaticKey(secrets.private_key).public, open_store)
     config = with_backend(config, enrolled, member)
     credentials = None
-    if config.node.backend == Backend.DTLS.value:
+    if Backend(config.node.backend).is_dtls:
         from holloway.actors.dtls_credentials import load_credentials
 
         credentials = load_credentials(config, enrolled, ports.wall_ns)

@@ -24,7 +24,8 @@ PLAIN_WORDS = "NOT ENCRYPTED"
 
 def policy_of(config: Config) -> Policy:
     """What the configuration requires, and what it lets this node offer with its back end."""
-    supported = (Security.DTLS,) if config.node.backend == Backend.DTLS.value else (Security.SESSION, Security.NONE)
+    is_dtls = config.node.backend is not None and Backend(config.node.backend).is_dtls
+    supported = (Security.DTLS,) if is_dtls else (Security.SESSION, Security.NONE)
     return Policy(WORDS[config.security.require], supported, config.session.compression)
 
 
@@ -34,7 +35,7 @@ def refuse_contradictions(config: Config) -> None:
     if not policy_of(config).allowed:
         what = f"this node speaks {backend}, so it would have no peers"
         raise _problem(config, "security.require", what, f'write "{backend}"')
-    if backend == Backend.DTLS.value and config.session.compression != NOT_COMPRESSED:
+    if Backend(backend).is_dtls and config.session.compression != NOT_COMPRESSED:
         raise _problem(config, "session.compression", "over dtls nothing is compressed", "leave it out")
 
 

@@ -28,6 +28,7 @@ from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
 from holloway.protocols.compression import Codec
+from holloway.protocols.exported import ExportedSession
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.memory import MemoryBudget
@@ -39,6 +40,7 @@ from holloway.protocols.timers import Timers
 from holloway.supervisor import Child, Intensity, Pool, dynamic
 
 if TYPE_CHECKING:
+    from holloway.actors.dtls_peer import DtlsPeer
     from holloway.supervisor import Context
 
 RESTARTS_IN_A_PERIOD = 16
@@ -80,7 +82,8 @@ class Peers:
         return dynamic(self._child, name="peers", limit=MAX_PEERS, intensity=intensity)
 
     def _child(self, identity: Peer) -> Child[RunningPeer]:
-        run = self._run_dtls if self._config.node.backend == Backend.DTLS.value else self._run
+        backend = Backend(self._config.node.backend or Backend.SESSION)
+        run = self._run_dtls if backend.is_dtls else self._run
         return Child(name=child_name(identity.name), run=partial(run, identity=identity))
 
     async def _run(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[RunningPeer]) -> None:
@@ -114,15 +117,18 @@ class Peers:
         """Actor: one peer that is reached over DTLS, the same way."""
         from holloway.actors.dtls_peer import DtlsPeer  # needs OpenSSL, which most nodes do not
 
+        udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
         peer = self._roster.of(identity)
+        has_exporter = self._config.node.backend == Backend.DTLS_EXPORTER.value
         handle = DtlsPeer(
             peer,
+            partial(self._exported, udp) if has_exporter and self._config.security.require != "dtls" else None,
             own_name=self._config.node.name,
             timers=Timers(**asdict(self._config.session.timers)),
             router=self._router,
             handshaker=ctx.ref("dataplane.dtls").get(),
             tun=ctx.ref("dataplane.tun").get(),
-            udp=ctx.ref("dataplane.udp").get(),
+            udp=udp,
             log=log,
             first_ping=int.from_bytes(self._ports.entropy(4), "big"),
             memory=self._memory,
@@ -135,7 +141,22 @@ class Peers:
             handle.close()
             self._roster.leave(handle)
             self._router.remove(handle)
+            udp.demux.unregister(peer.public_key)
             self._past_drops.update(peer_drops(handle))
+
+    def _exported(self, udp: UdpEndpoint, handle: DtlsPeer) -> ExportedSession:
+        """The data of the peer behind `handle` under exported keys. Raises `LocalError` as `_session` does."""
+        config = SessionConfig(
+            suite=AES_GCM,
+            static=self._static,
+            peer_public=handle.peer.public_key,
+            timers=Timers(**asdict(self._config.session.timers)),
+            mtu=self._config.interface.mtu,
+            inspect=Inspector(self._router.routes, handle, self._router.local),
+            memory=self._memory,
+        )
+        links = udp.demux.register(handle.peer.public_key, handle)
+        return ExportedSession(config, links, self._ports.entropy, trio.current_time())
 
     def _session(self, udp: UdpEndpoint, handle: PeerSession) -> Session:
         """The pure session behind `handle`. Raises `LocalError` when the peer's key is in use already, or is no key."""

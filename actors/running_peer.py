@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from holloway.actors.pinging import Pong
     from holloway.actors.wanted import Peer
     from holloway.protocols.addresses import Address
+    from holloway.protocols.arrivals import Arrival
     from holloway.protocols.compression import Packing
     from holloway.protocols.events import DropReason
     from holloway.protocols.journal import Traffic
+    from holloway.protocols.noise import OpenedInitiation
     from holloway.protocols.offers import Security
     from holloway.protocols.packets import Packet
 
@@ -50,6 +52,22 @@ class PeerLink(Protocol):
 
     @property
     def drops(self) -> Counter[DropReason]: ...
+
+
+class Receiver(Protocol):
+    """Whoever has receiver indices: what came for them, and calls that name him."""
+
+    def offer_arrivals(self, arrivals: list[Arrival]) -> None:
+        """Datagrams of the network. Their memory may be used again as soon as this returns."""
+        ...
+
+    def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
+        """A handshake of the session protocol that names this peer."""
+        ...
+
+    def offer_reset(self, token: bytes, source: Address) -> None:
+        """A reset from a peer that has lost our session."""
+        ...
 
 
 class RunningPeer(Protocol):

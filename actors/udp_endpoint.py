@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import trio
 
-from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import DatagramPort, Ports
+from holloway.actors.running_peer import Receiver
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret
@@ -30,7 +30,7 @@ class UdpEndpoint:
     """Handle of the running actor: the sockets and the tables that find sessions."""
 
     def __init__(self, sockets: list[DatagramPort], static: StaticKey, secret: bytes, ports: Ports) -> None:
-        self.demux: Demux[PeerSession] = Demux(static, secret=secret, entropy=ports.entropy)
+        self.demux: Demux[Receiver] = Demux(static, secret=secret, entropy=ports.entropy)
         self._sockets = sockets
         self._by_family = {len(socket.local): socket for socket in sockets}
         self._unreachable: Counter[str] = Counter()

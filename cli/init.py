@@ -63,10 +63,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["session", "dtls"]),
+    type=click.Choice(["session", "dtls", "dtls-exporter"]),
     default="session",
     show_default=True,
-    help="How its nodes seal what they send: Holloway's sessions, or DTLS with certificates.",
+    help="How its nodes seal what they send: Holloway's sessions; DTLS with certificates; or keys from DTLS for Holloway's records.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=1099, show_default=True, help="UDP port of every node.")
 @state_option
@@ -100,8 +100,8 @@ def command(
     own_name = name or host_name()
     if own_name is None:
         raise CommandFailedError("this node needs a name", "this machine has none", "holloway init NETWORK --name NODE")
-    if backend == "dtls" and trust != "authority":
-        why = "--backend dtls needs certificates: use --trust authority, or name others under [dtls] in each configuration"
+    if backend != "session" and trust != "authority":
+        why = f"--backend {backend} needs certificates: use --trust authority, or name others under [dtls] in each configuration"
         raise click.UsageError(why, context)
     folder = state_directory(state)
     refuse_second_node(folder)

@@ -15,6 +15,7 @@ which are OpenSSL's, nor for when messages are sent (`dtls_link`). Takes any byt
 
 from __future__ import annotations
 
+from enum import IntEnum
 from struct import Struct
 
 from holloway.protocols.suites import MessageType
@@ -34,10 +35,24 @@ _HEADER_BYTES = 13
 MIN_DATAGRAM_BYTES = PREFIX_BYTES + _HEADER_BYTES
 APPLICATION_DATA = 23
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
-_PROBE, _ANSWER = 1, 2
 _MESSAGE = Struct(">BQ")
 FIRST_OF_PACKETS = 0x10
 """The first byte of a message of the link is less."""
+
+
+class LinkMessage(IntEnum):
+    """What a message of the link is about; its number is that of the probe, or a receiver index."""
+
+    PROBE = 1
+    """Asks for an answer."""
+    ANSWER = 2
+    KEYS = 3
+    """Data may come under keys of this association, at this index (`exported`)."""
+    KEYS_AGREED = 4
+    """The same from the other side, as the answer."""
+
+
+_KINDS = frozenset(LinkMessage)
 
 
 def prefixed(association: int, datagram: bytes) -> bytes:
@@ -71,18 +86,13 @@ def is_single(record: bytes) -> bool:
     return _HEADER_BYTES + int.from_bytes(record[11:13], "big") >= len(record)
 
 
-def probe(number: int) -> bytes:
-    """Asks the other side to answer."""
-    return _MESSAGE.pack(_PROBE, number)
+def message(kind: LinkMessage, number: int) -> bytes:
+    """A message of the link."""
+    return _MESSAGE.pack(kind, number)
 
 
-def answer(number: int) -> bytes:
-    """The answer to the probe of that number."""
-    return _MESSAGE.pack(_ANSWER, number)
-
-
-def read_message(text: bytes) -> tuple[bool, int] | None:
-    """Whether a message of the link is a probe (or else an answer), and its number; None for anything else."""
-    if len(text) != _MESSAGE.size or text[0] not in (_PROBE, _ANSWER):
+def read_message(text: bytes) -> tuple[LinkMessage, int] | None:
+    """What a message of the link says; None for anything else."""
+    if len(text) != _MESSAGE.size or text[0] not in _KINDS:
         return None
-    return text[0] == _PROBE, int.from_bytes(text[1:], "big")
+    return LinkMessage(text[0]), int.from_bytes(text[1:], "big")

@@ -44,6 +44,13 @@ class Backend(Enum):
 
     SESSION = "session"
     DTLS = "dtls"
+    DTLS_EXPORTER = "dtls-exporter"
+    """The handshake of DTLS, and its keys for data in records of our own."""
+
+    @property
+    def is_dtls(self) -> bool:
+        """Whether nodes shake hands over DTLS."""
+        return self is not Backend.SESSION
 
 
 class SettingsProblem(Enum):

@@ -63,7 +63,7 @@ from holloway.supervisor.errors import brief
 
 if TYPE_CHECKING:
     from holloway.actors.floating import Candidate
-    from holloway.actors.peer_session import PeerSession
+    from holloway.actors.running_peer import Receiver
     from holloway.actors.udp_endpoint import UdpEndpoint
     from holloway.protocols.demux import Demux
     from holloway.simulations.actor_world import ActorWorld
@@ -348,7 +348,7 @@ class ActorHost(Host):
     def _processes(self) -> list[Life]:
         return [life for life in (self._life, *self._stopping) if life is not None and not life.is_over]
 
-    def demux(self) -> Demux[PeerSession] | None:
+    def demux(self) -> Demux[Receiver] | None:
         """The table that finds sessions, while there is one."""
         node = None if self._life is None else self._life.node
         if node is None:

@@ -21,7 +21,11 @@ DEFAULT_PORT = 1099
 DEFAULT_LEASE_S = 30.0
 SIZE_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 SUITES = ("aes-gcm", "wireguard")
-BACKENDS = ("session", "dtls")  # as holloway.protocols.network_settings has them, which a test holds to this
+BACKENDS = (
+    "session",
+    "dtls",
+    "dtls-exporter",
+)  # as holloway.protocols.network_settings has them, which a test holds to this
 SECURITY = ("session", "dtls", "none")
 COMPRESSION = ("none", "lz4")
 TRUST_MODES = ("authority", "pinned", "store")

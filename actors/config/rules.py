@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 from typing import Any, TypeAlias
 
-from holloway.actors.config.model import MAX_FLOATING, SUITES, InterfaceAddress, Prefix
+from holloway.actors.config.model import BACKENDS, MAX_FLOATING, SUITES, InterfaceAddress, Prefix
 from holloway.actors.config.problems import KeyPath
 from holloway.actors.config.schema import MAX_DTLS_MTU, MIN_MTU_IPV6
 
+DTLS_BACKENDS = BACKENDS[1:]
 Values: TypeAlias = dict[str, Any]
 """Section name to its values; for `peer` and `floating` a list of them."""
 
@@ -73,7 +74,7 @@ def _identity(values: Values) -> Iterator[Finding]:
 
 def _dtls(values: Values) -> Iterator[Finding]:
     dtls, backend = values.get("dtls"), values.get("node", {}).get("backend")
-    if backend == "dtls" and not dtls and not values.get("identity"):
+    if backend in DTLS_BACKENDS and not dtls and not values.get("identity"):
         fix = "join a network (holloway join TOKEN), or name certificates in a [dtls] section"
         yield Finding(("node", "backend"), "dtls needs a certificate", fix)
     if dtls and backend == "session":
@@ -82,10 +83,10 @@ def _dtls(values: Values) -> Iterator[Finding]:
         fix = "name the authority, or ask for skip_verify"
         yield Finding(("dtls", "cert_file"), "without ca_file no certificate of others is believed", fix)
     mtu = values.get("interface", {}).get("mtu")
-    if mtu is not None and mtu > MAX_DTLS_MTU and (dtls or backend == "dtls"):
+    if mtu is not None and mtu > MAX_DTLS_MTU and (dtls or backend in DTLS_BACKENDS):
         yield Finding(("interface", "mtu"), f"a record of DTLS holds {MAX_DTLS_MTU} bytes at most", "use no more")
     for position, peer in enumerate(values.get("peer", ())):
-        if backend == "dtls" and peer.get("suite", SUITES[0]) != SUITES[0]:
+        if backend in DTLS_BACKENDS and peer.get("suite", SUITES[0]) != SUITES[0]:
             fix = "use another network for it, or the session backend"
             yield Finding(("peer", position, "suite"), "it is a session's, and this node speaks dtls", fix)
 
@@ -95,7 +96,7 @@ def _security(values: Values) -> Iterator[Finding]:
     backend, session = values.get("node", {}).get("backend"), values.get("session", {})
     if values.get("security", {}).get("require") == "dtls" and backend == "session":
         yield Finding(("security", "require"), "this node speaks session, so it would have no peers", 'write "session"')
-    if session.get("compression", "none") != "none" and backend == "dtls":
+    if session.get("compression", "none") != "none" and backend in DTLS_BACKENDS:
         yield Finding(("session", "compression"), "over dtls nothing is compressed", "leave it out")
 
 

@@ -101,8 +101,9 @@ SECTIONS: Final = (
             Field(
                 "backend",
                 choice_kind(*BACKENDS),
-                "How this node and its peers seal what they send each other: `session`, or `dtls` (DTLS 1.2 with certificates). All "
-                "nodes of a network must agree.",
+                "How this node and its peers seal what they send each other: `session`; `dtls`, DTLS 1.2 with certificates; or "
+                "`dtls-exporter`, keys from such a handshake for data in Holloway's records, which are faster. All nodes of a network "
+                "must agree on DTLS; a peer that has the one speaks to a peer that has the other in records of DTLS.",
                 None,
                 "what the settings of the network say (`holloway init --backend`), else `session`",
                 example='"dtls"',

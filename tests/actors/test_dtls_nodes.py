@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from dtls_certificates import Leaf
-from dtls_world import DtlsWorld, SpoilingPorts, authority, good, hellos
+from dtls_world import DtlsWorld, authority, good
 from node_world import (
     PORT,
     Daemon,
@@ -29,13 +27,7 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import Node, dtls_handshaker
-from holloway.actors.dtls_channel import HandshakeRefused
-from holloway.actors.dtls_context import dtls_context
-from holloway.actors.dtls_socket import AssociationSocket
-from holloway.protocols import dtls_link
-from holloway.protocols.dtls_names import DtlsProblem
-from holloway.protocols.dtls_wire import PREFIX_BYTES, association_of, prefixed
+from holloway.actors import Node
 from holloway.simulations.network import Link
 
 HEALED_S = 5.0
@@ -300,122 +292,6 @@ async def test_an_inner_source_that_is_not_the_peers_is_dropped(tmp_path: Path, 
         assert await crosses(right, left, packet(2, 1, 2))
 
 
-async def test_old_hellos_and_garbage_disturb_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = DtlsWorld(tmp_path)
-    async with world.dtls_pair() as (a, _, left, right):
-        await trio.sleep(1)
-        associations = a.status()["node"]["dtls"]["associations"]  # type: ignore[index]
-        heard = hellos(world.wire)
-        assert len(heard) >= 4
-        rng = random.Random(1)
-        before = len(world.wire)
-        for _ in range(20):
-            for source, target, data in heard:
-                owner = (left if source[0] == outer(1) else right).socket
-                owner.send([data], target)  # from where it came at first
-                spoilt = bytearray(data)
-                spoilt[rng.randrange(PREFIX_BYTES, len(data))] ^= 1 << rng.randrange(8)
-                owner.send([bytes(spoilt), data[: rng.randrange(len(data))], rng.randbytes(60)], target)
-                owner.send([prefixed(rng.getrandbits(64), rng.randbytes(rng.randrange(100)))], target)
-        await trio.sleep(0.2)
-        assert await crosses(left, right, packet(1, 2, 1))
-        assert await crosses(right, left, packet(2, 1, 1))
-        assert a.status()["node"]["dtls"]["associations"] == associations  # type: ignore[index]
-        assert drops(a)["dtls_hello_repeated"] >= 20
-        # What is answered is answered with less.
-        sent = sum(len(data) for *_, data in world.wire[before:])
-        answered = sum(len(data) for _, source, _, data in world.wire[before:] if data[25:26] == b"\x03")
-        assert answered < sent / 2
-
-
-async def sixty_handshakes(world: DtlsWorld) -> list[float]:
-    """Sixty dials at once over one pair of sockets, 20 of 100 datagrams lost; how long each took, attempts included."""
-    took: list[float] = []
-    problems: set[DtlsProblem] = set()
-    async with world.dtls_pair() as (a, _, _, _):
-        running: Any = a.roster.running[name(2)]
-        world.network.shape(outer(1), outer(2), Link(latency_s=0.01, loss=0.2))
-
-        async def dial() -> None:
-            began = trio.current_time()
-            while True:
-                try:
-                    channel = await running._handshaker.dial(running, (outer(2), PORT))
-                except HandshakeRefused as refused:
-                    problems.add(refused.problem)
-                else:
-                    took.append(trio.current_time() - began)
-                    channel.close()
-                    return
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(60):
-                nursery.start_soon(dial)
-    assert problems <= {DtlsProblem.UNANSWERED}
-    return took
-
-
-async def test_sixty_handshakes_at_once_on_a_wire_that_loses_are_all_made(
-    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dtls_link, "MAX_ASSOCIATIONS", 100)  # they are all of one peer
-    took = await sixty_handshakes(DtlsWorld(tmp_path))
-    assert len(took) == 60
-    assert max(took) <= 10.0
-
-
-@pytest.mark.soak
-async def test_sixty_handshakes_at_once_in_real_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL's own timers go by the real clock."""
-    monkeypatch.setattr(dtls_link, "MAX_ASSOCIATIONS", 100)
-    for _ in range(5):
-        took = await sixty_handshakes(DtlsWorld(tmp_path))
-        assert len(took) == 60
-        assert max(took) <= 10.0
-
-
-@pytest.mark.soak
-async def test_masses_of_garbage_and_forged_hellos_take_no_memory(tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = DtlsWorld(tmp_path)
-    async with world.dtls_pair() as (a, _, left, right):
-        world.network.taps.clear()
-        world.wire.clear()
-        hello = bytes.fromhex("16fefd0000000000000000") + bytes(200)
-        rng, flood = random.Random(1), world.network.bind("203.0.113.9", 4000)
-
-        async def attack(count: int) -> None:
-            for _ in range(count // 100):
-                for _ in range(50):
-                    forged = bytearray(hello)
-                    forged[13] = 1
-                    flood.send([prefixed(rng.getrandbits(64), bytes(forged))], (outer(1), PORT))
-                    flood.send([prefixed(rng.getrandbits(64), rng.randbytes(100))], (outer(1), PORT))
-                await trio.sleep(0.01)
-
-        await attack(10_000)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        await attack(50_000)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10  # KiB
-        assert await crosses(left, right, packet(1, 2, 1))
-        assert await crosses(right, left, packet(2, 1, 1))
-        assert a.status()["node"]["dtls"]["associations"] == 2  # type: ignore[index]
-
-
-async def test_hellos_that_come_in_masses_are_rate_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = DtlsWorld(tmp_path)
-    async with world.dtls_pair() as (a, _, left, right):
-        hello = hellos(world.wire)[0][2][PREFIX_BYTES:]
-        flood = world.network.bind("203.0.113.9", 4000)
-        begin = len(world.wire)
-        for number in range(3000):
-            flood.send([prefixed(number, hello)], (outer(1), PORT))
-        await trio.sleep(0.1)
-        answers = [data for _, _, target, data in world.wire[begin:] if target == ("203.0.113.9", 4000)]
-        assert len(answers) < 700
-        assert drops(a)["dtls_rate_limited"] > 2000
-        assert await crosses(left, right, packet(1, 2, 1))
-
-
 async def test_a_crash_of_the_handshaker_takes_the_peers_along_and_all_are_back(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,85 +328,3 @@ async def test_a_turn_that_crashes_ends_the_peer_and_nobody_else(
 
 def test_the_certificates_of_these_tests_differ() -> None:
     assert len({bad(kind).der for kind in CASES if kind != "none"} | {good(2).der}) == len(CASES)
-
-
-async def test_handshakes_that_nobody_goes_on_with_keep_nobody_out(
-    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dtls_handshaker, "MAX_ANSWERED", 4)
-    world = DtlsWorld(tmp_path)
-    left, right = world.ports(1), world.ports(2)
-    async with world.node(world.config(1, peer(2, endpoint=False)), left) as a:
-        idlers = trio.DTLSEndpoint(idle := IdleSocket(world, (outer(1), PORT)))  # type: ignore[arg-type]
-        context = dtls_context(good(2).shown, lambda *_: True, lambda *_: None)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(idle.read)
-            for number in range(1, 20):
-                channel = idlers.connect((number,), context)
-                nursery.start_soon(channel.do_handshake)
-            await trio.sleep(0.5)
-            async with world.node(world.config(2, peer(1)), right) as b:
-                with trio.fail_after(3):
-                    await b.connected(name(1))
-            nursery.cancel_scope.cancel()
-        idlers.close()
-        assert drops(a)["dtls_pushed_out"] == 19 + 1 - 4
-
-
-class IdleSocket(AssociationSocket):
-    """Begins handshakes, and goes no further than the second hello."""
-
-    def __init__(self, world: DtlsWorld, target: Any) -> None:
-        super().__init__(self._say)
-        self._socket, self._target = world.network.bind("203.0.113.9", 4000), target
-
-    def _say(self, datagram: bytes, place: Any) -> None:
-        if datagram[13] == 1:
-            self._socket.send([prefixed(place[-1], datagram)], self._target)
-
-    async def read(self) -> None:
-        while True:
-            for arrival in await self._socket.receive():
-                for datagram in arrival.datagrams():
-                    self.offer(datagram[PREFIX_BYTES:], (association_of(datagram),))
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_handshakes_that_are_spoilt_at_random_harm_nobody(
-    seed: int, tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    rng = random.Random(seed)
-    spoilt = 0
-
-    def spoil(datagram: bytes) -> bytes:
-        nonlocal spoilt
-        if rng.random() > 0.5 or len(datagram) <= PREFIX_BYTES + 3 or trio.current_time() > 60:
-            return datagram
-        spoilt += 1
-        changed = bytearray(datagram)
-        match rng.randrange(3):
-            case 0:
-                for _ in range(rng.randrange(1, 4)):
-                    changed[rng.randrange(PREFIX_BYTES, len(changed))] = rng.randrange(256)
-            case 1:
-                del changed[rng.randrange(PREFIX_BYTES, len(changed)) :]
-            case _:
-                at = rng.randrange(PREFIX_BYTES, len(changed))
-                changed[at:at] = rng.randbytes(rng.randrange(1, 40))
-        return bytes(changed)
-
-    world = DtlsWorld(tmp_path)
-    left, right = (SpoilingPorts(world.network, number, spoil) for number in (1, 2))
-    async with (
-        world.node(world.config(1, peer(2)), left) as a,
-        world.node(world.config(2, peer(1)), right) as b,
-    ):
-        while trio.current_time() < 60:
-            a.roster.running[name(2)].rekey()
-            b.roster.running[name(1)].rekey()
-            await trio.sleep(0.5)
-        assert spoilt > 100
-        assert await eventually_crosses(left, right, packet(1, 2, 1), within_s=10)
-        for node in (a, b):
-            dataplane: Any = node.tree.ref("dataplane").get()
-            assert not any(info.restarts for info in dataplane.children())

@@ -10,6 +10,7 @@ from holloway.protocols import dtls_wire as wire
 from holloway.protocols.arrivals import Arrival, lone
 from holloway.protocols.demux import Demux
 from holloway.protocols.keys import StaticKey
+from holloway.protocols.network_settings import Backend
 
 NUMBERS = st.integers(0, 2**64 - 1)
 SOURCE = ("192.0.2.1", 1099)
@@ -30,20 +31,24 @@ def test_any_bytes_can_be_looked_at(data: bytes) -> None:
     wire.is_single(data)
     wire.sequence_of(data)
     message = wire.read_message(data)
-    assert message is None or data in (wire.probe(message[1]), wire.answer(message[1]))
+    assert message is None or data == wire.message(*message)
 
 
-@given(NUMBERS)
-def test_messages_of_the_link_are_no_packets(number: int) -> None:
-    assert wire.read_message(wire.probe(number)) == (True, number)
-    assert wire.read_message(wire.answer(number)) == (False, number)
-    assert wire.probe(number)[0] < wire.FIRST_OF_PACKETS
-    assert wire.answer(number)[0] < wire.FIRST_OF_PACKETS
+@given(st.sampled_from(wire.LinkMessage), NUMBERS)
+def test_messages_of_the_link_are_no_packets(kind: wire.LinkMessage, number: int) -> None:
+    text = wire.message(kind, number)
+    assert wire.read_message(text) == (kind, number)
+    assert text[0] < wire.FIRST_OF_PACKETS
+    assert wire.read_message(text + b"x") is None
 
 
 def test_full_packets_fit_into_1500_bytes_over_both_families() -> None:
     assert wire.DTLS_MTU + wire.OVERHEAD_BYTES + 8 + 40 <= 1500
     assert model.DTLS_MTU == wire.DTLS_MTU
+
+
+def test_the_words_of_the_configuration_are_those_of_the_settings() -> None:
+    assert model.BACKENDS == tuple(each.value for each in Backend)
 
 
 def test_datagrams_in_a_run_are_sorted_each_by_itself() -> None:
