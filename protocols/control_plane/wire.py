@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from holloway.protocols.control_plane import file_messages as files
 from holloway.protocols.control_plane import messages as m
 from holloway.protocols.control_plane.fields import (
     ARGUMENTS,
@@ -35,6 +36,7 @@ from holloway.protocols.control_plane.fields import (
     RC,
     ROLES,
     ROLLOUT,
+    SHA256,
     STATE,
     STEP,
     TARGET,
@@ -44,11 +46,15 @@ from holloway.protocols.control_plane.fields import (
     Form,
     choice,
     many,
+    text,
+    whole,
 )
-from holloway.protocols.control_plane.messages import Frames, Message, Refusal, Role, Stream
+from holloway.protocols.control_plane.messages import Frames, Refusal, Role, Stream
 from holloway.protocols.errors import LocalError
 from holloway.protocols.hostile_json import compact, read_object
 
+Message: TypeAlias = m.Message | files.FileMessage
+"""Everything that frames can carry."""
 MAGIC = b"HW1"
 FRAMES = 3
 MAX_HEADER_BYTES = 64 * 1024
@@ -91,6 +97,8 @@ def _with(body: _Body, make: Callable[..., Message], **forms: Form) -> _Shape:
 
 
 _STREAM = choice(Stream)
+_FILE_NAME = text(files.MAX_NAME_CHARS)
+_FILE_SIZE = whole(0, files.MAX_FILE_BYTES)
 _END = {
     "state": STATE,
     "rc": RC,
@@ -154,6 +162,12 @@ _SHAPES: Mapping[str, _Shape] = {
     "finished": _shape(m.Finished, job=TOKEN, position=COUNT, counts=COUNTS),
     "answer": _with(_BODY, m.Answer, request=TOKEN, part=COUNT, is_last=FLAG, document=DOCUMENT),
     "denied": _shape(m.Denied, request=NO_TOKEN, why=ERROR, fix=ERROR),
+    "want": _shape(files.Want, transfer=TOKEN, name=_FILE_NAME),
+    "offer": _shape(files.Offer, transfer=TOKEN, name=_FILE_NAME, size=_FILE_SIZE, sha256=SHA256, mode=whole(0, 0o777)),
+    "fetch": _shape(files.Fetch, transfer=TOKEN, offset=_FILE_SIZE, size=whole(1, files.CHUNK_BYTES)),
+    "chunk": _with(_BODY, files.Chunk, transfer=TOKEN, offset=_FILE_SIZE),
+    "finish": _shape(files.Finish, transfer=TOKEN),
+    "abort": _shape(files.Abort, transfer=TOKEN, why=ERROR, fix=ERROR),
 }
 _KIND_OF = {shape.make: kind for kind, shape in _SHAPES.items()}
 
