@@ -25,9 +25,9 @@ from holloway.protocols.control_plane.effects import (
     Serve,
     Start,
 )
-from holloway.protocols.control_plane.messages import Message, Refusal, Role
+from holloway.protocols.control_plane.messages import Refusal, Role
 from holloway.protocols.control_plane.targets import AgentRecord
-from holloway.protocols.control_plane.wire import decode, encode
+from holloway.protocols.control_plane.wire import Message, decode, encode
 
 WALL = 1_700_000_000.0
 JOURNAL = "ab" * 16

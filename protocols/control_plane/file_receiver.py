@@ -117,7 +117,7 @@ class Receiver:
     def receive(self, now: Moment, message: Chunk | Abort) -> list[ReceiverEffect]:
         """Something came. What was not asked for is not looked at."""
         out: list[ReceiverEffect] = []
-        if self.outcome is not None or not self._has_begun:
+        if self.outcome is not None or not self._has_begun or message.transfer != self.offer.transfer:
             return out
         if isinstance(message, Abort):
             self._end(Outcome.FAILED, message.why, out)

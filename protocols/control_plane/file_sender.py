@@ -61,7 +61,7 @@ class Sender:
 
     def receive(self, now: Moment, message: Fetch | Finish | Abort) -> list[SenderEffect]:
         """Something came. What is asked for beyond the file, or beyond the window, is not looked at: it is asked for again."""
-        if self.outcome is not None:
+        if self.outcome is not None or message.transfer != self.offer.transfer:
             return []
         self._heard_at, self._offer_at = now.at, now.at + RETRY_S
         match message:

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holloway.protocols.control_plane import file_messages as f
 from holloway.protocols.control_plane import messages as m
 from holloway.protocols.control_plane.fields import MAX_NODES
-from holloway.protocols.control_plane.messages import Message, Refusal
+from holloway.protocols.control_plane.messages import Refusal
 from holloway.protocols.control_plane.wire import (
     MAGIC,
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
+    Message,
     decode,
     encode,
     kind_of,
@@ -121,6 +123,14 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     ),
     m.Answer: st.builds(m.Answer, tokens, wholes, st.booleans(), documents, bodies),
     m.Denied: st.builds(m.Denied, tokens | st.just(""), words, words),
+    f.Want: st.builds(f.Want, tokens, words),
+    f.Offer: st.builds(
+        f.Offer, tokens, words, st.integers(0, f.MAX_FILE_BYTES), digests.filter(bool), st.integers(0, 0o777)
+    ),
+    f.Fetch: st.builds(f.Fetch, tokens, st.integers(0, f.MAX_FILE_BYTES), st.integers(1, f.CHUNK_BYTES)),
+    f.Chunk: st.builds(f.Chunk, tokens, st.integers(0, f.MAX_FILE_BYTES), bodies),
+    f.Finish: st.builds(f.Finish, tokens),
+    f.Abort: st.builds(f.Abort, tokens, words, words),
 }
 messages = st.one_of(*MESSAGES.values())
 
@@ -135,7 +145,7 @@ def test_a_message_is_read_back_as_it_was_written(message: Message) -> None:
 
 
 def test_every_kind_of_message_was_tried() -> None:
-    assert {kind for kind in vars(m).values() if dataclasses.is_dataclass(kind)} == {
+    assert {kind for kind in (vars(m) | vars(f)).values() if dataclasses.is_dataclass(kind)} == {
         *MESSAGES,
         m.Step,
         m.StepEnd,
