@@ -28,10 +28,13 @@ from holloway.protocols.control_plane.effects import (
     Serve,
     Start,
 )
+from holloway.protocols.control_plane.file_service import BUSY as FILE_BUSY
+from holloway.protocols.control_plane.file_service import TOO_MANY as TOO_MANY_FILES
 from holloway.protocols.control_plane.messages import Answer, Noted, Role, Run, Stream
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode, encode
 from holloway.simulations.clocks import Clocks
+from holloway.simulations.control_files import FileShelf
 from holloway.simulations.control_oracles import (
     Execution,
     Fate,
@@ -67,6 +70,8 @@ PIECE_BYTES = 48 * 1024
 """The most that a simulated process writes at once."""
 _DIES_WITHIN_NS = 300 * MS
 _LOOKS_EVERY = 16
+_NO_REFUSALS = ("control_forgotten_job", "control_bad_record", "file_no_transfer")
+"""What is counted without being refused."""
 _RUN, _NOTED = b'"kind":"run"', b'"kind":"noted"'
 _PLACES = {
     NO_KEY: "node_refused",
@@ -74,6 +79,8 @@ _PLACES = {
     FOREIGN_JOB: "node_refused",
     TOO_MANY: "flood_refused",
     NOT_POSSIBLE: "nobody_meant",
+    FILE_BUSY: "file_refused",
+    TOO_MANY_FILES: "file_refused",
 }
 
 
@@ -196,6 +203,7 @@ class BrokerHost(Host):
         self.audited = self._looked = 0
         self._head = Head()
         self.broker = self._new()
+        self.shelf = FileShelf(self)
 
     def _new(self) -> Broker:
         return Broker(POLICY, stream(self.world.plan.seed, "entropy", str(self.life)).randbytes)
@@ -203,6 +211,7 @@ class BrokerHost(Host):
     def begin(self) -> None:
         """See `Host`."""
         self.broker, self.audited = self._new(), 0
+        self.shelf.begin()
         self.carry_out(self.broker.restore(self.moment, list(self.disk.items())))
         if self.broker.jobs.running and self.life > 1:
             self.world.reached.reach("broker_returned_to_jobs")
@@ -211,6 +220,7 @@ class BrokerHost(Host):
         """See `Host`."""
         self.carry_out(self.broker.tick(self.moment))
         hold(jobs_end_by_their_deadline, self.broker, self.moment)
+        self.shelf.wake()
 
     def receive(self, principal: Principal | None, route: bytes, frames: list[bytes]) -> list[BrokerEffect]:
         """A message comes; its effects, which are carried out."""
@@ -225,9 +235,8 @@ class BrokerHost(Host):
     @property
     def refused(self) -> int:
         """How much this life has refused."""
-        return sum(self.broker._refusals.counts.values()) - sum(
-            self.broker.counts[name] for name in ("control_forgotten_job", "control_bad_record")
-        )
+        counts = self.broker.counts + self.shelf.service.counts
+        return counts.total() - sum(counts[name] for name in _NO_REFUSALS)
 
     def carry_out(self, effects: Sequence[BrokerEffect]) -> None:
         """Do what the broker wants, in order."""
@@ -251,7 +260,7 @@ class BrokerHost(Host):
                 case Forget(key):
                     del self.disk[key]
                 case Audit():
-                    self._write(effect)
+                    self.write(effect)
                 case Serve(route, _, request):
                     self.world.to_route(route, encode(Answer(request.request, 1, True, {"is": "done"})))
         self._looked += 1
@@ -267,7 +276,8 @@ class BrokerHost(Host):
             node = route.decode().partition("/")[0]
             hold(nothing_noted_is_lost, f"end/{message.job}/{node}" in self.disk, node, message.job)
 
-    def _write(self, entry: Audit) -> None:
+    def write(self, entry: Audit) -> None:
+        """A line of the audit trail."""
         line, self._head = next_line(self._head, self.moment.wall, entry)
         self.trail.append(line)
         if entry.event == "refused":

@@ -28,6 +28,7 @@ from holloway.protocols.control_plane.messages import (
     Step,
 )
 from holloway.protocols.control_plane.wire import decode, encode
+from holloway.simulations.control_files import FileClient
 from holloway.simulations.control_hosts import SECOND_NS, Host
 from holloway.simulations.streams import below, stream
 
@@ -61,6 +62,7 @@ class OperatorHost(Host):
         self.is_reading = True
         self._asked = 0
         self._watched: dict[str, _Watched] = {}
+        self.files = FileClient(self)
 
     def begin(self) -> None:
         """See `Host`."""
@@ -69,6 +71,11 @@ class OperatorHost(Host):
     def lose(self) -> None:
         """See `Host`. Nobody waits for what was asked for any more."""
         self._watched.clear()
+        self.files.lose()
+
+    def wake(self) -> None:
+        """See `Host`."""
+        self.files.wake()
 
     def unheard(self) -> list[str]:
         """Jobs whose end has not come."""

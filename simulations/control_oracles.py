@@ -6,7 +6,7 @@ responsible for when they are asked (`control_world` and `control_hosts`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -18,6 +18,7 @@ from holloway.protocols.control_plane.jobs import End, Phase
 from holloway.protocols.control_plane.messages import State
 from holloway.protocols.control_plane.output_flow import FULL_BYTES, OutputFlow
 from holloway.protocols.control_plane.output_flow import WINDOW as AGENT_WINDOW
+from holloway.simulations.control_file_oracles import FILES_ALWAYS, transfers_are_over
 
 LATE_S = 0.1
 """How late a deadline may be looked at."""
@@ -182,7 +183,7 @@ def the_audit_trail_is_a_chain(lines: Sequence[bytes]) -> str | None:
     return None if verdict.flaw is None else f"line {verdict.line} of {len(lines)}: {verdict.flaw.value}"
 
 
-CONTROL_ALWAYS = (
+CONTROL_ALWAYS: tuple[Callable[..., str | None], ...] = (
     nothing_runs_twice,
     what_is_over_does_not_begin,
     only_operators_command,
@@ -196,5 +197,11 @@ CONTROL_ALWAYS = (
     agents_are_bounded,
     jobs_end_by_their_deadline,
     the_audit_trail_is_a_chain,
+    *FILES_ALWAYS,
 )
-CONTROL_EVENTUALLY = (jobs_are_over, ends_are_noted, refusals_are_audited)
+CONTROL_EVENTUALLY: tuple[Callable[..., str | None], ...] = (
+    jobs_are_over,
+    ends_are_noted,
+    refusals_are_audited,
+    transfers_are_over,
+)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from holloway.protocols.control_plane.effects import Principal
 from holloway.protocols.control_plane.messages import Refusal
 from holloway.protocols.control_plane.wire import decode, kind_of
+from holloway.simulations.control_file_oracles import Transfers, transfers_are_over
 from holloway.simulations.control_hostile import HostileNode
 from holloway.simulations.control_hosts import SECOND_NS, AgentHost, BrokerHost, Host
 from holloway.simulations.control_operators import OperatorHost
@@ -93,43 +94,56 @@ class ControlWorld:
 
     # Messages on their way.
 
-    def to_broker(self, sender: AgentHost | OperatorHost, who: Principal | None, frames: list[bytes]) -> None:
+    def to_broker(
+        self, sender: AgentHost | OperatorHost, who: Principal, frames: list[bytes], *, is_file: bool = False
+    ) -> None:
         """A machine sends something to the broker, on its connection of now."""
         route = sender.route
-        self._carry(
-            sender.name, self.broker.name, frames, lambda line: self._at_broker(sender, who, route, frames, line)
-        )
 
-    def _at_broker(self, sender: Host, who: Principal | None, route: bytes, frames: list[bytes], line: int) -> None:
-        self._arrived(self.broker, sender.name, frames, line)
-        self.broker.do(lambda: self._received(who, route, frames))
+        def receive() -> None:
+            if is_file:
+                self.broker.shelf.receive(who, route, frames)
+            else:
+                self.broker.receive(who, route, frames)
 
-    def _received(self, who: Principal | None, route: bytes, frames: list[bytes]) -> None:
-        self.broker.receive(who, route, frames)
+        def arrive(line: int) -> None:
+            self._arrived(self.broker, sender.name, frames, line)
+            self.broker.do(receive)
 
-    def to_route(self, route: bytes, frames: list[bytes]) -> None:
+        self._carry(sender.name, self.broker.name, frames, arrive)
+
+    def to_route(self, route: bytes, frames: list[bytes], *, is_file: bool = False) -> None:
         """The broker sends something to a connection, which may be gone; sometimes it is told."""
         name = route.decode().partition("/")[0]
         host = self.hosts[name]
         bits = self._dice.getrandbits(64)
         if host.route != route or not host.is_up():
             self._note_frames(self.broker.name, "lost", name, frames, 0, "connection gone")
-            if bits & 1:
+            if bits & 1 and not is_file:
                 life = self.broker.life
                 self.timeline.at(self.timeline.now_ns, self._undelivered, life, route, frames)
             return
         life = self.broker.life
-        self._carry(self.broker.name, name, frames, lambda line: self._at_host(host, life, frames, line))
+
+        def receive() -> None:
+            if isinstance(host, AgentHost):
+                host.receive(frames)
+            elif isinstance(host, OperatorHost) and life == self.broker.life:  # what a dead broker wrote died with it
+                if is_file:
+                    host.files.receive(frames)
+                else:
+                    host.receive(frames)
+
+        def arrive(line: int) -> None:
+            self._arrived(host, self.broker.name, frames, line)
+            host.do(receive)
+
+        self._carry(self.broker.name, name, frames, arrive)
 
     def _undelivered(self, life: int, route: bytes, frames: list[bytes]) -> None:
         if self.broker.life == life and self.broker.is_up():
             self.reached.reach("connection_was_gone")
             self.broker.do(lambda: self.broker.undelivered(route, frames))
-
-    def _at_host(self, host: Host, life: int, frames: list[bytes], line: int) -> None:
-        self._arrived(host, self.broker.name, frames, line)
-        if isinstance(host, AgentHost) or (isinstance(host, OperatorHost) and life == self.broker.life):
-            host.do(lambda: host.receive(frames))
 
     def _carry(self, source: str, destination: str, frames: list[bytes], arrive: Callable[[int], None]) -> None:
         now_ns = self.timeline.now_ns
@@ -231,12 +245,19 @@ class ControlWorld:
 
     def _ask(self, workload: Workload) -> None:
         for host in self.operators.values():
-            host.ask()
+            if workload.kind == "files":
+                host.files.begin()
+            else:
+                host.ask()
         at_ns = self.timeline.now_ns + workload.every_ns
         if at_ns < self.plan.healed_ns:
             self.timeline.at(at_ns, self._ask, workload)
 
     def _judge(self, name: str) -> None:
+        if name == transfers_are_over.__name__:
+            waiting = [f"{host.name} {key}" for host in self.operators.values() for key in host.files.unfinished()]
+            hold(transfers_are_over, Transfers(tuple(waiting), len(self.broker.shelf.service)))
+            return
         settled = Settled(
             unfinished=tuple(self.broker.broker.jobs.running),
             unheard=tuple(job for host in self.operators.values() for job in host.unheard()),

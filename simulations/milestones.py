@@ -173,6 +173,11 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "output_thrown_away": _commanded("output made room for newer output"),
         "node_refused": _commanded("what a node may not do was refused"),
         "malformed_refused": _commanded("frames that are no message were refused"),
+        "file_put": _commanded("a file arrived at the broker"),
+        "file_got": _commanded("a file arrived at an operator"),
+        "file_resumed": _commanded("a file that was cut off went on where it had been"),
+        "file_changed": _commanded("a file was another one in the end than in the beginning, and was not stored"),
+        "file_refused": _commanded("a file was refused because too many, or the same one, were under way"),
         "nobody_meant": _commanded("a job was refused because its target fits nobody"),
         "flood_refused": _commanded("a job was refused because too many were running"),
     }

@@ -49,8 +49,9 @@ WORKLOADS: Mapping[str, str] = {
     "call": "each node asks each floating address, and whoever has it answers",
     "churn": "`burst` nodes leave, or come back, until all come back for the calm",
     "jobs": "each operator asks for a job, on nodes that the seed draws",
+    "files": "each operator puts a file, or gets one",
 }
-CONTROL_WORKLOADS = ("jobs",)
+CONTROL_WORKLOADS = ("jobs", "files")
 """Those of a control plane, which has no others."""
 CONTROL_FAULTS = (
     *("loss", "latency", "jitter", "duplicate", "reorder", "partition", "crash", "restart", "pause", "clock_jump"),
