@@ -1,0 +1,93 @@
+"""Getting a file: wanted until it is offered, pulled on when the broker has begun another life, and not when it is another file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from control_site import WALL, read, request
+
+from holloway.protocols.control_plane import file_messages as f
+from holloway.protocols.control_plane.effects import Moment, Send
+from holloway.protocols.control_plane.file_getter import ANOTHER_FILE, Found, Getter, GetterEffect
+from holloway.protocols.control_plane.file_receiver import RETRY_S, STALLED_AFTER_S, Leave, Outcome, Store, Write
+
+WANT = f.Want(request(1), "a/b")
+DATA = b"contents"
+OFFER = f.Offer(request(1), "a/b", len(DATA), hashlib.sha256(DATA).hexdigest(), 0o600)
+FETCH = f.Fetch(request(1), 0, len(DATA))
+
+
+def at(seconds: float) -> Moment:
+    return Moment(seconds, WALL + seconds)
+
+
+def said(effects: list[GetterEffect]) -> list[f.FileMessage]:
+    return [read(effect.frames) for effect in effects if isinstance(effect, Send)]  # type: ignore[misc]
+
+
+def pulling() -> Getter:
+    getter = Getter("k", b"", WANT, 1000.0)
+    getter.begin(at(0))
+    assert getter.receive(at(1), OFFER) == [Found("k", OFFER)]
+    assert said(getter.opened(at(1))) == [FETCH]
+    return getter
+
+
+def test_a_file_is_wanted_until_it_is_offered() -> None:
+    getter = Getter("k", b"", WANT, 1000.0)
+    assert said(getter.begin(at(0))) == [WANT]
+    assert getter.next_tick() == RETRY_S
+    assert getter.tick(at(RETRY_S - 1)) == []
+    assert said(getter.tick(at(RETRY_S))) == [WANT]
+    assert getter.tick(at(STALLED_AFTER_S)) == []
+    assert (getter.outcome, getter.next_tick()) == (Outcome.STALLED, None)
+    assert "nobody answered" in getter.why
+
+
+def test_what_comes_is_written_stored_and_confirmed() -> None:
+    getter = pulling()
+    effects = getter.receive(at(2), f.Chunk(request(1), 0, DATA))
+    assert effects == [Write("k", 0, DATA), Store("k")]
+    assert said(getter.stored()) == [f.Finish(request(1))]
+    assert (getter.outcome, getter.why) == (Outcome.DONE, "")
+    assert getter.receive(at(3), OFFER) == []
+
+
+def test_what_is_there_already_is_not_fetched() -> None:
+    getter = Getter("k", b"", WANT, 1000.0)
+    getter.begin(at(0))
+    getter.receive(at(1), OFFER)
+    getter.prime(DATA[:3])
+    assert said(getter.opened(at(1))) == [replace(FETCH, offset=3, size=len(DATA) - 3)]
+
+
+def test_the_same_offer_again_asks_for_what_is_missing_and_another_one_ends_it() -> None:
+    getter = pulling()
+    assert said(getter.receive(at(2), OFFER)) == [FETCH]
+    assert said(getter.tick(at(2 + RETRY_S))) == [WANT, FETCH]
+    effects = getter.receive(at(3), replace(OFFER, size=9))
+    assert said(effects) == [f.Abort(request(1), ANOTHER_FILE)]
+    assert effects[-1] == Leave("k")
+    assert (getter.outcome, getter.why) == (Outcome.FAILED, ANOTHER_FILE)
+
+
+def test_no_is_an_answer_and_what_is_for_another_transfer_is_none() -> None:
+    getter = Getter("k", b"", WANT, 1000.0)
+    getter.begin(at(0))
+    assert getter.receive(at(1), f.Chunk(request(1), 0, DATA)) == []
+    assert getter.receive(at(1), replace(OFFER, transfer=request(2))) == []
+    assert getter.opened(at(1)) == getter.stored() == []
+    getter.prime(b"x")
+    getter.receive(at(1), f.Abort(request(1), "there is no such file"))
+    assert (getter.outcome, getter.why) == (Outcome.FAILED, "there is no such file")
+
+
+def test_the_client_gives_up_before_and_while_it_is_pulled() -> None:
+    getter = Getter("k", b"", WANT, 1000.0)
+    getter.begin(at(0))
+    assert said(getter.failed("interrupted")) == [f.Abort(request(1), "interrupted")]
+    assert getter.outcome is Outcome.FAILED
+    getter = pulling()
+    assert said(getter.failed("no room on the disk")) == [f.Abort(request(1), "no room on the disk")]
+    assert getter.outcome is Outcome.FAILED
