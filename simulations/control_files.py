@@ -224,6 +224,8 @@ class FileClient:
                     self._data[key] = b""
                 case Leave():
                     pass
+        for key in [key for key, work in self._work.items() if work.outcome is not None]:
+            self._data.pop(key, None)
         times = [at for work in self._work.values() if (at := work.next_tick()) is not None]
         host.plan_wake(min(times, default=None))
 
