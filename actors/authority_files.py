@@ -50,6 +50,16 @@ Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What stands in the registry for the authority: the request of a machine under its `invitation`, or that of node `name` for
+    another certificate."""
+
+    value: bytes = field(repr=False)
+    invitation: bytes | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A decision that has been written down. `publish`: by registry key. `admitted`: the certificate of somebody new."""
 
@@ -98,6 +108,8 @@ class AuthorityFiles:
 
     def __init__(self, state: StateDirectory, network: str, entropy: Entropy) -> None:
         self.state, self.network, self._entropy = state, network, entropy
+        self._books: tuple[str, Ledger] | None = None
+        """The text of the ledger, and what it says."""
 
     @staticmethod
     def exist(state: StateDirectory) -> bool:
@@ -167,7 +179,8 @@ class AuthorityFiles:
         """
         with self._open() as desk:
             decision = desk.issuer.certify(name, prefixes, now, self._entropy(SERIAL_ENTROPY_BYTES))
-            return dict(self._settled(desk, decision, renewed_key(self.network, name), now).publish)
+            publish = self._keep(desk, now) if decision.has_changed else {}
+            return publish | ({} if decision.answer is None else {renewed_key(self.network, name): decision.answer})
 
     def release(self, name: str, now: int) -> dict[bytes, bytes]:
         """Let go of a node's name and addresses; its certificates are taken back, and its key may come again. What to publish, by
@@ -241,17 +254,34 @@ class AuthorityFiles:
 
     # What the registry asks for.
 
+    def settle(self, requests: Sequence[Asked], now: int) -> list[Settled]:
+        """Decide about requests in their order, and write down once what was decided. Ends before one that cannot be decided about,
+        and raises the LocalError when that is the first.
+        """
+        with self._open() as desk:
+            decisions: list[Decision] = []
+            for asked in requests:
+                try:
+                    decisions.append(self._decide(desk.issuer, asked, now))
+                except LocalError:
+                    if not decisions:
+                        raise
+                    break
+            publish = self._keep(desk, now) if any(decision.has_changed for decision in decisions) else {}
+            settled = []
+            for asked, decision in zip(requests, decisions, strict=False):
+                answer = {} if decision.answer is None else {self._place(asked): decision.answer}
+                settled.append(Settled(decision, answer | publish, self._admitted(desk, asked, decision)))
+                publish = {}  # once is enough
+            return settled
+
     def enrol(self, invitation: bytes, value: bytes, now: int) -> Settled:
         """Decide about a request."""
-        with self._open() as desk:
-            decision = desk.issuer.enrol(invitation, value, now, self._entropy(SERIAL_ENTROPY_BYTES))
-            return self._settled(desk, decision, grant_key(self.network, invitation), now, invitation)
+        return self.settle([Asked(value, invitation)], now)[0]
 
     def renew(self, name: str, value: bytes, now: int) -> Settled:
         """Decide about a request for another certificate."""
-        with self._open() as desk:
-            decision = desk.issuer.renew(name, value, now, self._entropy(SERIAL_ENTROPY_BYTES))
-            return self._settled(desk, decision, renewed_key(self.network, name), now)
+        return self.settle([Asked(value, name=name)], now)[0]
 
     def statements(self, now: int) -> dict[bytes, bytes]:
         """What the authority says to everybody, by registry key: authorities, settings, and a revocation list that is not old."""
@@ -271,31 +301,51 @@ class AuthorityFiles:
             at_hand = authorities_at_hand(self.state, bundle)
             invitation_key = self._invitation_key()
             signed = self._must_have(SETTINGS)
-            issuer = Issuer(
-                at_hand[-1], invitation_key, read_ledger(self._text(LEDGER)), bundle, settings_of(signed), signed
-            )
+            books = self._read()
+            issuer = Issuer(at_hand[-1], invitation_key, books[1], bundle, settings_of(signed), signed)
             yield _Desk(at_hand[-1], issuer, invitation_key, bundle, at_hand)
+            if self._books is None:  # nothing was written, so nothing has changed
+                self._books = books
 
-    def _settled(
-        self, desk: _Desk, decision: Decision, key: bytes, now: int, invitation: bytes | None = None
-    ) -> Settled:
-        publish: dict[bytes, bytes] = {}
-        if decision.has_changed:
-            if desk.issuer.ledger.is_list_due:
-                publish |= self._new_list(desk, now)
-            else:
-                self.state.write(LEDGER, write_ledger(desk.issuer.ledger))
-        if decision.answer is not None:
-            publish[key] = decision.answer
-        admitted = None
-        if decision.has_changed and invitation is not None:
-            holdings = desk.issuer.ledger.holdings
-            admitted = next((each.certificate for each in holdings if each.invitation == invitation), None)
-        return Settled(decision, publish, admitted)
+    def _decide(self, issuer: Issuer, asked: Asked, now: int) -> Decision:
+        serial = self._entropy(SERIAL_ENTROPY_BYTES)
+        if asked.invitation is not None:
+            return issuer.enrol(asked.invitation, asked.value, now, serial)
+        return issuer.renew(asked.name, asked.value, now, serial)
+
+    def _place(self, asked: Asked) -> bytes:
+        """Where the answer goes."""
+        if asked.invitation is not None:
+            return grant_key(self.network, asked.invitation)
+        return renewed_key(self.network, asked.name)
+
+    def _admitted(self, desk: _Desk, asked: Asked, decision: Decision) -> NodeCertificate | None:
+        if asked.invitation is None or not decision.has_changed:
+            return None
+        holdings = desk.issuer.ledger.holdings
+        return next((each.certificate for each in holdings if each.invitation == asked.invitation), None)
+
+    def _keep(self, desk: _Desk, now: int) -> dict[bytes, bytes]:
+        """Write the ledger down, and what follows from it. What to publish, by registry key."""
+        if desk.issuer.ledger.is_list_due:
+            return self._new_list(desk, now)
+        self._write(desk.issuer.ledger)
+        return {}
+
+    def _write(self, ledger: Ledger) -> None:
+        text = write_ledger(ledger)
+        self.state.write(LEDGER, text)
+        self._books = text, ledger
+
+    def _read(self) -> tuple[str, Ledger]:
+        """The ledger as it stands in the file; its text is taken apart only when somebody else has written it."""
+        text, books = self._text(LEDGER), self._books
+        self._books = None  # until whoever uses it has come to the end
+        return books if books is not None and books[0] == text else (text, read_ledger(text))
 
     def _new_list(self, desk: _Desk, now: int) -> dict[bytes, bytes]:
         revocations = desk.issuer.revocation_list(now)
-        self.state.write(LEDGER, write_ledger(desk.issuer.ledger))
+        self._write(desk.issuer.ledger)
         self.state.write(LIST, revocations.der)
         return {revoked_key(self.network): revocations.der}
 

@@ -204,9 +204,9 @@ class Enrolled:
             self._keep(SERIAL, str(self._serial).encode())
         return self._serial
 
-    def keep_seen(self, memory: str) -> None:
-        """Remember the newest records, which are those of `records.memory()`, for the next start. May be done in a thread."""
-        self.state.write(SEEN, memory)
+    def keep_seen(self) -> None:
+        """Remember the newest records for the next start. May be done in a thread."""
+        self.state.write(SEEN, self.records.memory())
 
     def keep_owed(self) -> None:
         """Write what the disk has refused to take. Raises `PortError` while it does."""

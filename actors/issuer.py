@@ -12,14 +12,15 @@ import hashlib
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.authority_files import AuthorityFiles
+from holloway.actors.authority_files import Asked, AuthorityFiles
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.membership import first_of
 from holloway.actors.registry import Changes, Entry, Put, RegistryPort
@@ -38,8 +39,10 @@ PUT_BACK_S = 1.0
 """How often what we say is put back, at most, when somebody goes on changing it."""
 RETRY_S = 1.0
 RETRY_MAX_S = 4.0
-FOREIGN_PAUSE_S = 0.02
-"""After a request that proves nothing: whoever fills the store with them gets no more than this much of our time."""
+AT_ONCE = 12
+"""Requests that are decided about with the ledger written once. Their answers have to fit into one transaction."""
+FOREIGN_PAUSE_S = 0.005
+"""For each request that proves nothing: whoever fills the store with them gets a small part of our time."""
 MAX_DONE = 4096
 LOG_LINES = 50
 _INVITATION = re.compile(rb"[0-9a-f]{32}\Z")
@@ -79,6 +82,16 @@ async def issuer(
         pause_s = min(2 * pause_s, RETRY_MAX_S)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that was not answered yet. `digest`: SHA-256 of what stands under `key`; `who`: for people."""
+
+    key: bytes
+    digest: bytes
+    who: str
+    asked: Asked
+
+
 class _Desk:
     """Where requests come in."""
 
@@ -88,6 +101,7 @@ class _Desk:
         self._authority, self._wall_ns, self._problems, self._log = authority, wall_ns, problems, log
         prefix = network_prefix(authority.network)
         self._prefix, self._enrol, self._renew = prefix, prefix + b"enrol/", prefix + b"renew/"
+        self._answers = prefix + b"grants/", prefix + b"renewed/"
         self._statements: Publish = {}
         self._spoken_at = -math.inf
         self._speak_at = math.inf
@@ -103,16 +117,17 @@ class _Desk:
         while True:
             await self._speak(registry)
             snapshot = await registry.snapshot(self._prefix)
-            for key, entry in snapshot.entries.items():
-                await self._take(registry, key, entry)
+            await self._take(registry, list(snapshot.entries.items()))
             try:
                 async with registry.watch(self._prefix, snapshot.revision) as watch:
                     while True:
                         changes: Changes = ()
                         with trio.move_on_at(self._speak_at):
                             changes = await watch.receive()
-                        for change in changes:
-                            await self._take(registry, change.key, change.entry if isinstance(change, Put) else None)
+                        await self._take(
+                            registry,
+                            [(each.key, each.entry if isinstance(each, Put) else None) for each in changes],
+                        )
                         if trio.current_time() >= self._speak_at:
                             await self._speak(registry)
             except RegistryError as error:
@@ -130,55 +145,67 @@ class _Desk:
             if entry is None or entry.value != value:
                 await registry.put(key, value)
 
-    async def _take(self, registry: RegistryPort, key: bytes, entry: Entry | None) -> None:
-        """What stands under a key now."""
+    async def _take(self, registry: RegistryPort, found: Sequence[tuple[bytes, Entry | None]]) -> None:
+        """What stands under these keys now."""
+        for first in range(0, len(found), AT_ONCE):
+            waiting = [asked for each in found[first : first + AT_ONCE] if (asked := self._asked(*each)) is not None]
+            while waiting:
+                waiting = waiting[await self._answer(registry, waiting) :]
+            await trio.lowlevel.checkpoint()  # somebody may have filled the store, and packets are waiting
+
+    def _asked(self, key: bytes, entry: Entry | None) -> _Waiting | None:
+        """The request under a key, if there is one that was not answered yet."""
         if key in self._statements:
             if entry is None or entry.value != self._statements[key]:
                 self._speak_at = min(self._speak_at, self._spoken_at + PUT_BACK_S)
-        elif entry is None:
+            return None
+        if entry is None:
             self._done.pop(key, None)
-        elif key.startswith(self._enrol) and _INVITATION.match(invitation := key.removeprefix(self._enrol)):
-            decide = partial(self._authority.enrol, bytes.fromhex(invitation.decode("ascii")))
-            await self._answer(registry, key, entry.value, "a machine that wants to join", decide)
+            return None
+        if key.startswith(self._enrol) and _INVITATION.match(invitation := key.removeprefix(self._enrol)):
+            asked, who = Asked(entry.value, bytes.fromhex(invitation.decode("ascii"))), "a machine that wants to join"
         elif key.startswith(self._renew) and NAME.match(
             name := key.removeprefix(self._renew).decode("ascii", "replace")
         ):
-            await self._answer(registry, key, entry.value, f"node {name}", partial(self._authority.renew, name))
+            asked, who = Asked(entry.value, name=name), f"node {name}"
+        else:
+            return None
+        digest = hashlib.sha256(entry.value).digest()
+        return None if self._done.get(key) == digest else _Waiting(key, digest, who, asked)
 
-    async def _answer(
-        self,
-        registry: RegistryPort,
-        key: bytes,
-        value: bytes,
-        who: str,
-        decide: Callable[[bytes, int], Settled],
-    ) -> None:
-        digest = hashlib.sha256(value).digest()
-        if self._done.get(key) == digest:
-            return
-        settled = await self._authority.state.apart(partial(decide, value, self._now))
+    async def _answer(self, registry: RegistryPort, waiting: Sequence[_Waiting]) -> int:
+        """Decide about these, and answer those that prove something. How many were decided about: one at least."""
+        requests = [each.asked for each in waiting]
+        settled = await self._authority.state.apart(partial(self._authority.settle, requests, self._now))
+        answers: dict[bytes, bytes] = {}
+        for each, one in zip(waiting, settled, strict=False):
+            self._note(each, one)
+            answers |= one.publish
+        statements = {place: text for place, text in answers.items() if not place.startswith(self._answers)}
+        if len(statements) < len(answers):
+            lease = await registry.grant(ANSWER_S)
+            kept = {place: text for place, text in answers.items() if place not in statements}
+            await registry.transact((), kept, lease=lease.id)
+        for place, text in statements.items():
+            self._statements = {**self._statements, place: text}
+            await registry.put(place, text)
+        foreign = sum(one.decision.answer is None for one in settled)
+        await trio.sleep(foreign * FOREIGN_PAUSE_S)
+        return len(settled)
+
+    def _note(self, each: _Waiting, settled: Settled) -> None:
         decision, admitted = settled.decision, settled.admitted
-        self._done[key] = digest
+        self._done[each.key] = each.digest
         if len(self._done) > MAX_DONE:
             self._done.popitem(last=False)
         if decision.reason is not None:
             self._problems[decision.reason.value] += 1
-            self._log.warning("authority: %s is refused: %s", who, decision.reason.value)
+            self._log.warning("authority: %s is refused: %s", each.who, decision.reason.value)
         elif admitted is not None:
             addresses = ", ".join(sorted(map(str, admitted.addresses)))
             self._log.info("authority: node %s was let in, with %s", admitted.name, addresses)
         elif decision.has_changed:
-            self._log.info("authority: the certificate of %s was renewed", who)
-        if decision.answer is None:
-            await trio.sleep(FOREIGN_PAUSE_S)
-            return
-        lease = await registry.grant(ANSWER_S)
-        for place, text in settled.publish.items():
-            if place.startswith((self._prefix + b"grants/", self._prefix + b"renewed/")):
-                await registry.put(place, text, lease=lease.id)
-            else:
-                self._statements = {**self._statements, place: text}
-                await registry.put(place, text)
+            self._log.info("authority: the certificate of %s was renewed", each.who)
 
 
 def _first(group: BaseExceptionGroup[HollowayError]) -> HollowayError:

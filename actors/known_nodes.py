@@ -16,6 +16,7 @@ import trio
 
 from holloway.actors.enrolled import KNOWN, Enrolled
 from holloway.actors.registry import Entry
+from holloway.actors.state_directory import MAX_FILE_BYTES
 from holloway.actors.wanted import MAX_PEERS
 from holloway.protocols.errors import PortError
 from holloway.protocols.membership import RecordProblem
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from holloway.actors.records import Records
 
 UNKEPT = "what is known cannot be kept: %s"
+_HEAD, _TAIL = '{"v":1,"records":{', "}}"
 
 
 class KnownNodes:
@@ -52,8 +54,7 @@ class KnownNodes:
                 self._enrolled.keep_owed()
                 kept = self._worth_keeping()
                 if kept != self._kept:
-                    write = partial(_write, self._enrolled, self._enrolled.records.memory(), kept)
-                    await self._enrolled.state.apart(write)
+                    await self._enrolled.state.apart(partial(_write, self._enrolled, kept))
                     self._kept = kept
             except PortError as error:
                 self._log.warning(UNKEPT, error)
@@ -66,11 +67,20 @@ class KnownNodes:
         return {name: value for name, value in (self._kept | known).items() if name not in gone}
 
 
-def _write(enrolled: Enrolled, seen: str, kept: Mapping[str, bytes]) -> None:
-    """First how new they were: records without that would let older ones back in."""
-    enrolled.keep_seen(seen)
-    texts = {name: value.decode("ascii", "replace") for name, value in sorted(kept.items())}
-    enrolled.state.write(KNOWN, json.dumps({"v": 1, "records": texts}, separators=(",", ":")))
+def _write(enrolled: Enrolled, kept: Mapping[str, bytes]) -> None:
+    """First how new they were: records without that would let older ones back in. Then as many as can be read again, of which those
+    that say least come first.
+    """
+    enrolled.keep_seen()
+    # One by one: other threads get on between two of them.
+    lines = [f"{json.dumps(name)}:{json.dumps(value.decode('ascii', 'replace'))}" for name, value in kept.items()]
+    room, chosen = MAX_FILE_BYTES - len(_HEAD + _TAIL), list[str]()
+    for line in sorted(lines, key=len):
+        room -= len(line) + 1
+        if room < 0:
+            break
+        chosen.append(line)
+    enrolled.state.write(KNOWN, _HEAD + ",".join(sorted(chosen)) + _TAIL)
 
 
 def _known(kept: bytes | None) -> dict[str, bytes]:

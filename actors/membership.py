@@ -53,6 +53,8 @@ REFRESH_S = 10.0
 """How often we look whether our record has to say something else."""
 KEEP_S = 2.0
 """How often what we know is kept, if it has changed: a node that is killed knows the others when it is back."""
+KEEP_SHARE = 20
+"""But no oftener than that many times as long as it takes: with thousands of nodes there is much to write."""
 JUDGE_S = 60.0
 """How often certificates are looked at when nothing changes: they run out."""
 WARN_DAYS = (1, 7, 30)
@@ -415,9 +417,12 @@ class _Stay:
 
     async def _refresh(self, registry: RegistryPort, lease: Lease) -> None:
         while True:
-            for _ in range(int(REFRESH_S / KEEP_S)):
-                await trio.sleep(KEEP_S)
+            due, pause_s = trio.current_time() + REFRESH_S, KEEP_S
+            while trio.current_time() < due:
+                await trio.sleep(pause_s)
+                began = trio.current_time()
                 await self._handle.keep()
+                pause_s = max(KEEP_S, KEEP_SHARE * (trio.current_time() - began))
             await self._handle.refresh(registry, lease)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:

@@ -109,7 +109,7 @@ class SignedRecords:
         return verified
 
     def memory(self) -> str:
-        """The serial numbers seen, as JSON text, for `SignedRecords` of a later life."""
+        """The serial numbers seen, as JSON text, for `SignedRecords` of a later life. Another thread may ask."""
         rows = [
             {
                 "name": name,
@@ -118,7 +118,7 @@ class SignedRecords:
                 "text": seen.text.hex(),
                 "expires": seen.expires,
             }
-            for (name, key), seen in sorted(self._seen.items())
+            for (name, key), seen in sorted(dict(self._seen).items())
         ]
         return compact({"v": 1, "seen": rows})
 

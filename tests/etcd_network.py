@@ -46,7 +46,7 @@ from holloway.protocols.envelopes import seal_text
 from holloway.protocols.identity import ENTROPY_BYTES
 from holloway.protocols.invitations import Invitation
 from holloway.protocols.joiner import Granted, Joiner
-from holloway.protocols.membership import NodeRecord, encode_record, network_prefix, node_key
+from holloway.protocols.membership import NodeRecord, Prefix, encode_record, network_prefix, node_key
 from holloway.protocols.network_settings import NetworkSettings, random_network6
 from holloway.protocols.signed_records import LABEL as RECORD
 from holloway.simulations.network import SimulatedNetwork
@@ -70,6 +70,9 @@ class RealHost(SimulatedPorts):
     def entropy(self, n: int) -> bytes:
         return os.urandom(n)
 
+    def open_state(self, directory: Path) -> StateDirectory:
+        return StateDirectory(directory)
+
 
 class EtcdNetwork:
     """The founder runs as long as the context lasts, and so do the nodes that `joined` or `node` started."""
@@ -86,6 +89,7 @@ class EtcdNetwork:
         self.ports: dict[str, SimulatedPorts] = {}
         self._lease_s, self._founder = lease_s, founder
         self._numbers: dict[str, int] = {}
+        self._prefixes: dict[str, list[Prefix]] = {}
         self._scopes: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
         self._stack = AsyncExitStack()
         self.heard: list[bytes] = []
@@ -156,6 +160,7 @@ class EtcdNetwork:
         ports = self.ports[called] = RealHost(self.wire, self.outer(called), answer_pings=True)
         async with open_node(self.config(called), ports=ports) as node:
             self.nodes[called] = node
+            self._prefixes[called] = [ip_network(each.ip) for each in node.config.interface.addresses]
             try:
                 yield node
             finally:
@@ -192,19 +197,19 @@ class EtcdNetwork:
         return [self.nodes[name] for name in names]
 
     async def all_meet(self, within_s: float = 10.0) -> None:
-        await until(
-            lambda: all(self.knows(one, other) for one in self.nodes for other in self.nodes if one != other), within_s
-        )
+        with trio.fail_after(within_s):
+            for one in list(self.nodes):
+                for other in self.nodes.keys() - {one}:
+                    await until(lambda: self.knows(one, other), within_s)  # noqa: B023
 
     def knows(self, one: str, other: str) -> bool:
-        """Whether the first has the second as what it is: its key, and its addresses."""
-        peer = self.nodes[one].roster.plan.peers.get(other)
-        node = self.nodes.get(other)
+        """Whether the first has the second as what it is: its key, its addresses, and its place."""
+        peer, node = self.nodes[one].roster.plan.peers.get(other), self.nodes.get(other)
         return (
             peer is not None
             and node is not None
             and peer.public_key == node.public_key
-            and set(peer.allowed) >= {ip_network(address.ip) for address in node.config.interface.addresses}
+            and set(peer.allowed) >= set(self._prefixes[other])
             and peer.endpoints == (Endpoint(self.outer(other), PORT),)
         )
 

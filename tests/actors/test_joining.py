@@ -15,13 +15,14 @@ import pytest
 import trio
 from enrolled_world import NETWORK, NOW, PREFIX, EnrolledWorld, Entropy, until
 
-from holloway.actors.authority_files import LEDGER, AuthorityFiles
+from holloway.actors.authority_files import LEDGER, Asked, AuthorityFiles
 from holloway.actors.enrolled import identity_in, keep_granted
 from holloway.actors.founding import found_network
 from holloway.actors.issuer import issuer
 from holloway.actors.joining import join
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.authorities import authorities_key
+from holloway.protocols.enrolment import EnrolProblem
 from holloway.protocols.errors import HollowayError, LocalError, PortError
 from holloway.protocols.identity import ENTROPY_BYTES
 from holloway.protocols.invitations import Invitation
@@ -199,6 +200,67 @@ def test_what_was_decided_is_written_down_and_a_lost_ledger_stops_the_authority(
             ledger.write_bytes(contents)
         with pytest.raises((LocalError, PortError)):
             again.statements(NOW)
+
+
+def asked(world: EnrolledWorld, invitation: Invitation, machine: str) -> Asked:
+    identity = identity_in(world.state(machine), world.entropy(ENTROPY_BYTES))
+    return Asked(Joiner(invitation, identity, world.entropy(16), name=machine).request(), invitation.terms.id)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Who is in the ledger, as another process reads it."""
+    return sorted(AuthorityFiles(StateDirectory(folder / "office"), NETWORK, Entropy("reader")).standing().nodes)
+
+
+def test_requests_that_wait_together_are_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = EnrolledWorld(tmp_path)
+    requests = [asked(world, world.invite(), machine) for machine in ("x", "y", "z")]
+    requests.insert(1, Asked(b"garbage", bytes(16)))
+    written: list[str] = []
+    write = StateDirectory.write
+
+    def counted(self: StateDirectory, called: str, contents: bytes | str) -> None:
+        written.append(called)
+        write(self, called, contents)
+
+    monkeypatch.setattr(StateDirectory, "write", counted)
+    settled = world.authority.settle(requests, NOW)
+    assert written == [LEDGER]
+    assert [each.decision.answer is None for each in settled] == [False, True, False, False]
+    addresses = {each for one in settled if one.admitted is not None for each in one.admitted.addresses}
+    assert len(addresses) == 6
+    assert names_in(tmp_path) == ["x", "y", "z"]
+
+
+def test_the_ledger_is_read_again_when_somebody_else_has_written_it_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = EnrolledWorld(tmp_path)
+    world.enrol(1)
+    other = AuthorityFiles(StateDirectory(tmp_path / "office"), NETWORK, Entropy("other"))
+    other.revoke("node-1", NOW)
+    (settled,) = world.authority.settle([asked(world, world.invite(), "node-1")], NOW)
+    assert settled.decision.reason is EnrolProblem.KEY_REVOKED
+    monkeypatch.setattr("holloway.actors.authority_files.read_ledger", lambda _: pytest.fail("it was read again"))
+    for number in range(2, 5):
+        world.enrol(number)
+
+
+def test_what_could_not_be_written_down_was_not_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = EnrolledWorld(tmp_path)
+    invitation = world.invite()
+    first, second = asked(world, invitation, "x"), asked(world, invitation, "y")
+
+    def full(self: StateDirectory, called: str, contents: bytes | str) -> None:
+        raise PortError(f"cannot write {called}", "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateDirectory, "write", full)
+        with pytest.raises(PortError):
+            world.authority.settle([first], NOW)
+    (settled,) = world.authority.settle([second], NOW)
+    assert settled.admitted is not None
+    assert names_in(tmp_path) == ["y"]
 
 
 def test_a_list_is_made_anew_before_it_is_old_and_not_before(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ What comes of it in another life is in `test_authority_membership`.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import Counter
@@ -101,3 +102,16 @@ async def test_nothing_new_is_not_written_again_and_what_the_disk_refused_is(
     scene.disk.began.clear()
     await scene.known.keep()
     assert not scene.disk.began.is_set()
+
+
+async def test_no_more_is_kept_than_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path)
+    scene.disk.go_on.set()
+    (value,) = scene.records.values().values()
+    monkeypatch.setattr(scene.records, "values", lambda: {"long": value * 3, name(2): value, "longer": value * 4})
+    monkeypatch.setattr("holloway.actors.known_nodes.MAX_FILE_BYTES", 2 * len(value))
+    await scene.known.keep()
+    kept = (tmp_path / name(1) / KNOWN).read_text()
+    assert len(kept) <= 2 * len(value)
+    assert list(json.loads(kept)["records"]) == [name(2)]
+    assert scene.known.recall()
