@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 from holloway.cli.announced import say_announced
@@ -74,13 +74,17 @@ def init_pinned(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[Prefi
 
 
 def _endpoint(port: int) -> str | None:
-    """Where this host can be called, as far as its routes say; None when they lead nowhere."""
+    """Where this host can be called, as far as its routes say; None when they lead nowhere. Of two the one that is public, and of equals
+    IPv4: not every other host has IPv6."""
+    found: list[IPv4Address | IPv6Address] = []
     for family, address in _FAR_AWAY:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((address, 9))
-                found = probe.getsockname()[0]
+                found.append(ip_address(probe.getsockname()[0]))
         except OSError:  # the host has no such family, or no route
             continue
-        return f"[{found}]:{port}" if family == socket.AF_INET6 else f"{found}:{port}"
-    return None
+    if not found:
+        return None
+    best = min(found, key=lambda each: (not each.is_global, each.version))
+    return f"[{best}]:{port}" if best.version == 6 else f"{best}:{port}"

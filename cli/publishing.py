@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.state_option import config_file
 
@@ -26,7 +27,15 @@ def member_config(state: Path | None) -> tuple[Config, RegistryConfig]:
 
     from holloway.actors.config import load_config
 
-    config = load_config(config_file(state), environ=os.environ)
+    file = config_file(state)
+    if not file.exists():
+        raise CommandFailedError(
+            f"there is no node in {file.parent}",
+            "it has joined no network",
+            "name the folder of one: --state DIR; or make one: holloway init NETWORK, holloway join TOKEN",
+            ExitCode.CONFIG,
+        )
+    config = load_config(file, environ=os.environ)
     if config.registry is None:
         raise CommandFailedError(
             "this node has no registry", "it knows its peers from files", "change the files, and start the nodes again"

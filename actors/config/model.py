@@ -157,7 +157,8 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityConfig:
-    """Where the node keeps its certificate and all that belongs to it: the folder that `holloway init` or `join` filled."""
+    """Where the node keeps what it has of its network: the folder that `holloway init` or `join` filled. With an authority its
+    certificate and all that belongs to it; where the store is believed its address, which it has from there."""
 
     directory: Path
 

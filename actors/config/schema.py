@@ -125,7 +125,7 @@ SECTIONS: Final = (
                 "addresses",
                 list_kind(interface_address_kind(), least=1),
                 "The node's addresses in the private network, each with the length of its network's prefix. A node with an "
-                "[identity] has those of its certificate, and needs none here.",
+                "[identity] has those of its certificate, or one that the registry has for it, and needs none here.",
                 Absent.REQUIRED,
                 example='["10.99.0.1/24", "fd99::1/64"]',
                 unless="identity",
@@ -373,7 +373,8 @@ SECTIONS: Final = (
     ),
     Section(
         "identity",
-        "The certificate that the network's authority gave this node, with its keys.",
+        "What this node keeps of its network: the certificate that the authority gave it, with its keys; or, where the store is believed, "
+        "its address and the network's settings.",
         (
             Field(
                 "directory",
@@ -422,7 +423,7 @@ SECTIONS: Final = (
             Field(
                 "address",
                 overlay_address_kind(),
-                "The address. In a network with an authority it lies in the floating range, and this node's certificate has it "
+                "The address, one of the network's floating range. In a network with an authority this node's certificate has it "
                 "as a prefix (`holloway invite --prefix 10.99.2.1/32`).",
                 Absent.REQUIRED,
                 example='"10.99.2.1"',
