@@ -16,7 +16,7 @@ from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import ADDRESS, DURATION, PREFIX
 from holloway.cli.printing import json_option, print_json
 from holloway.cli.registry_files import pack
-from holloway.cli.state_option import config_file, state_directory, state_option
+from holloway.cli.state_option import node_config, state_directory, state_option
 from holloway.cli.store_node import store_token
 
 if TYPE_CHECKING:
@@ -69,11 +69,7 @@ def command(
 
     Where the store is believed any node can print one. It says where the registry is and what it takes to reach it, and does not expire.
     """
-    import os
-
-    from holloway.actors.config import load_config
-
-    config = load_config(config_file(state), environ=os.environ)
+    config = node_config(state)
     trust = "pinned" if config.registry is None else config.registry.trust
     if config.registry is None or trust == "pinned":
         raise CommandFailedError(

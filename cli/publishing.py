@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
-from holloway.cli.state_option import config_file
+from holloway.cli.state_option import node_config
 
 if TYPE_CHECKING:
     from holloway.actors.config import Config
@@ -23,19 +22,7 @@ PUBLISH_S = 10.0
 
 def member_config(state: Path | None) -> tuple[Config, RegistryConfig]:
     """The configuration of the node in a state directory, and its registry. Raises `CommandFailedError` where it has none."""
-    import os
-
-    from holloway.actors.config import load_config
-
-    file = config_file(state)
-    if not file.exists():
-        raise CommandFailedError(
-            f"there is no node in {file.parent}",
-            "it has joined no network",
-            "name the folder of one: --state DIR; or make one: holloway init NETWORK, holloway join TOKEN",
-            ExitCode.CONFIG,
-        )
-    config = load_config(file, environ=os.environ)
+    config = node_config(state)
     if config.registry is None:
         raise CommandFailedError(
             "this node has no registry", "it knows its peers from files", "change the files, and start the nodes again"

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 
 if TYPE_CHECKING:
+    from holloway.actors.config import Config
     from holloway.actors.state_directory import StateDirectory
 
 DEFAULT_INTERFACE = "hw0"
@@ -47,6 +49,21 @@ def config_file(path: Path | None) -> Path:
     from holloway.actors.state_directory import CONFIG_FILE
 
     return state_directory(path).file(CONFIG_FILE)
+
+
+def node_config(path: Path | None) -> Config:
+    """The configuration of the node there. Raises `CommandFailedError` where there is none, and `ConfigProblems`."""
+    from holloway.actors.config import load_config
+
+    file = config_file(path)
+    if not file.exists():
+        raise CommandFailedError(
+            f"there is no node in {file.parent}",
+            "it has joined no network",
+            "name the folder of one: --state DIR; or make one: holloway init NETWORK, holloway join TOKEN",
+            ExitCode.CONFIG,
+        )
+    return load_config(file, environ=os.environ)
 
 
 def host_name() -> str | None:
