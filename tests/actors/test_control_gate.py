@@ -195,14 +195,15 @@ async def test_a_context_has_one_gate_and_a_closed_one_opens_nothing() -> None:
 
 
 async def test_a_frame_that_is_too_long_costs_its_sender_the_connection_and_us_nothing() -> None:
-    async with house() as here, clients() as context, trio.open_nursery() as nursery:
+    async with house() as here, clients() as context:
         changes: list[Change] = []
         with Link(context, here.broker(here.admit())) as link:
-            nursery.start_soon(link.watch, changes.append)
-            await link.send([b"x" * (MAX_FRAME_BYTES + 1)])
-            with trio.fail_after(5):
-                while Change.DISCONNECTED not in changes:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
-            await link.send([b"short"])
-            assert (await here.receive())[2] == b"short"
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.watch, changes.append)
+                await link.send([b"x" * (MAX_FRAME_BYTES + 1)])
+                with trio.fail_after(5):
+                    while Change.DISCONNECTED not in changes:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                await link.send([b"short"])
+                assert (await here.receive())[2] == b"short"
+                nursery.cancel_scope.cancel()
