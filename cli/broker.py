@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from holloway.cli.control_options import COMMAND_PORT
+from holloway.cli.control_options import COMMAND_PORT, FILE_PORT
 from holloway.cli.option_types import DURATION
 from holloway.cli.printing import say
 from holloway.cli.up import LOG_LEVELS, configure_logging
@@ -27,6 +27,17 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
     help="The TCP port for commands.",
 )
 @click.option(
+    "--file-port", type=click.IntRange(1, 65535), default=FILE_PORT, show_default=True, help="The TCP port for files."
+)
+@click.option(
+    "--max-file",
+    type=click.IntRange(1),
+    default=64 * 1024,
+    show_default=True,
+    metavar="MIB",
+    help="The largest file that may be put.",
+)
+@click.option(
     "--first-client",
     "first_client_s",
     type=DURATION,
@@ -40,7 +51,14 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
 def command(
-    root: Path, bind: str, command_port: int, first_client_s: int, no_first_client: bool, log_level: str
+    root: Path,
+    bind: str,
+    command_port: int,
+    file_port: int,
+    max_file: int,
+    first_client_s: int,
+    no_first_client: bool,
+    log_level: str,
 ) -> int:
     """Run the broker between operators and nodes.
 
@@ -49,9 +67,11 @@ def command(
     """
     from functools import partial
 
-    from holloway.actors.control_plane.broker import BrokerSettings, Listening, serve_commands
+    from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
+    from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import of, run_until_signal
+    from holloway.protocols.control_plane.file_service import FileLimits
     from holloway.supervisor import Child, Supervisor, Tree
 
     configure_logging(log_level)
@@ -69,9 +89,16 @@ def command(
             say(f'server_public_key: "{listening.public_key}"')
 
     def reload(tree: Tree) -> None:
-        listening = of(tree, "commands")
-        if isinstance(listening, Listening):
-            listening.reload()
+        for path in ("commands", "files"):
+            listening = of(tree, path)
+            if isinstance(listening, Listening | FilesListening):
+                listening.reload()
 
-    commands = Child(name="commands", run=partial(serve_commands, settings=settings, world=world))
-    return run_until_signal(Supervisor([commands], name="broker"), ready, reload)
+    files = FileSettings(
+        root=root.absolute(), endpoint=endpoint_of(bind, file_port), limits=FileLimits(max_bytes=max_file << 20)
+    )
+    children = [
+        Child(name="commands", run=partial(serve_commands, settings=settings, world=world)),
+        Child(name="files", run=partial(serve_files, settings=files, world=world)),
+    ]
+    return run_until_signal(Supervisor(children, name="broker"), ready, reload)

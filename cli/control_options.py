@@ -28,11 +28,14 @@ MAX_CONFIG_BYTES: Final = 64 * 1024
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_KEYS: Final = "keys.yml"
 COMMAND_PORT: Final = 23002
-CONTROL_VERBS: Final = ("agent", "client", "clients", "echo", "exec", "jobs")
+FILE_PORT: Final = 23003
+CONTROL_VERBS: Final = ("agent", "client", "clients", "echo", "exec", "file", "jobs")
 """The verbs that `--host` and `--curve-key-file` before the verb are for."""
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+))(?::(?P<port>\d{1,5}))?\Z")
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
-_ALL_OPTIONS = frozenset({"--host", "--curve-key-file", "-t", "--target", "-a", "-e", "-r", "--timeout", "--color"})
+_ALL_OPTIONS = frozenset(
+    {"--host", "--curve-key-file", "-t", "--target", "-a", "-e", "-r", "--timeout", "--color", "--file-port"}
+)
 """What may stand in the configuration, whichever verb has it."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

@@ -42,6 +42,7 @@ VERBS: Final = {
     "clients": "Show the nodes that the broker knows.",
     "echo": "Have nodes say MESSAGE back.",
     "exec": "Run a program on nodes.",
+    "file": "Put files to the broker, and get them.",
     "jobs": "List, show, wait for and cancel jobs.",
     "audit": "Check the audit trail of a broker or an agent.",
     "check": "Name every problem of a configuration file.",

@@ -18,14 +18,16 @@ import trio
 import zmq
 
 from holloway.actors.control_plane.agent import AgentSettings, run_jobs
-from holloway.actors.control_plane.broker import BrokerSettings, Listening, serve_commands
+from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
 from holloway.actors.control_plane.curve import CurvePair, new_pair
+from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
 from holloway.actors.control_plane.key_files import ServerKeys, with_client
 from holloway.actors.control_plane.link import Broker, Link
 from holloway.actors.control_plane.programs import ProgramPolicy
 from holloway.actors.control_plane.world import World
 from holloway.protocols.control_plane.agent import Agent, AgentPolicy
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
+from holloway.protocols.control_plane.file_service import FileLimits
 from holloway.protocols.control_plane.messages import (
     Ask,
     Denied,
@@ -119,6 +121,7 @@ class ControlWorld:
     server: CurvePair
     keys: ServerKeys
     port: int = 0
+    file_port: int = 0
     policy: BrokerPolicy = field(default_factory=BrokerPolicy)
     clients: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     closing: ExitStack = field(default_factory=ExitStack)
@@ -141,6 +144,17 @@ class ControlWorld:
         async with open_tree(alone("broker", partial(serve_commands, settings=settings, world=WORLD))) as tree:
             self.port = int(self.listening(tree).endpoint.rpartition(":")[2])
             yield tree
+
+    @asynccontextmanager
+    async def files(self, limits: FileLimits | None = None) -> AsyncIterator[FilesListening]:
+        """The broker's files, running; on the same port each time."""
+        endpoint = endpoint_of("127.0.0.1", self.file_port)
+        settings = FileSettings(root=self.root, endpoint=endpoint, limits=limits or FileLimits())
+        async with open_tree(alone("files", partial(serve_files, settings=settings, world=WORLD))) as tree:
+            listening = tree.ref("files").get()
+            assert isinstance(listening, FilesListening)
+            self.file_port = int(listening.endpoint.rpartition(":")[2])
+            yield listening
 
     def listening(self, tree: Tree) -> Listening:
         listening = tree.ref("broker").get()

@@ -23,7 +23,7 @@ from holloway.actors.control_plane.client_admin import client_change, client_row
 from holloway.actors.control_plane.curve import CurvePair
 from holloway.actors.control_plane.first_client import WINDOW_S, FirstClient
 from holloway.actors.control_plane.key_files import ServerKeys
-from holloway.actors.control_plane.key_text import KeyFile
+from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.record_store import RecordStore
 from holloway.actors.control_plane.roster import Roster
 from holloway.actors.control_plane.world import World
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 COMMAND_PORT = 23002
 BATCH = 256
 """Messages that are taken at once, and so made durable at once."""
-KEYS_POLL_S = 1.0
-KEYS_RETRY_S = 5.0
 RECORDS = "records.db"
 FOLDER = Path("broker")
 DEFAULT_POLICY = BrokerPolicy()
@@ -96,27 +94,28 @@ async def serve_commands(
             await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit,
         ):
             hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
-            with Gate(context, hub.judge, ctx.log) as gate:
+            with Gate(context, hub.keys.judge, ctx.log) as gate:
                 await hub.restore()
                 pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
-                hub.router, endpoint = gate.open_router(_endpoint(settings), pair)
+                hub.router, endpoint = gate.open_router(endpoint_of(settings.bind, settings.command_port), pair)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(gate.serve)
-                    nursery.start_soon(hub.watch_keys)
+                    nursery.start_soon(hub.keys.run)
                     nursery.start_soon(hub.run)
                     ctx.log.info("listening on %s; public key %s", endpoint, pair.public)
                     if open_s:
                         ctx.log.warning(
                             "no client is known: the first that has this key is let in as admin, within %d s", open_s
                         )
-                    task_status.started(Listening(endpoint, pair.public, hub.broker, hub.reload))
+                    task_status.started(Listening(endpoint, pair.public, hub.broker, hub.keys.look))
     finally:
         context.term()  # every socket is closed: it does not wait
 
 
-def _endpoint(settings: BrokerSettings) -> str:
-    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-    return f"tcp://{host}:{settings.command_port or '*'}"
+def endpoint_of(bind: str, port: int) -> str:
+    """Where to listen; port 0 is any that is free."""
+    host = f"[{bind}]" if ":" in bind else bind
+    return f"tcp://{host}:{port or '*'}"
 
 
 class _Hub:
@@ -137,64 +136,28 @@ class _Hub:
     ) -> None:
         self.broker = Broker(settings.policy, world.entropy)
         self._world, self._log = world, log
-        self._server_keys, self._roster, self._first = server_keys, roster, first
+        self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first)
+        self._first = first
         self._store, self._audit = store, audit
         self._waiting = trio.CancelScope()
         self._gone: list[str] = []
         self._notes: list[Audit] = []
-        self._look_now = trio.Event()
-        self._seen = server_keys.stamp()
-        self._trouble = ""
 
     # Keys.
 
-    async def judge(self, key: str) -> bool:
-        """Whether a key is let in; the first one of all becomes an admin's."""
-        if self._roster.principal(key) is None:
-            await self._refresh()  # it may have been created just now
-        if self._roster.principal(key) is not None:
-            return True
+    async def admit_first(self, key: str) -> None:
+        """The first key of all becomes an admin's."""
         wall = self._world.wall()
-        if not self._first.may_admit(self._roster.keys, wall):
-            return False
+        if not self._first.may_admit(self.keys.roster.keys, wall):
+            return
         keys = await trio.to_thread.run_sync(self._first.admit, key, wall, self._world.stamp())
         if keys is not None:
-            self._take_keys(keys)
+            self.keys.take(keys)
             self._log.warning("the first client is let in, as admin: %s", key)
             self._note(Audit("first-client", "admin", key, "ok"))
-        return self._roster.principal(key) is not None
 
-    def reload(self) -> None:
-        """Look at the key file at once."""
-        self._look_now.set()
-
-    async def watch_keys(self) -> None:
-        """Heed what others write into the key file."""
-        while True:
-            with trio.move_on_after(KEYS_POLL_S):
-                await self._look_now.wait()
-            self._look_now = trio.Event()
-            await self._refresh()
-
-    async def _refresh(self) -> None:
-        """Take what the key file says, if it has changed. One that cannot be read changes nothing."""
-        stamp = self._server_keys.stamp()
-        if stamp == self._seen:
-            return
-        try:
-            keys = await trio.to_thread.run_sync(self._server_keys.read)
-        except HollowayError as error:
-            if str(error) != self._trouble:
-                self._log.error("the keys stay as they were: %s", error)
-            self._trouble = str(error)
-        else:
-            self._seen, self._trouble = stamp, ""
-            if keys.client_keys != self._roster.keys.client_keys:
-                self._log.info("the list of keys has changed")
-                self._take_keys(keys)
-
-    def _take_keys(self, keys: KeyFile) -> None:
-        self._gone += self._roster.take(keys)
+    def _hear_gone(self, names: list[str]) -> None:
+        self._gone += names
         self._waiting.cancel()
 
     def _note(self, entry: Audit) -> None:
@@ -247,7 +210,7 @@ class _Hub:
     def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes]]:
         route, *rest = frames
         # Every frame of a message has the properties of its connection.
-        return route.bytes, self._roster.principal(sender_key(frames[-1])), [each.bytes for each in rest]
+        return route.bytes, self.keys.roster.principal(sender_key(frames[-1])), [each.bytes for each in rest]
 
     async def _carry_out(self, effects: list[BrokerEffect]) -> None:
         while effects or self._notes:
@@ -295,10 +258,10 @@ class _Hub:
         request, who = serve.request, serve.principal.name
         try:
             change = client_change(request, self._world.stamp())
-            keys = self._roster.keys
+            keys = self.keys.roster.keys
             if request.command != "client-list":
-                keys = await trio.to_thread.run_sync(self._server_keys.change, change)
-                self._take_keys(keys)
+                keys = await trio.to_thread.run_sync(self.keys.server_keys.change, change)
+                self.keys.take(keys)
         except HollowayError as error:
             self._note(Audit(request.command, who, " ".join(request.arguments), f"refused: {error}"))
             return [Send(serve.route, encode(Denied(request.request, str(error), error.fix)))]

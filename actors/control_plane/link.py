@@ -51,8 +51,10 @@ class Broker:
 class Link:
     """One connection, kept for as long as the block lasts. Somebody must run `watch`, or `connected` first."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], broker: Broker) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], broker: Broker, *, linger_ms: int = 0) -> None:
+        """`linger_ms`: for so long what was sent last may leave when the block is left."""
         self.broker = broker
+        self._linger_ms = linger_ms
         raw = context.socket(zmq.DEALER)
         tune(raw)
         if broker.pair is not None:
@@ -74,7 +76,7 @@ class Link:
 
     def __exit__(self, *_: object) -> None:
         self._monitor.close()
-        self._socket.close()
+        self._socket.close(self._linger_ms)
 
     async def receive(self) -> list[bytes]:
         """The frames of the next message."""

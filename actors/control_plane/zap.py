@@ -17,7 +17,7 @@ from typing import Final, Self, TypeAlias
 import zmq
 
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.control_plane.curve import CurvePair, serve_curve, tune
+from holloway.actors.control_plane.curve import HIGH_WATER, CurvePair, serve_curve, tune
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.protocols.errors import LocalError, PortError
 from holloway.protocols.z85 import KEY_BYTES, KEY_CHARS, encode_z85
@@ -61,8 +61,9 @@ class Gate:
             server.close()
         self._handler.close()
 
-    def open_router(self, endpoint: str, pair: CurvePair) -> tuple[ZmqSocket, str]:
-        """A ROUTER behind this gate, and the endpoint it is bound to. It refuses to send to a peer that is gone.
+    def open_router(self, endpoint: str, pair: CurvePair, *, high_water: int = HIGH_WATER) -> tuple[ZmqSocket, str]:
+        """A ROUTER behind this gate, and the endpoint it is bound to. It refuses to send to a peer that is gone. `high_water`:
+        messages that wait for one peer.
 
         Raises PortError when it cannot be bound, and LocalError when the gate is closed.
         """
@@ -70,6 +71,7 @@ class Gate:
             raise LocalError("the gate is closed", "without its handler everybody would be let in")
         raw = self._context.socket(zmq.ROUTER)
         tune(raw)
+        raw.sndhwm = raw.rcvhwm = high_water
         raw.ipv6 = "[" in endpoint  # else libzmq names IPv4 peers as IPv6
         serve_curve(raw, pair)
         return self._bound(raw, endpoint)

@@ -81,13 +81,13 @@ class ZmqSocket:
             self._wake()
         return True
 
-    def close(self) -> None:
-        """Closes the socket; what is not sent yet is dropped. Tasks that wait for it get `trio.ClosedResourceError`."""
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes the socket; what is not sent then or within `linger_ms`, for which the end of its context waits, is dropped. Tasks that wait for it get `trio.ClosedResourceError`."""
         if self.raw.closed:
             return
         if self._pump is not None:
             notify_closing(self._descriptor)
-        self.raw.close(linger=0)
+        self.raw.close(linger=linger_ms)
         for event in self._parked:
             event.set()
         self._parked.clear()

@@ -50,6 +50,7 @@ class Plane:
         with trio.CancelScope() as self._stop:
             async with control_world(self._folder) as self.world, AsyncExitStack() as stack:
                 await stack.enter_async_context(self.world.broker())
+                await stack.enter_async_context(self.world.files())
                 for name, record in AGENTS.items():
                     await stack.enter_async_context(self.world.agent(name, **record))
                 self._is_up.set()
@@ -78,6 +79,7 @@ def ask(plane: Plane, holloway: Callable[..., Any]) -> Callable[..., Any]:
     plane.key_file("me", Role.ADMIN)
     (Path(".holloway") / "config").write_text(
         f"# who we are\n--host 127.0.0.1:{plane.world.port}\n--curve-key-file=me.yml\n"
+        f"--file-port {plane.world.file_port}\n"
     )
     return holloway
 
@@ -268,3 +270,61 @@ def test_a_trail_is_verified_and_a_change_is_found(ask: Callable[..., Any], plan
     assert outcome.code == 1
     assert outcome.error[1] == "it was changed: its hash is that of another line"
     assert check(ask("audit", "verify", "copy.jsonl", "--json").document, "audit")["line"] > 0
+
+
+def test_files_go_up_and_down_byte_for_byte(ask: Callable[..., Any], plane: Plane) -> None:
+    contents = bytes(range(256)) * 5000 + b"the end"
+    Path("a.bin").write_bytes(contents)
+    Path("a.bin").chmod(0o640)
+    put = ask("file", "put", "a.bin", "dir/sub/", "--json")
+    assert put.code == 0
+    document = check(put.document, "file")
+    assert (document["name"], document["size"]) == ("dir/sub/a.bin", len(contents))
+    there = plane.world.root / "files" / "dir" / "sub" / "a.bin"
+    assert (there.read_bytes(), there.stat().st_mode & 0o777) == (contents, 0o640)
+    got = ask("file", "get", "dir/sub/a.bin", "b.bin")
+    assert (got.code, got.out) == (0, "")
+    assert Path("b.bin").read_bytes() == contents
+    Path("down").mkdir()
+    assert ask("file", "get", "dir/sub/a.bin", "down", "--json").document["sha256"] == document["sha256"]
+    assert Path("down/a.bin").read_bytes() == contents
+    assert sorted(each.name for each in Path("down").iterdir()) == ["a.bin"]
+    Path("empty").touch()
+    assert ask("file", "put", "empty", "empty").code == 0
+    assert ask("file", "get", "empty", "empty2").code == 0
+    assert Path("empty2").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\\b", "./x", "a//b", ""])
+def test_names_lead_nowhere_but_down(ask: Callable[..., Any], name: str) -> None:
+    Path("x").write_bytes(b"x")
+    for words in (("put", "x", name), ("get", name, "y")):
+        outcome = ask("file", *words)
+        assert outcome.code == 1, words
+        assert outcome.error[0] == "the file was not transferred"
+    assert not Path("y").exists()
+
+
+def test_no_symbolic_link_is_followed(ask: Callable[..., Any], plane: Plane, tmp_path: Path) -> None:
+    files = plane.world.root / "files"
+    (tmp_path / "secret").write_text("secret")
+    (files / "link").symlink_to(tmp_path / "secret")
+    (files / "out").symlink_to(tmp_path)
+    Path("x").write_bytes(b"x")
+    for words in (("get", "link", "y"), ("get", "out/secret", "y"), ("put", "x", "out/planted")):
+        assert ask("file", *words).code == 1
+    assert not Path("y").exists()
+    assert not (tmp_path / "planted").exists()
+    assert ask("file", "put", "x", "link").code == 0  # the link is replaced, and not what it led to
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert ask("file", "get", "none", "y").error[1] == "there is no such file"
+
+
+def test_a_nodes_key_moves_no_files(ask: Callable[..., Any], plane: Plane) -> None:
+    plane.key_file("node", Role.NODE)
+    Path("x").write_bytes(b"x")
+    for words in (("put", "x", "by-a-node"), ("get", "empty", "y")):
+        outcome = ask("file", *words, "--curve-key-file", "node.yml")
+        assert outcome.code == 1
+        assert "the role node may not call file-" in outcome.error[1]
+    assert not (plane.world.root / "files" / "by-a-node").exists()

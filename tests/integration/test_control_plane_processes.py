@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,8 +25,10 @@ class Site:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.port = found.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            self.file_port = found.getsockname()[1]
         (folder / ".holloway").mkdir()
-        (folder / ".holloway" / "config").write_text(f"--host 127.0.0.1:{self.port}\n")
+        (folder / ".holloway" / "config").write_text(f"--host 127.0.0.1:{self.port}\n--file-port {self.file_port}\n")
 
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -37,7 +40,8 @@ class Site:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def broker(self) -> None:
-        self.start("broker", "broker", "--root", "b", "--command-port", str(self.port))
+        ports = ("--command-port", str(self.port), "--file-port", str(self.file_port))
+        self.start("broker", "broker", "--root", "b", *ports)
         wait_until(lambda: "server_public_key" in self.log("broker"), "the broker")
 
     def agent(self, name: str, *words: str) -> None:
@@ -165,3 +169,49 @@ def test_a_broker_that_is_killed_comes_back_to_its_jobs_and_nothing_runs_twice(s
         document: Any = json.loads(site.log(f"job{number}").splitlines()[-1])
         assert [(each["state"], each["stdout"]) for each in document["results"]] == [("ok", "done\n")]
     assert ran.read_text().count("begun") == 5
+
+
+def cut_in_the_middle(site: Site, megabytes: int) -> None:
+    """A file is put, the broker is killed when half of it is there, and comes back; then the file is got again."""
+    site.broker()
+    site.trust()
+    site.call("clients")
+    source = site.folder / "large"
+    with source.open("wb") as file:
+        for number in range(megabytes):
+            file.write(hashlib.sha256(str(number).encode()).digest() * (1 << 15))
+    parts = site.folder / "b" / "broker" / "files" / "unfinished"
+    half = megabytes << 19
+
+    def is_half_there() -> bool:
+        return parts.is_dir() and any(path.stat().st_size >= half for path in parts.iterdir())
+
+    put = site.start("put", "file", "put", "large", "there", "--json")
+    wait_until(is_half_there, "half of the file", timeout=120)
+    site.processes["broker"].kill()
+    site.processes["broker"].wait(10)
+    assert put.poll() is None
+    left = max(path.stat().st_size for path in parts.iterdir())
+    site.broker()
+    assert put.wait(240) == 0, site.log("put")
+    assert left >= half
+    assert "the broker has gone" in site.log("put")
+    assert json.loads(site.log("put").splitlines()[-1])["sha256"] == digest(source)
+    assert digest(site.folder / "b" / "files" / "there") == digest(source)
+    assert list(parts.iterdir()) == []
+    assert site.call("file", "get", "there", "back", timeout=240).returncode == 0
+    assert digest(site.folder / "back") == digest(source)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.soak
+def test_a_gigabyte_that_was_cut_at_half_goes_on_and_is_whole(site: Site) -> None:
+    cut_in_the_middle(site, 1024)
+
+
+def test_a_file_that_was_cut_at_half_goes_on_and_is_whole(site: Site) -> None:
+    cut_in_the_middle(site, 100)

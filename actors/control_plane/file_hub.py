@@ -1,0 +1,276 @@
+"""The broker's files as an actor: the pure `FileService` behind a ROUTER of its own, and the files below the broker's root.
+
+Responsible for carrying out what the service wants of the disk, in threads, and telling it how that went. Not responsible for who
+may, nor for one transfer (`holloway.protocols.control_plane.file_service`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+import zmq
+
+from holloway.actors.control_plane.audit_file import AuditFile
+from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.file_store import Measured, Unfinished, measure
+from holloway.actors.control_plane.key_files import ServerKeys
+from holloway.actors.control_plane.key_watch import KeyWatch
+from holloway.actors.control_plane.roster import Roster
+from holloway.actors.control_plane.world import World
+from holloway.actors.control_plane.zap import Gate, sender_key
+from holloway.actors.control_plane.zmq_socket import ZmqSocket
+from holloway.actors.state_directory import StateDirectory
+from holloway.protocols.control_plane.access import DEFAULT_ACCESS
+from holloway.protocols.control_plane.effects import Audit, Send
+from holloway.protocols.control_plane.file_receiver import Discard, Leave, Store, Write
+from holloway.protocols.control_plane.file_sender import Read
+from holloway.protocols.control_plane.file_service import (
+    Close,
+    FileLimits,
+    FileService,
+    Measure,
+    Prepare,
+    ServiceEffect,
+)
+from holloway.protocols.errors import LocalError
+
+if TYPE_CHECKING:
+    from holloway.supervisor import Context
+
+FILE_PORT = 23003
+FILES = Path("files")
+FOLDER = Path("broker/files")
+PARTS = "unfinished"
+HIGH_WATER = 128
+"""Messages of a quarter of a megabyte that wait for one peer: its transfers have fewer under way."""
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSettings:
+    """`root`: that of the broker; files lie below `files` in it."""
+
+    root: Path
+    endpoint: str
+    limits: FileLimits
+
+
+@dataclass(frozen=True, slots=True)
+class FilesListening:
+    """Handle of the running actor."""
+
+    endpoint: str
+    service: FileService
+    reload: Callable[[], None]
+
+
+async def serve_files(
+    ctx: Context, *, settings: FileSettings, world: World, task_status: trio.TaskStatus[FilesListening]
+) -> None:
+    """Actor: files. Raises HollowayError for keys or a port that cannot be used."""
+    folder = StateDirectory(settings.root / FOLDER)
+    server_keys = ServerKeys(settings.root)
+
+    def prepare() -> Roster:
+        folder.create()
+        (settings.root / FILES).mkdir(mode=0o755, parents=True, exist_ok=True)
+        return Roster(server_keys.ensure())
+
+    roster = await trio.to_thread.run_sync(prepare)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit:
+            hub = _Files(settings, world, folder.file(PARTS), audit)
+            keys = KeyWatch(server_keys, roster, ctx.log, hub.hear_gone)
+            hub.roster = roster
+            with Gate(context, keys.judge, ctx.log) as gate:
+                pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
+                hub.router, endpoint = gate.open_router(settings.endpoint, pair, high_water=HIGH_WATER)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        hub.nursery = nursery
+                        nursery.start_soon(gate.serve)
+                        nursery.start_soon(keys.run)
+                        nursery.start_soon(hub.run)
+                        ctx.log.info("files on %s", endpoint)
+                        task_status.started(FilesListening(endpoint, hub.service, keys.look))
+                finally:
+                    hub.close()
+    finally:
+        context.term()
+
+
+class _Files:
+    """The pure service, and its open files."""
+
+    router: ZmqSocket
+    nursery: trio.Nursery
+    roster: Roster
+
+    def __init__(self, settings: FileSettings, world: World, parts: Path, audit: AuditFile) -> None:
+        self.service = FileService(DEFAULT_ACCESS, settings.limits)
+        self._root, self._parts = settings.root / FILES, parts
+        self._world, self._audit = world, audit
+        self._put: dict[str, Unfinished] = {}
+        self._got: dict[str, Measured] = {}
+        self._effects: list[ServiceEffect] = []
+        self._waiting = trio.CancelScope()
+
+    def hear_gone(self, names: list[str]) -> None:
+        """Keys count no more, or may do less."""
+        for name in names:
+            self._take(self.service.gone(name))
+
+    def close(self) -> None:
+        """Close every file."""
+        for unfinished in self._put.values():
+            unfinished.close()
+        for measured in self._got.values():
+            os.close(measured.descriptor)
+
+    async def run(self) -> None:
+        """Take what comes, for ever."""
+        while True:
+            while self._effects:
+                effects, self._effects = self._effects, []
+                await self._write_down([each for each in effects if isinstance(each, Audit)])
+                for effect in effects:
+                    await self._carry_out(effect)
+            for frames in await self._arrivals():
+                route, *rest = frames
+                who = self.roster.principal(sender_key(frames[-1]))
+                moment = self._world.moment()
+                self._take(self.service.receive(moment, who, route.bytes, [each.bytes for each in rest]))
+            due = self.service.next_tick()
+            if due is not None and trio.current_time() >= due:
+                self._take(self.service.tick(self._world.moment()))
+
+    async def _arrivals(self) -> list[list[zmq.Frame]]:
+        due = self.service.next_tick()
+        found: list[list[zmq.Frame]] = []
+        with trio.CancelScope(deadline=float("inf") if due is None else due) as self._waiting:
+            found.append(await self.router.receive_frames())
+        while found and len(found) < BATCH and (more := self.router.receive_frames_nowait()) is not None:
+            found.append(more)
+        return found
+
+    def _take(self, effects: list[ServiceEffect]) -> None:
+        self._effects += effects
+        if effects:
+            self._waiting.cancel()
+
+    async def _write_down(self, entries: list[Audit]) -> None:
+        if entries:
+            await trio.to_thread.run_sync(self._audit.write, self._world.wall(), entries)
+
+    async def _carry_out(self, effect: ServiceEffect) -> None:
+        match effect:
+            case Send(route, frames):
+                self._send(route, frames)
+            case Prepare():
+                self.nursery.start_soon(self._prepare, effect)
+            case Measure():
+                self.nursery.start_soon(self._measure, effect)
+            case Read(key, offset, size):
+                await self._read(key, offset, size)
+            case Write(key, offset, data) if key in self._put:
+                await self._on_disk(key, partial(self._put[key].write, offset, data))
+            case Store(key) if key in self._put:
+                if await self._on_disk(key, partial(self._put[key].store, self._root)):
+                    del self._put[key]
+                    self._take(self.service.stored(key))
+            case Discard(key) if key in self._put:
+                await trio.to_thread.run_sync(self._put.pop(key).discard)
+            case Leave(key) if key in self._put:
+                self._put.pop(key).close()
+            case Close(key):
+                measured = self._got.pop(key, None)
+                if measured is not None:
+                    os.close(measured.descriptor)
+            case Write() | Store() | Discard() | Leave() | Audit():
+                pass  # that transfer has failed meanwhile, or it is written down already
+            case _:
+                assert_never(effect)
+
+    def _send(self, route: bytes, frames: list[bytes]) -> None:
+        """Send at once, or not at all: what is lost is asked for again."""
+        try:
+            self.router.send_nowait([route, *frames])
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+
+    async def _on_disk(self, key: str, work: Callable[[], None]) -> bool:
+        """Do it in a thread; whether the disk let us."""
+        try:
+            await trio.to_thread.run_sync(work)
+        except OSError as error:
+            self._take(self.service.failed(key, _words(error)))
+            return False
+        return True
+
+    async def _read(self, key: str, offset: int, size: int) -> None:
+        measured = self._got.get(key)
+        if measured is None:
+            return
+        try:
+            data = await trio.to_thread.run_sync(os.pread, measured.descriptor, size, offset)
+        except OSError as error:
+            self._take(self.service.failed(key, _words(error)))
+        else:
+            self._take(self.service.read(key, offset, data))
+
+    async def _prepare(self, effect: Prepare) -> None:
+        """Open what is there of a file that is put, and tell it to the service."""
+        key = effect.key
+        try:
+            unfinished = await trio.to_thread.run_sync(
+                Unfinished, self._parts, effect.owner, effect.parts, effect.offer
+            )
+        except OSError as error:
+            self._take(self.service.failed(key, _words(error)))
+            return
+        self._put[key] = unfinished
+        try:
+            offset = 0
+            while piece := await trio.to_thread.run_sync(unfinished.read, offset):
+                self.service.primed(key, piece)
+                offset += len(piece)
+        except OSError as error:
+            self._take(self.service.failed(key, _words(error)))
+        except LocalError:
+            self._take(self.service.failed(key, "what is there of it is something else"))
+        else:
+            effects = self.service.prepared(self._world.moment(), key)
+            if not effects:  # it has failed meanwhile
+                self._put.pop(key).close()
+            self._take(effects)
+
+    async def _measure(self, effect: Measure) -> None:
+        """Open a file that is wanted, and tell the service what it is."""
+        try:
+            measured = await trio.to_thread.run_sync(measure, self._root, effect.parts)
+        except OSError as error:
+            self._take(self.service.failed(effect.key, _words(error)))
+            return
+        effects = self.service.measured(self._world.moment(), effect.key, measured.size, measured.sha256, measured.mode)
+        if effects:
+            self._got[effect.key] = measured
+        else:
+            os.close(measured.descriptor)
+        self._take(effects)
+
+
+def _words(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file"
+    if error.errno == errno.ELOOP:
+        return "there is a symbolic link on the way, and none is followed"
+    return error.strerror or str(error)

@@ -1,0 +1,82 @@
+"""The broker's list of keys while it runs: who is let in, who a key is, and what changes.
+
+Not responsible for the file (`key_files`), nor for what somebody may do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from logging import Logger
+
+import trio
+
+from holloway.actors.control_plane.key_files import ServerKeys
+from holloway.actors.control_plane.key_text import KeyFile
+from holloway.actors.control_plane.roster import Roster
+from holloway.protocols.errors import HollowayError
+
+POLL_S = 1.0
+
+
+class KeyWatch:
+    """The keys in one file. `tell_gone` hears of names whose key counts no more, or may do less than before; `admit_unknown` may let
+    in a key that is not in the file.
+    """
+
+    def __init__(
+        self,
+        server_keys: ServerKeys,
+        roster: Roster,
+        log: Logger,
+        tell_gone: Callable[[list[str]], None],
+        admit_unknown: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        self.server_keys, self.roster = server_keys, roster
+        self._log, self._tell_gone, self._admit_unknown = log, tell_gone, admit_unknown
+        self._look_now = trio.Event()
+        self._seen: tuple[int, int, int] | None = (
+            None  # so that what has changed since the roster was read is looked at
+        )
+        self._trouble = ""
+
+    async def judge(self, key: str) -> bool:
+        """Whether a key is let in."""
+        if self.roster.principal(key) is None:
+            await self.refresh()  # it may have been created just now
+        if self.roster.principal(key) is None and self._admit_unknown is not None:
+            await self._admit_unknown(key)
+        return self.roster.principal(key) is not None
+
+    def look(self) -> None:
+        """Look at the file at once."""
+        self._look_now.set()
+
+    async def run(self) -> None:
+        """Heed what others write into the file, for ever."""
+        while True:
+            with trio.move_on_after(POLL_S):
+                await self._look_now.wait()
+            self._look_now = trio.Event()
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Take what the file says, if it has changed. One that cannot be read changes nothing."""
+        stamp = self.server_keys.stamp()
+        if stamp == self._seen:
+            return
+        try:
+            keys = await trio.to_thread.run_sync(self.server_keys.read)
+        except HollowayError as error:
+            if str(error) != self._trouble:
+                self._log.error("the keys stay as they were: %s", error)
+            self._trouble = str(error)
+        else:
+            self._seen, self._trouble = stamp, ""
+            if keys.client_keys != self.roster.keys.client_keys:
+                self._log.info("the list of keys has changed")
+                self.take(keys)
+
+    def take(self, keys: KeyFile) -> None:
+        """What the file says now."""
+        gone = self.roster.take(keys)
+        self._tell_gone(gone)
