@@ -1,6 +1,6 @@
 """Whether the holder of a floating address answers on the data path: what a node that waits for it finds out by pings.
 
-A node that doubts the holder also asks others, to know whether it is not itself that nobody hears. Not responsible for what
+With the last ping that the holder does not answer it asks others, to know whether it is not itself that nobody hears. Not responsible for what
 follows from doubt (`protocols.floating_rival`), nor for asking (`floating_reach`).
 """
 
@@ -34,25 +34,35 @@ class Doubt:
         """While we are waiting, `tell` which claim, by its fence, has a holder that does not answer, None for nobody's; and
         whether others answer us.
         """
-        doubted, lost, fence = None, 0, 0
+        doubted, lost, fence, is_in_touch = None, 0, 0, False
         while True:
             began = trio.current_time()
             holder = self._table.holder(self._address)
             if not is_waiting() or holder is None or holder.fence != fence:
                 lost, fence = 0, 0 if holder is None else holder.fence
             if is_waiting() and holder is not None:
-                lost = 0 if await self._answers() else lost + 1
+                is_there, is_in_touch = await self._ask(are_others_asked=lost == LOST_PINGS - 1)
+                lost = 0 if is_there else lost + 1
             now_doubted = fence if lost >= LOST_PINGS else None
             if now_doubted != doubted:
                 doubted = now_doubted
-                tell(doubted, doubted is not None and await self._is_in_touch())
+                tell(doubted, is_in_touch)
             await trio.sleep_until(max(began + PING_EVERY_S, trio.current_time()))
 
-    async def _answers(self) -> bool:
-        """Of somebody whom we cannot ask, nothing is known, and so no ill."""
-        peer = self._router.routes.lookup(self._address.packed)
-        return peer is None or await self._reach.answers(peer) is not False
-
-    async def _is_in_touch(self) -> bool:
+    async def _ask(self, *, are_others_asked: bool) -> tuple[bool, bool]:
+        """Whether the holder answers; and whether others do, if they are asked. At the same time: a line that has just been
+        mended is mended for all.
+        """
         holder = self._router.routes.lookup(self._address.packed)
-        return await self._reach.is_in_touch(lambda peer: peer is holder, self._look_around_s) is True
+        is_in_touch: bool | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def ask_others() -> None:
+                nonlocal is_in_touch
+                is_in_touch = await self._reach.is_in_touch(lambda peer: peer is holder, self._look_around_s)
+
+            if are_others_asked:
+                nursery.start_soon(ask_others)
+            # Of somebody whom we cannot ask, nothing is known, and so no ill.
+            is_there = holder is None or await self._reach.answers(holder) is not False
+        return is_there, is_in_touch is True

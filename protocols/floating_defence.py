@@ -16,6 +16,9 @@ from enum import Enum
 from holloway.protocols.floating_claims import FloatingChallenge
 from holloway.protocols.floating_operations import FloatingTimers, LookAround
 
+GRACE_S = 0.15
+"""How much longer than the asking the answer may take: who has heard nobody by then says so only afterwards."""
+
 
 class Answer(Enum):
     """What to do about a challenge."""
@@ -29,7 +32,7 @@ class Defence:
     """What is known about the newest accusation."""
 
     def __init__(self, timers: FloatingTimers) -> None:
-        self._look_around_s = timers.look_around_s
+        self._patience_s = timers.look_around_s + GRACE_S
         self._revision = 0
         self._until = -math.inf
         self._is_in_touch: bool | None = None
@@ -46,7 +49,7 @@ class Defence:
             return Answer.STAY, None
         question = None
         if revision != self._revision:
-            self._revision, self._until, self._is_in_touch = revision, now + self._look_around_s, None
+            self._revision, self._until, self._is_in_touch = revision, now + self._patience_s, None
             question = LookAround(revision, challenge.name, challenge.key)
         if self._is_in_touch is False:
             return Answer.YIELD, None

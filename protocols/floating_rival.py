@@ -32,6 +32,7 @@ class Rival:
         self._clear_since = -math.inf
         self._yield_until = -math.inf
         self._challenged_revision = 0
+        self._said_in_touch = False
         self._challenge_from = -math.inf
 
     def plan(self) -> tuple[float, Kind]:
@@ -96,7 +97,7 @@ class Rival:
         self._challenged_revision = claim.mod_revision
         self._challenge_from = now + self.answer_s + pause_s
         us = self._us
-        in_touch = self._is_in_touch and claim.create_revision == self._doubted_fence
+        self._said_in_touch = in_touch = self._can_say_in_touch()
         said = FloatingChallenge(us.name, us.key, us.run, us.priority, claim.mod_revision, preempts, in_touch)
         return encode_floating(said)
 
@@ -131,7 +132,14 @@ class Rival:
             due = since + self._timers.preempt_after_s
         else:
             return math.inf
-        return max(due, self._challenge_from) if claim.mod_revision == self._challenged_revision else due
+        has_news = self._can_say_in_touch() and not self._said_in_touch
+        is_again = claim.mod_revision == self._challenged_revision and not has_news
+        return max(due, self._challenge_from) if is_again else due
+
+    def _can_say_in_touch(self) -> bool:
+        """Whether others answer us and the present holder does not."""
+        claim = self._view.claim
+        return self._is_in_touch and claim is not None and claim.create_revision == self._doubted_fence
 
     def _is_suspect(self) -> bool:
         """Whether the claim may well have no living holder."""

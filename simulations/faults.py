@@ -54,7 +54,7 @@ _LINK, _NODE = Scope.LINKS, Scope.NODES
 
 
 def _store(purpose: str, parameters: tuple[Parameter, ...] = (), *, has_end: bool = True) -> Kind:
-    return Kind(Scope.STORE, purpose, parameters, has_end, needs_actors=True)
+    return Kind(Scope.STORE, purpose, parameters, has_end)
 
 
 _PROBABILITY = Parameter("probability", Quantity.PROBABILITY)

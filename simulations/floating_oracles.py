@@ -16,6 +16,7 @@ FOLLOWED_WITHIN_NS = 10**9
 REMOVED_WITHIN_NS = 10**9
 REPLACED_WITHIN_NS = 3 * 10**9
 """A lease lives for 2 s from when it was kept alive last; what comes after it takes some calls to the registry."""
+HANDED_OVER_WITHIN_NS = 5 * 10**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,14 @@ def what_is_given_up_leaves_the_device(since_ns: int | None, now_ns: int, node: 
     return f"{node} has had an address on its device for {(now_ns - since_ns) / 1e9:.1f} s that is not its own any more"
 
 
-def lost_holders_are_replaced(lost: str, owners: Sequence[str], address: IPv4Address) -> str | None:
+def lost_holders_are_replaced(lost: str, within_ns: int, owners: Sequence[str], address: IPv4Address) -> str | None:
     """A holder that is killed, stands still, or is cut off from the registry, or from all its peers while others hear each other,
-    is replaced within `REPLACED_WITHIN_NS`, if nothing else befalls the network meanwhile.
+    is replaced within `REPLACED_WITHIN_NS`, and one that is told to stop within `HANDED_OVER_WITHIN_NS`, if nothing else befalls
+    the network meanwhile.
     """
     if owners and lost not in owners:
         return None
-    return f"{lost} was lost {REPLACED_WITHIN_NS / 1e9:g} s ago, and {'nobody' if not owners else lost} has {address}"
+    return f"{lost} was lost {within_ns / 1e9:g} s ago, and {'nobody' if not owners else lost} has {address}"
 
 
 def one_node_takes_nothing(before: str, owners: Sequence[str], address: IPv4Address) -> str | None:

@@ -14,6 +14,7 @@ from holloway.protocols.floating_table import FloatingHolder
 from holloway.simulations.faults import HOLDER, Fault
 from holloway.simulations.floating_oracles import (
     FOLLOWED_WITHIN_NS,
+    HANDED_OVER_WITHIN_NS,
     REPLACED_WITHIN_NS,
     Afloat,
     a_fence_has_one_holder,
@@ -33,7 +34,14 @@ from holloway.simulations.plan import Plan
 UNTRUE_STORE_NS = 10**9
 """How long after a lease was lost before its time an earlier holder may still take itself for one: what its claim promised, and
 the way of the news. The store has broken its word there, and only fences tell the holders apart."""
-LOSSES = ("crash", "pause", "store_down", "partition")
+LOSSES = {
+    "crash": REPLACED_WITHIN_NS,
+    "pause": REPLACED_WITHIN_NS,
+    "store_down": REPLACED_WITHIN_NS,
+    "partition": REPLACED_WITHIN_NS,
+    "stop": HANDED_OVER_WITHIN_NS,
+}
+"""By kind of fault, how soon another node has the address of one that it befalls."""
 QUIET_NS = 8 * 10**9
 """How long after another fault nodes may still be busy with it."""
 _REPLACED = {
@@ -86,6 +94,8 @@ class FloatingWatch:
         """By node and address, since when it takes whom for the holder, the last first."""
         self._stuck_ns: dict[tuple[str, IPv4Address], int] = {}
         self._active: dict[str, Fault] = {}
+        self._steady: dict[IPv4Address, str] = {}
+        """Who has an address that is to stay where it is."""
         self._untrue_until_ns = 0
 
     # Faults.
@@ -106,8 +116,10 @@ class FloatingWatch:
         for address in self.plans if self._is_lone(fault, now_ns) else ():
             owners = self._owners(address)
             if owners == list(fault.nodes) and fault.kind in LOSSES and self._has_others(address, owners[0]):
-                self._timeline.at(now_ns + REPLACED_WITHIN_NS, self._look_for_another, owners[0], address)
+                within_ns = LOSSES[fault.kind]
+                self._timeline.at(now_ns + within_ns, self._look_for_another, owners[0], within_ns, address)
             elif len(owners) == 1 and owners[0] not in fault.nodes and fault.kind == "partition":
+                self._steady[address] = owners[0]
                 self._timeline.at(fault.until_ns, self._look_for_the_same, owners[0], address)
         if fault.kind == "lease_loss":
             self._untrue_until_ns = now_ns + UNTRUE_STORE_NS
@@ -127,10 +139,11 @@ class FloatingWatch:
         """Whether somebody may follow, and is heard by somebody else."""
         return len(self._hosts) > 2 and any(name != lost for name in self.plans[address].nodes)
 
-    def _look_for_another(self, lost: str, address: IPv4Address) -> None:
-        self._check(lost_holders_are_replaced, lost, self._owners(address), address)
+    def _look_for_another(self, lost: str, within_ns: int, address: IPv4Address) -> None:
+        self._check(lost_holders_are_replaced, lost, within_ns, self._owners(address), address)
 
     def _look_for_the_same(self, before: str, address: IPv4Address) -> None:
+        del self._steady[address]
         self._check(one_node_takes_nothing, before, self._owners(address), address)
 
     # What happens.
@@ -140,6 +153,8 @@ class FloatingWatch:
         if address not in self.plans:
             return
         self._look_at_owners(address, now_ns)
+        if address in self._steady:
+            self._check(one_node_takes_nothing, self._steady[address], [host], address)
         before, self._holders[address] = self._holders.get(address), host
         if before is None or before == host:
             return

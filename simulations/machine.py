@@ -20,6 +20,7 @@ from holloway.protocols.events import EndpointMoved, Event, HandshakeCompleted, 
 from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.packets import Packet, whole_packets
+from holloway.protocols.packets import destination as inner_destination
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.runs import flatten
 from holloway.protocols.session import Session, SessionConfig, State
@@ -27,6 +28,7 @@ from holloway.protocols.suites import Suite
 from holloway.protocols.timers import Timers
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.deflate import Deflate
+from holloway.simulations.floating_seats import FloatingSeats
 from holloway.simulations.identities import Identity, preshared
 from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import (
@@ -107,6 +109,9 @@ class Machine(Host):
         self._has_offloads = world.plan.offloads
         self._answered: dict[bytes, None] = {}
         self._demux: Demux[str] | None = None
+        self._routes: RouteTable[str] = RouteTable()
+        self._floats: FloatingSeats | None = None
+        self._leaving: list[FloatingSeats] = []
         self._liar: Liar | None = None
         self._world_ns = 0
 
@@ -120,7 +125,7 @@ class Machine(Host):
         demux: Demux[str] = Demux(self._own.static, secret=self._own.secret, entropy=dice.randbytes)
         routes: RouteTable[str] = RouteTable()
         local = LocalPrefixes([IPv4Network((self.inner, 32)), IPv6Network((self._own.inner6, 128))])
-        self._demux = demux
+        self._demux, self._routes = demux, routes
         for peer in self._peers:
             routes.add(IPv4Network((peer.inner, 32)), peer.name)
             routes.add(IPv6Network((peer.inner6, 128)), peer.name)
@@ -141,6 +146,9 @@ class Machine(Host):
             self.seats[peer.name] = Seat(peer, session, self.life, watch)
         for seat in self.seats.values():
             self._schedule(seat, now_ns)
+        self._leaving.clear()
+        if self._world.store is not None:
+            self._floats = FloatingSeats(self._world, self._world.store, self, routes, local)
 
     def _session(
         self, config: SessionConfig, demux: Demux[str], peer: Identity, dice: random.Random, now_ns: int
@@ -160,6 +168,10 @@ class Machine(Host):
     def leave(self) -> None:
         """See `Host`. A session that ends says nothing to anybody."""
         self._world.record(self, "node", "", "left", 0)
+        if self._floats is not None:
+            self._floats.stop()
+            self._leaving.append(self._floats)
+            self._floats = None
         self._end()
 
     def die(self) -> None:
@@ -168,6 +180,9 @@ class Machine(Host):
         self._end()
 
     def _end(self) -> None:
+        if self._floats is not None:
+            self._floats.die()
+            self._floats = None
         self.settle_accounts()
         self.seats.clear()
         self._socket.clear()
@@ -187,16 +202,19 @@ class Machine(Host):
             reached.note_drops(self._demux.drops)
 
     def owns(self, address: IPv4Address) -> bool:
-        """See `Host`. Nothing floats here."""
-        return False
+        """See `Host`. A process that is told to stop may still answer."""
+        return any(floats.owns(address) for floats in self._processes())
 
     def believes(self, address: IPv4Address) -> FloatingHolder | None:
         """See `Host`."""
-        return None
+        return None if self._floats is None else self._floats.table.holder(address)
 
     def has_on_device(self, address: IPv4Address) -> bool:
         """See `Host`."""
-        return False
+        return any(floats.has_locally(address) for floats in self._processes())
+
+    def _processes(self) -> list[FloatingSeats]:
+        return self._leaving if self._floats is None else [*self._leaving, self._floats]
 
     def sessions(self) -> dict[str, Session]:
         """See `Host`."""
@@ -227,11 +245,15 @@ class Machine(Host):
         for seat in list(self.seats.values()):
             self.wake(seat, seat.life, now_ns)
         self._read(self.life)
+        if self._floats is not None:
+            self._floats.resume()
 
     # Inputs.
 
     def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
-        """See `Host`. There is no router here to get past."""
+        """See `Host`. There is no router here to get past; but to a floating address there are many ways."""
+        if not peer and isinstance(packets[0], bytes):
+            peer = self._routes.lookup(inner_destination(packets[0]) or b"") or peer
         seat = self.seats.get(peer)
         if seat is None or self.paused:
             return
@@ -381,6 +403,8 @@ class Machine(Host):
 
     def clock_changed(self, now_ns: int) -> None:
         """See `Host`. Every deadline lies elsewhere."""
+        if self._floats is not None:
+            self._floats.clock_changed()
         for seat in self.seats.values():
             seat.due_ns, seat.due_s = _NEVER, math.inf
             self._schedule(seat, now_ns)

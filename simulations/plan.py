@@ -289,7 +289,7 @@ def _check(plan: Plan) -> None:
     reason = obstacle(
         Depth(plan.depth),
         nodes=len(plan.nodes),
-        has_registry=plan.registry is not None,
+        has_registry=plan.registry is not None and not plan.registry.floating,
         has_drift=any(fault.values.get("drift") for fault in plan.faults),
         has_control=plan.control is not None,
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),

@@ -108,7 +108,7 @@ class Scenario:
         return obstacle(
             depth,
             nodes=len(self.nodes),
-            has_registry=self.registry is not None,
+            has_registry=self.registry is not None and not self.registry.floating,
             has_drift=any(drift.low or drift.high for drift in drifts),
             has_control=self.control is not None,
             actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),

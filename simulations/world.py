@@ -238,11 +238,7 @@ class World(ABC):
         ends = (sender.name, name)
         for listener in self._ears:
             listener.hear(*ends, Overheard(datagram, sender.public, destination))
-        link = self._links.get(ends)
-        if link is None:
-            plan = self.plan
-            link = self._links[ends] = Link(plan.seed, *ends, plan.latency_low_ns, plan.latency_high_ns)
-        fate = link.carry(datagram, now_ns, self.faults)
+        fate = self.link(*ends).carry(datagram, now_ns, self.faults)
         if fate.lost:
             self._note("lost", sender.name, name, datagram, line, fate.lost)
             return
@@ -251,6 +247,14 @@ class World(ABC):
         self.timeline.at(at_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
         for later_ns in fate.copies:
             self.timeline.at(at_ns + later_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
+
+    def link(self, source: str, destination: str) -> Link:
+        """One way between two nodes."""
+        link = self._links.get((source, destination))
+        if link is None:
+            low_ns, high_ns = self.plan.latency_low_ns, self.plan.latency_high_ns
+            link = self._links[source, destination] = Link(self.plan.seed, source, destination, low_ns, high_ns)
+        return link
 
     def flood(self, datagram: bytes, source: Address, destination: Address) -> None:
         """A stranger sends a datagram of his own making."""

@@ -48,10 +48,10 @@ def test_an_answer_that_does_not_come_or_is_about_an_earlier_challenge_speaks_fo
     script = accused()
     script.machine.looked_around(0.2, 9, False)
     assert script.take() == []
-    assert script.machine.next_timeout() == pytest.approx(0.4)
-    script.machine.handle_timeout(0.4)
+    assert script.machine.next_timeout() == pytest.approx(0.55), "who has heard nobody for 0.3 s says so a little later"
+    script.machine.handle_timeout(0.55)
     assert script.take() == [Kind.ANSWER]
-    script.machine.looked_around(0.41, 11, None)
+    script.machine.looked_around(0.56, 11, None)
     assert script.take() == []
 
 
@@ -79,6 +79,20 @@ def test_a_node_says_in_its_challenge_whether_others_hear_it() -> None:
         challenge = decode_challenge(script.last.puts[0][1])
         assert isinstance(challenge, FloatingChallenge)
         assert (challenge.in_touch, challenge.preempts) == (is_in_touch, False)
+
+
+def test_a_node_that_was_cut_off_itself_when_it_challenged_does_so_again_once_it_is_not() -> None:
+    script = Script(look_s=100.0)
+    script.wait(claim_of("b", 7))
+    for at, revision, is_in_touch in ((0.0, 11, False), (1.0, 13, True)):
+        script.machine.set_doubt(at, 7, is_in_touch=is_in_touch)
+        assert script.take() == [Kind.CHALLENGE]
+        script.machine.done(at, script.number, revision, FloatingLease(77, 4.0))
+        script.machine.saw(at + 0.1, Key.CHALLENGE, revision + 1, None)
+        script.machine.set_doubt(at + 0.2, None)
+    script.machine.set_doubt(1.5, 7, is_in_touch=True)
+    assert script.take() == [], "what it has said already it says again only after a while"
+    assert script.machine.next_timeout() == pytest.approx(3.8)
 
 
 def test_a_better_node_whom_the_holder_did_not_answer_waits_anew_before_it_asks_for_the_address() -> None:

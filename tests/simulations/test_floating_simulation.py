@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from holloway.protocols.floating_table import FloatingHolder
+from holloway.simulations.depth import Depth
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import HOLDER
@@ -77,7 +78,7 @@ def test_a_scenario_that_makes_no_sense_is_refused(text: str, why: str) -> None:
 
 
 def test_a_plan_whose_holder_nobody_can_be_is_refused() -> None:
-    plan = draw_plan(read_scenario(TEXT + REGISTRY + FAULT, "x"), 0)
+    plan = draw_plan(read_scenario(TEXT + REGISTRY + FAULT, "x"), 0, Depth.ACTORS)
     assert plan.registry is not None
     with pytest.raises(ScenarioError, match="nothing floats"):
         from_json(to_json(replace(plan, registry=replace(plan.registry, floating=()))), "x")
@@ -87,9 +88,9 @@ def test_a_plan_whose_holder_nobody_can_be_is_refused() -> None:
 
 
 def test_the_holder_is_whoever_has_the_address_at_that_moment() -> None:
-    plan = draw_plan(load_scenario("floating-unheard"), 0)
+    plan = draw_plan(load_scenario("floating-lone-faults"), 0)
     first = plan.faults[0]
-    plan = replace(plan, faults=(replace(first, kind="pause", values={}),), eventually={})
+    plan = replace(plan, faults=(replace(first, kind="pause", values={}),), eventually={}, duration_ns=20 * 10**9)
     outcome = run_plan(plan)
     assert outcome.failure is None
     assert outcome.reached.places["stalled_holder_replaced"] == 1
@@ -119,9 +120,9 @@ def test_each_promise_is_broken_by_what_it_forbids_and_by_nothing_else() -> None
     assert what_is_given_up_leaves_the_device(None, 10**10, "a") is None
     assert what_is_given_up_leaves_the_device(10**9, 2 * 10**9, "a") is None
     assert what_is_given_up_leaves_the_device(10**9, 2 * 10**9 + 1, "a")
-    assert lost_holders_are_replaced("a", ["b"], ADDRESS) is None
-    assert "nobody has" in (lost_holders_are_replaced("a", [], ADDRESS) or "")
-    assert lost_holders_are_replaced("a", ["a"], ADDRESS)
+    assert lost_holders_are_replaced("a", 1, ["b"], ADDRESS) is None
+    assert "nobody has" in (lost_holders_are_replaced("a", 1, [], ADDRESS) or "")
+    assert lost_holders_are_replaced("a", 1, ["a"], ADDRESS)
     assert one_node_takes_nothing("a", ["a"], ADDRESS) is None
     assert one_node_takes_nothing("a", ["b"], ADDRESS)
     assert one_node_takes_nothing("a", [], ADDRESS)
