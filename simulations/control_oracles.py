@@ -13,7 +13,7 @@ from enum import Enum, auto
 from holloway.protocols.control_plane.audit_chain import verify
 from holloway.protocols.control_plane.broker import Broker
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Moment, Send
-from holloway.protocols.control_plane.job_log import HELD_BYTES, HELD_OUTPUTS, MAX_VIEWERS, WINDOW
+from holloway.protocols.control_plane.job_log import HELD_BYTES, MAX_VIEWERS, WINDOW
 from holloway.protocols.control_plane.jobs import End, Phase
 from holloway.protocols.control_plane.messages import State
 from holloway.protocols.control_plane.output_flow import FULL_BYTES, OutputFlow
@@ -129,7 +129,7 @@ def brokers_are_bounded(broker: Broker, max_jobs: int, max_running: int, held_by
     if len(table.jobs) > max_jobs or len(table.running) > max_running:
         return f"{len(table.jobs)} jobs, {len(table.running)} of them running"
     for log in table.logs.values():
-        if log.held_bytes > HELD_BYTES or log.held_outputs > HELD_OUTPUTS or len(log.viewers) > MAX_VIEWERS:
+        if log.held_bytes > HELD_BYTES or len(log.viewers) > MAX_VIEWERS:
             return f"a job holds {log.held_bytes} bytes in {log.held_outputs} pieces for {len(log.viewers)} viewers"
         if any(len(viewer.under_way) > WINDOW for viewer in log.viewers.values()):
             return "more is under way to a viewer than may be"

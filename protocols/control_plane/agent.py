@@ -168,10 +168,12 @@ class Agent:
         return out
 
     def ended(self, now: Moment, job: str, rc: int | None, error: str = "") -> list[AgentEffect]:
-        """The step that runs has ended with code `rc`, or could not be started: None, and `error` says why. Raises LocalError
-        when none runs.
+        """The step that runs has ended with code `rc` (below 0 the signal), or could not be started: None, and `error` says why.
+        Raises LocalError when none runs, and for what is no code.
         """
         out: list[AgentEffect] = []
+        if rc is not None and not -255 <= rc <= 255:
+            raise LocalError(f"{rc} is no code with which a process ends", f"job {job}")
         running = self._running(job)
         run, error = running.run, error[:MAX_ERROR_CHARS]
         state = running.killed_for or (State.OK if rc == 0 else State.FAILED)

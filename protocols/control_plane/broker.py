@@ -53,11 +53,13 @@ from holloway.protocols.control_plane.messages import (
 )
 from holloway.protocols.control_plane.refusals import Refusals
 from holloway.protocols.control_plane.targets import read_target
-from holloway.protocols.control_plane.wire import decode, encode, kind_of
+from holloway.protocols.control_plane.wire import MAX_HEADER_BYTES, decode, encode, kind_of
 from holloway.protocols.errors import LocalError
 
 TOKEN_BYTES = 16
 REAP_EVERY_S = 60.0
+TIMES_ROOM_BYTES = 64
+"""By how much the header of a job may become longer when it is sent at another time."""
 
 NO_KEY = "control_no_key"
 WRONG_SENDER = "control_wrong_sender"
@@ -290,7 +292,8 @@ class Broker:
                 return
         try:
             asked = self._asked(now, who, message, nodes)
-            encode(self.jobs.run_message(asked, now.wall))
+            if len(encode(self.jobs.run_message(asked, now.wall))[1]) > MAX_HEADER_BYTES - TIMES_ROOM_BYTES:
+                raise LocalError("the job cannot be sent to agents", "its commands are too long", "send a file instead")
         except LocalError as error:
             self._deny(now, who, route, message.request, what, NOT_POSSIBLE, out, str(error), error.fix)
             return

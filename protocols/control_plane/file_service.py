@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from holloway.protocols.control_plane.access import AccessTable, Place
 from holloway.protocols.control_plane.effects import Audit, Moment, Principal, Send
-from holloway.protocols.control_plane.file_messages import Abort, Chunk, Fetch, Finish, Offer, Want
+from holloway.protocols.control_plane.file_messages import MAX_FILE_BYTES, Abort, Chunk, Fetch, Finish, Offer, Want
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_receiver import Outcome, Receiver, ReceiverEffect
 from holloway.protocols.control_plane.file_sender import Sender, SenderEffect
@@ -132,6 +132,8 @@ class FileService:
         transfer = self._transfers.get(key)
         if transfer is None or not isinstance(transfer.asked, Want) or transfer.work is not None:
             return []
+        if size > MAX_FILE_BYTES:
+            return self.failed(key, "the file is too large to be sent")
         offer = Offer(transfer.asked.transfer, transfer.asked.name, size, sha256, mode & 0o777)
         transfer.work = sender = Sender(key, transfer.route, offer, self._limits.deadline_s)
         return self._after(key, sender.begin(now))

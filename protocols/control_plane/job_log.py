@@ -18,8 +18,8 @@ from holloway.protocols.control_plane.messages import Finished, NodeOutput, Resu
 WINDOW = 64
 MAX_VIEWERS = 8
 HELD_BYTES = 4 * 1024 * 1024
-HELD_OUTPUTS = 16_384
-"""Output of one job that is kept for those who watch later or slowly: in all, and in pieces."""
+PIECE_COST_BYTES = 256
+"""Output of one job that is kept for those who watch later or slowly; each piece counts with so much beside its bytes."""
 
 Shown: TypeAlias = NodeOutput | Result | Finished
 
@@ -61,15 +61,15 @@ class JobLog:
         self._shown[self.last] = item
         if isinstance(item, NodeOutput):
             self._outputs.append(self.last)
-            self.held_bytes += len(item.body)
-            while self.held_bytes > HELD_BYTES or len(self._outputs) > HELD_OUTPUTS:
+            self.held_bytes += len(item.body) + PIECE_COST_BYTES
+            while self.held_bytes > HELD_BYTES:
                 self.drop_oldest()
 
     def drop_oldest(self) -> None:
         """Throw the oldest output away; there is one."""
         item = self._shown.pop(self._outputs.popleft())
         assert isinstance(item, NodeOutput)
-        self.held_bytes -= len(item.body)
+        self.held_bytes -= len(item.body) + PIECE_COST_BYTES
 
     def watch(self, route: bytes, name: str, after: int) -> None:
         """Show what comes after a position to `route`. Of more viewers than there may be the oldest is let go."""

@@ -53,6 +53,9 @@ CANCEL_WITHIN_S = 15.0
 RESUME_WITHIN_S = 600.0
 """A job whose next batch is due goes on after the broker was away for no longer than this."""
 MAX_SUMMARY_CHARS = 200
+MAX_ERROR_CHARS = 1000
+MAX_STEP_ERROR_CHARS = 200
+"""What is kept of the errors that an agent tells, so that a result fits its message whatever they are made of."""
 
 
 def summary(asked: Asked) -> str:
@@ -187,8 +190,8 @@ class JobTable:
                 message.state,
                 message.rc,
                 message.duration_s,
-                message.error,
-                message.steps,
+                message.error[:MAX_ERROR_CHARS],
+                tuple(replace(step, error=step.error[:MAX_STEP_ERROR_CHARS]) for step in message.steps),
                 is_truncated,
                 message.digest,
             )

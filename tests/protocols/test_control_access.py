@@ -234,6 +234,8 @@ def test_a_request_that_fits_and_a_job_that_does_not_is_denied() -> None:
     [denied] = site.say(longest, replace(ANN, name="n" * 63))
     assert isinstance(denied, m.Denied)
     assert "cannot be sent" in denied.why
+    [denied] = site.say(longest)
+    assert isinstance(denied, m.Denied), "at another time of day it would not fit"
 
 
 def test_questions_are_answered_in_parts_that_fit() -> None:
