@@ -126,7 +126,9 @@ class Journal:
             entry = _read(record)
             floor = read_record(record, _FLOOR) if key == "floor" else None
             if floor is not None:
-                self.floor = float(str(floor[0]["issued_at"]))
+                issued_at = floor[0]["issued_at"]
+                assert isinstance(issued_at, float)
+                self.floor = issued_at
             elif entry is None or not key.startswith("job/"):
                 bad += 1
             else:

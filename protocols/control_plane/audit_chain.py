@@ -10,7 +10,6 @@ before, elsewhere. Not responsible for files.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -113,7 +112,7 @@ def _read(line: bytes) -> tuple[Head, str] | Flaw:
         number = integer(fields, "n", 1, MAX_INTEGER)
         previous = text(fields, "previous", 64)
         said = tail[:-2].decode("ascii")
-    except (ValueError, json.JSONDecodeError):
+    except ValueError:
         return Flaw.NOT_A_LINE
     digest = hashlib.sha256(body).hexdigest()
     return (Head(number, digest), previous) if said == digest else Flaw.CHANGED

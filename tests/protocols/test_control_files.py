@@ -369,7 +369,7 @@ def test_a_name_leads_nowhere_but_down(name: str, problem: NameProblem) -> None:
 
 
 @given(st.text(max_size=80) | st.text("./\\a\0", max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_name_is_confined_or_none(name: str) -> None:
     parts = confined(name)
     if not isinstance(parts, NameProblem):

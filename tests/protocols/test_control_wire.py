@@ -136,7 +136,7 @@ messages = st.one_of(*MESSAGES.values())
 
 
 @given(messages)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_a_message_is_read_back_as_it_was_written(message: Message) -> None:
     frames = encode(message)
     assert decode(frames) == message
@@ -154,7 +154,7 @@ def test_every_kind_of_message_was_tried() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5) | st.tuples(st.just(MAGIC), st.binary(max_size=200), bodies))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_frames_are_refused_with_a_reason(frames: list[bytes]) -> None:
     assert isinstance(decode(frames), Refusal)
 
@@ -167,7 +167,7 @@ json_values = st.recursive(
 
 
 @given(messages, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_a_spoilt_field_raises_nothing(message: Message, data: st.DataObject) -> None:
     magic, head, body = encode(message)
     header = json.loads(head)
