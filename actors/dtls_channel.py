@@ -125,12 +125,13 @@ class SecureChannel:
     def open(self, record: bytes, source: Address) -> Sequence[bytes] | Ending:
         """What a DTLS datagram holds; nothing if it is not authentic, or comes for the second time. Takes any bytes.
 
-        The newest one says where the peer is.
+        The newest one says where the peer is, if it came alone: of several in one datagram only one need be authentic.
         """
         connection = self._connection
+        is_alone = is_single(record)
         try:
             connection.bio_write(record)
-            if is_single(record):
+            if is_alone:
                 texts = [connection.recv(USUAL_SPACE if len(record) < USUAL_SPACE else RECORD_SPACE)]
             else:
                 texts = self._read_all()
@@ -140,11 +141,8 @@ class SecureChannel:
             return Ending.CLOSED_BY_PEER
         except SSL.Error:
             return Ending.BROKEN
-        sequence = sequence_of(record)
-        if sequence > self._newest:
-            self._newest = sequence
-            if texts:
-                self.address = source
+        if is_alone and (sequence := sequence_of(record)) > self._newest:
+            self._newest, self.address = sequence, source
         return texts
 
     def _read_all(self) -> list[bytes]:

@@ -293,11 +293,11 @@ class DtlsPeer:
             return
         if channel is not None:
             exported.aim(channel.address, now)
-        if exported.receive(arrivals, now) and channel is not None:
-            self.link.heard(channel.number, now)
-            if exported.endpoint is not None and exported.endpoint != channel.address:
-                before, channel.address = channel.address, exported.endpoint
-                self._note_move(before, channel.address)
+        for number in exported.receive(arrivals, now):
+            self.link.heard(number, now)
+        if channel is not None and exported.endpoint is not None and exported.endpoint != channel.address:
+            before, channel.address = channel.address, exported.endpoint
+            self._note_move(before, channel.address)
         self._flush_exported()
         self._deliver(exported.packets_to_deliver(), now)
 

@@ -161,13 +161,14 @@ class ExportedSession:
         """Seal packets for which `can_send`."""
         self._tunnel.send(self._keys, packets, now)
 
-    def receive(self, arrivals: Iterable[Arrival], now: float) -> bool:
-        """Datagrams whose receiver index is ours. Whether anything authentic was among them. Takes any bytes.
+    def receive(self, arrivals: Iterable[Arrival], now: float) -> set[int]:
+        """Datagrams whose receiver index is ours. The associations under whose keys something authentic came. Takes any bytes.
 
         The newest one says where the peer is.
         """
         ring, tunnel = self._ring, self._tunnel
-        is_heard = is_waiting = False
+        is_waiting = False
+        heard: set[int] = set()
         for arrival in arrivals:
             keys = ring.by_index.get(int.from_bytes(arrival.data[:4], "little"))
             if keys is None or now >= keys.expires_at:
@@ -180,7 +181,7 @@ class ExportedSession:
             is_waiting = is_waiting or keys.is_waiting
             if not records:
                 continue
-            is_heard = True
+            heard.add(self._of[keys.local_index])
             if is_moved and keys.top > top:
                 self.aim(arrival.source, now)
             if keys is ring.next:
@@ -189,7 +190,7 @@ class ExportedSession:
             tunnel.hear(records, arrival.source, now)
         if is_waiting:
             tunnel.watch(now)
-        return is_heard
+        return heard
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due of records. Whether the peer is silent is not asked here."""

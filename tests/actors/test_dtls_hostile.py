@@ -19,6 +19,7 @@ from node_world import (
     outer,
     packet,
     peer,
+    the_peer,
 )
 from trio.testing import MockClock
 
@@ -244,3 +245,42 @@ async def test_a_certificate_that_only_openssl_can_read_is_refused(tmp_path: Pat
         assert drops(a)["dtls_certificate_rejected"] >= 1
         dataplane: Any = a.tree.ref("dataplane").get()
         assert not any(info.restarts for info in dataplane.children())
+
+
+async def test_records_that_are_spoilt_or_made_up_end_no_association(tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, b, left, right):
+        await trio.sleep(1)
+        rng = random.Random(1)
+        begin = len(world.wire)
+        for turn in range(50):
+            right.tun.inject([packet(2, 1, turn, rng.randrange(40, 1400))])
+        await trio.sleep(0.1)
+        await left.tun.collect()
+        records = [data for _, source, _, data in world.wire[begin:] if source[0] == outer(2)]
+        forged = []
+        for number in range(3000):
+            data = bytearray(rng.choice(records))
+            match rng.randrange(4):
+                case 0:
+                    data[rng.randrange(PREFIX_BYTES, len(data))] ^= 1 << rng.randrange(8)
+                case 1:
+                    del data[rng.randrange(PREFIX_BYTES + 13, len(data)) :]
+                case 2:  # another record behind or before it, with a number that is far ahead
+                    extra = b"\x17\xfe\xfd\0\x01" + bytes([rng.randrange(20, 24)]) * 6 + b"\0\x20" + rng.randbytes(32)
+                    data = data[:PREFIX_BYTES] + extra + data[PREFIX_BYTES:] if number % 2 else data + extra
+                case _:
+                    head = bytes([rng.randrange(20, 25)]) + b"\xfe\xfd\0\x01" + rng.randbytes(6) + b"\0\x30"
+                    data = data[:PREFIX_BYTES] + head + rng.randbytes(0x30)
+            forged.append(bytes(data))
+        thief = world.network.bind("203.0.113.9", 4000)
+        thief.send(forged, (outer(1), PORT))
+        await trio.sleep(0.1)
+        assert the_peer(a, 2)["state"] == the_peer(b, 1)["state"] == "ok"
+        assert the_peer(a, 2)["endpoint"] == f"{outer(2)}:{PORT}"
+        assert a.status()["node"]["dtls"]["associations"] == 2  # type: ignore[index]
+        assert await crosses(left, right, packet(1, 2, 1))
+        # And the peer can still move: nothing that was made up counts as newer than what it says.
+        world.network.rebind((outer(2), PORT), ("203.0.113.10", 4000))
+        assert await crosses(right, left, packet(2, 1, 77))
+        assert the_peer(a, 2)["endpoint"] == "203.0.113.10:4000"

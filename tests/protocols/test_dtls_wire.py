@@ -48,7 +48,7 @@ def test_full_packets_fit_into_1500_bytes_over_both_families() -> None:
 
 
 def test_the_words_of_the_configuration_are_those_of_the_settings() -> None:
-    assert model.BACKENDS == tuple(each.value for each in Backend)
+    assert tuple(each.value for each in Backend) == model.BACKENDS
 
 
 def test_datagrams_in_a_run_are_sorted_each_by_itself() -> None:
