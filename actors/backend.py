@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holloway.actors.config import Config, ConfigProblems
-from holloway.actors.config.model import DEFAULT_MTU, DTLS_MTU
+from holloway.actors.config.model import DTLS_MTU
 from holloway.actors.config.problems import Problem
 from holloway.protocols.network_settings import Backend
 
@@ -36,8 +36,8 @@ def with_backend(config: Config, enrolled: Enrolled | None, member: StoreMember 
         return replace(config, node=node)
     if config.dtls is None and enrolled is None:
         raise _problem(config, "node.backend", "dtls needs a certificate", "join a network, or name one under [dtls]")
-    mtu = DTLS_MTU if config.interface.mtu == DEFAULT_MTU else config.interface.mtu
-    return replace(config, node=node, interface=replace(config.interface, mtu=mtu))
+    interface = config.interface if config.interface.mtu else replace(config.interface, mtu=DTLS_MTU)
+    return replace(config, node=node, interface=interface)
 
 
 def _problem(config: Config, key: str, what: str, fix: str) -> ConfigProblems:

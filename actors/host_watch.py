@@ -42,7 +42,7 @@ async def watch_host(
         changed = await netlink.wait_changed()
         if changed is None or tun.port.name in changed:
             try:
-                await netlink.configure(tun.port.name, addresses.all(), interface.mtu, bring_up=False)
+                await netlink.configure(tun.port.name, addresses.all(), interface.device_mtu, bring_up=False)
             except PortError as error:
                 roster.problems["interface_not_restored"] += 1
                 log.warning("%s cannot be put right: %s", tun.port.name, error)

@@ -96,7 +96,7 @@ class NodeAnswers:
                 "network": config.node.network,
                 "interface": config.interface.name,
                 "addresses": [str(address) for address in config.interface.addresses],
-                "mtu": config.interface.mtu,
+                "mtu": config.interface.device_mtu,
                 "listen": self._listening(),
                 "uptime_s": round(now - self.started_at, 3),
                 "pid": os.getpid(),

@@ -151,7 +151,7 @@ class Peers:
             static=self._static,
             peer_public=handle.peer.public_key,
             timers=Timers(**asdict(self._config.session.timers)),
-            mtu=self._config.interface.mtu,
+            mtu=self._config.interface.device_mtu,
             inspect=Inspector(self._router.routes, handle, self._router.local),
             memory=self._memory,
         )
@@ -170,7 +170,7 @@ class Peers:
                 preshared=self._preshared(peer),
                 timers=Timers(**asdict(self._config.session.timers)),
                 keepalive_s=peer.keepalive_s,
-                mtu=self._config.interface.mtu,
+                mtu=self._config.interface.device_mtu,
                 inspect=Inspector(self._router.routes, handle, self._router.local),
                 memory=self._memory,
                 terms=self._terms_with(peer),

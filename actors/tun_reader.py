@@ -71,10 +71,10 @@ async def tun_reader(
 
     What it counted goes into `past_drops` at its end.
     """
-    port = ports.open_tun(interface.name, interface.mtu)
+    port = ports.open_tun(interface.name, interface.device_mtu)
     try:
         netlink: Netlink = ctx.sibling("netlink").get()
-        await netlink.configure(port.name, addresses.all(), interface.mtu)
+        await netlink.configure(port.name, addresses.all(), interface.device_mtu)
         addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)

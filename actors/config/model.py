@@ -75,13 +75,18 @@ class NodeConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceConfig:
     """The TUN device: its name, its overlay addresses with their prefix lengths (none: those of the node's certificate), its
-    MTU in bytes; `offloads`: the kernel may cut, join and check packets for us, on this device and on the sockets.
+    MTU in bytes (None: what the back end leaves of 1500); `offloads`: the kernel may cut, join and check packets for us, on this device and on the sockets.
     """
 
     name: str
     addresses: tuple[InterfaceAddress, ...] = ()
-    mtu: int = DEFAULT_MTU
+    mtu: int | None = None
     offloads: bool = True
+
+    @property
+    def device_mtu(self) -> int:
+        """The MTU that the device gets."""
+        return DEFAULT_MTU if self.mtu is None else self.mtu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,9 +133,10 @@ SECTIONS: Final = (
             Field(
                 "mtu",
                 integer_kind(MIN_MTU, MAX_MTU),
-                f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address. With DTLS, whose records are longer, "
-                f"{DEFAULT_MTU} stands for {DTLS_MTU}.",
-                DEFAULT_MTU,
+                f"Largest inner packet in bytes; at least {MIN_MTU_IPV6} with an IPv6 address.",
+                None,
+                f"{DEFAULT_MTU}; with DTLS, whose records are longer, {DTLS_MTU}",
+                example="1400",
             ),
             Field(
                 "offloads",

@@ -172,7 +172,7 @@ def test_config_show_tells_origins(node: Path, holloway: Callable[..., Any], mon
     told = {line.partition(" = ")[0]: line.rpartition("# ")[2] for line in shown}
     assert told["port"] == "HOLLOWAY_LISTEN_PORT"
     assert told["addresses"] == "node.toml:5"
-    assert told["mtu"] == "default"
+    assert told["offloads"] == "default"
     document = holloway("config", "show", "-c", "node.toml", "--json").document
     valid("config", document)
     settings = {each["key"]: (each["value"], each["source"], each["origin"]) for each in document["settings"]}
