@@ -115,7 +115,7 @@ def command(
     settings = _settings(overlay, port, with_ipv6=trust != "pinned")
     match trust:
         case "store":
-            given = [each for each in ("overlay", "port") if _is_given(context, each)]
+            given = [each for each in ("overlay", "port", "registry") if _is_given(context, each)]
             _init_store(wanted, settings, prefixes, given)
         case "pinned":
             from holloway.cli.pinned_node import init_pinned
@@ -193,10 +193,7 @@ def _init_store(wanted: Wanted, settings: NetworkSettings, prefixes: tuple[Prefi
             flag = "--range" if option == "overlay" else "--port"
             say(f"{flag} {ours} does not count: network {wanted.network} is there already, and has {theirs}")
     token = store_token(wanted.network, wanted.registry)
-    report(
-        wanted,
-        [str(each.ip) for each in member.addresses],
-        token,
-        "or this command once more; the token does not expire",
-    )
+    # Without --registry the same command makes another network there, in a file of its own.
+    again = "or this command once more; " if "registry" in given else ""
+    report(wanted, [str(each.ip) for each in member.addresses], token, f"{again}the token does not expire")
     say(BELIEVED)

@@ -55,6 +55,7 @@ def test_each_machine_needs_one_command_and_is_told_who_is_believed(
     assert "10.99.4.1" in first.err
     assert "whoever can write to this registry is believed" in first.err
     assert f"holloway up --state {state / 'a'}" in first.err
+    assert "or this command once more" in first.err
     joined = holloway("join", first.out.strip(), "--name", "b", "--state", str(state / "b"))
     assert joined.code == 0
     assert "10.99.4.2" in joined.err
@@ -70,6 +71,13 @@ def test_each_machine_needs_one_command_and_is_told_who_is_believed(
         assert config.registry is not None
         assert (config.registry.trust, config.registry.url) == ("store", registry)
         assert holloway("check", str(state / name / "holloway.toml")).code == 0
+
+
+def test_without_a_registry_the_token_alone_leads_to_the_same_network(holloway: Holloway, state: Path) -> None:
+    words = ("init", "home", "--trust", "store", "--state")
+    first = holloway(*words, str(state / "a"), "--name", "a")
+    assert "this command once more" not in first.err, "it makes another network, in a file of its own"
+    assert "10.99.4.2" in holloway("join", first.out.strip(), "--name", "b", "--state", str(state / "b")).err
 
 
 def test_what_the_first_node_wrote_counts_and_later_ones_hear_of_it(
