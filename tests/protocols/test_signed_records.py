@@ -96,6 +96,22 @@ def test_a_record_that_was_changed_is_refused(world: Network) -> None:
     assert refused(world, changed(value, record=text.replace(",", ", "))) is RecordProblem.BAD_SIGNATURE
 
 
+def test_offers_that_were_stripped_or_added_break_the_signature(world: Network) -> None:
+    node = world.node()
+    value = node.seal(security=("session", "none"), compression=("lz4",))
+    text = json.loads(value)["record"]
+    assert '"security":["session","none"],"compression":["lz4"]' in text
+    for altered in (
+        text.replace('"session",', ""),
+        text.replace(',"none"', ""),
+        text.replace(',"security":["session","none"]', ""),
+        text.replace(',"compression":["lz4"]', ""),
+        text.replace('"session"', '"dtls"'),
+    ):
+        assert altered != text
+        assert refused(world, changed(value, record=altered)) is RecordProblem.BAD_SIGNATURE
+
+
 def test_a_record_by_somebody_without_a_certificate_is_refused(world: Network) -> None:
     attacker = Network(authority("attacker")).node("node-a", key=identity("attacker"))
     assert refused(world, attacker.seal()) is RecordProblem.FOREIGN_AUTHORITY
