@@ -131,7 +131,7 @@ class FloatingAddress:
 
     def looked_around(self, now: float, number: int, is_in_touch: bool | None) -> None:
         """What came of the `LookAround` of that number: whether at least half have answered; None: there was nobody to ask."""
-        self._defence.tell(number, is_in_touch)
+        self._defence.tell(now, number, is_in_touch)
         self._proceed(now)
 
     def stop(self, now: float) -> None:
@@ -310,7 +310,7 @@ class FloatingAddress:
             case Phase.LEAVING:
                 due, kind = -math.inf, Kind.RELEASE
             case Phase.HOLDING if self._view.challenge is not None:
-                due, kind = -math.inf if self._rival.accusation() is None else self._defence.until, Kind.ANSWER
+                due, kind = -math.inf if self._rival.accusation() is None else self._defence.answer_at, Kind.ANSWER
             case Phase.HOLDING:
                 due, kind = self._keep_at, Kind.KEEP
             case Phase.WAITING:

@@ -19,6 +19,9 @@ from holloway.protocols.floating_operations import FloatingTimers, LookAround
 GRACE_S = 0.15
 """How much longer than the asking the answer may take: who has heard nobody by then says so only afterwards."""
 
+KNOWN_S = 1.0
+"""How long what others have answered is believed: whoever challenges again and again does not keep us from answering."""
+
 
 class Answer(Enum):
     """What to do about a challenge."""
@@ -29,35 +32,35 @@ class Answer(Enum):
 
 
 class Defence:
-    """What is known about the newest accusation."""
+    """What is known about the newest accusations: of many at once only the first makes us ask."""
 
     def __init__(self, timers: FloatingTimers) -> None:
         self._patience_s = timers.look_around_s + GRACE_S
-        self._revision = 0
-        self._until = -math.inf
+        self._number = 0
+        self._asked_until = -math.inf
         self._is_in_touch: bool | None = None
-
-    @property
-    def until(self) -> float:
-        """When the asking ends, whatever has come of it."""
-        return self._until
+        self._known_until = -math.inf
+        self.answer_at = -math.inf
+        """When to answer the challenge that was considered last, unless it is known before what to do."""
 
     def consider(self, now: float, revision: int, challenge: FloatingChallenge) -> tuple[Answer, LookAround | None]:
         """What to do about the challenge at `revision`, and whom to ask first, if anybody is to be asked."""
+        self.answer_at = -math.inf
         if not challenge.in_touch:
-            self._until = -math.inf
             return Answer.STAY, None
+        if now < self._known_until:
+            return Answer.YIELD if self._is_in_touch is False else Answer.STAY, None
         question = None
-        if revision != self._revision:
-            self._revision, self._until, self._is_in_touch = revision, now + self._patience_s, None
+        if now >= self._asked_until:
+            if revision == self._number:
+                return Answer.STAY, None
+            self._number, self._asked_until = revision, now + self._patience_s
             question = LookAround(revision, challenge.name, challenge.key)
-        if self._is_in_touch is False:
-            return Answer.YIELD, None
-        return (Answer.STAY if now >= self._until else Answer.LATER), question
+        self.answer_at = self._asked_until
+        return Answer.LATER, question
 
-    def tell(self, number: int, is_in_touch: bool | None) -> None:
+    def tell(self, now: float, number: int, is_in_touch: bool | None) -> None:
         """What came of the question `number`; None: there was nobody to ask. What is not known speaks for staying."""
-        if number == self._revision:
+        if number == self._number:
             self._is_in_touch = is_in_touch
-            if is_in_touch is not False:
-                self._until = -math.inf
+            self._asked_until, self._known_until = -math.inf, now + KNOWN_S

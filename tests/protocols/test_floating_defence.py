@@ -55,6 +55,27 @@ def test_an_answer_that_does_not_come_or_is_about_an_earlier_challenge_speaks_fo
     assert script.take() == []
 
 
+def test_whoever_challenges_again_and_again_makes_a_holder_ask_once_a_second_and_takes_nothing() -> None:
+    script = accused()
+    script.machine.looked_around(0.15, 11, True)
+    now, revision, asked = 0.15, 11, 0
+    while now < 3.0:
+        kinds = script.take()
+        asked += sum(isinstance(each, LookAround) for each in kinds)
+        for each in kinds:
+            if isinstance(each, LookAround):
+                script.machine.looked_around(now + 0.01, each.number, True)
+        kinds += script.take()
+        if Kind.ANSWER in kinds:
+            revision += 1
+            script.machine.done(now + 0.02, script.number, revision)
+        assert script.machine.owns(now + 0.02)
+        now += 0.05
+        revision += 1
+        script.machine.saw(now, Key.CHALLENGE, revision, challenge_of("b", revision, 10, in_touch=True))
+    assert asked <= 3
+
+
 def test_who_is_not_in_touch_or_bids_by_priority_is_answered_without_asking_anybody() -> None:
     for challenge in (challenge_of("b", 11, 10), challenge_of("b", 11, 10, preempts=True, in_touch=True)):
         script = Script()
