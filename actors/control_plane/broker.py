@@ -35,6 +35,7 @@ from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.broker_queries import answer_parts
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
 from holloway.protocols.control_plane.messages import Denied
+from holloway.protocols.control_plane.refusals import Refusals
 from holloway.protocols.control_plane.wire import encode
 from holloway.protocols.errors import HollowayError
 
@@ -94,7 +95,7 @@ async def serve_commands(
             await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit,
         ):
             hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
-            with Gate(context, hub.keys.judge, ctx.log) as gate:
+            with Gate(context, hub.keys.judge, ctx.log, hub.note_denied) as gate:
                 await hub.restore()
                 pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
                 hub.router, endpoint = gate.open_router(endpoint_of(settings.bind, settings.command_port), pair)
@@ -142,6 +143,7 @@ class _Hub:
         self._waiting = trio.CancelScope()
         self._gone: list[str] = []
         self._notes: list[Audit] = []
+        self._denied = Refusals()
 
     # Keys.
 
@@ -158,6 +160,11 @@ class _Hub:
 
     def _hear_gone(self, names: list[str]) -> None:
         self._gone += names
+        self._waiting.cancel()
+
+    def note_denied(self, address: str, why: str) -> None:
+        """Somebody was not let in. Nobody can flood the trail so."""
+        self._notes += self._denied.note(trio.current_time(), address, "handshake", why)
         self._waiting.cancel()
 
     def _note(self, entry: Audit) -> None:
@@ -187,6 +194,7 @@ class _Hub:
             due = self.broker.next_tick()
             if due is not None and now.at >= due:
                 effects += self.broker.tick(now)
+            self._notes += self._denied.due(now.at)
             await self._carry_out(effects)
 
     async def _arrivals(self) -> list[tuple[bytes, Principal | None, list[bytes]]]:

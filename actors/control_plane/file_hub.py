@@ -183,9 +183,7 @@ class _Files:
             case Write(key, offset, data) if key in self._put:
                 await self._on_disk(key, partial(self._put[key].write, offset, data))
             case Store(key) if key in self._put:
-                if await self._on_disk(key, partial(self._put[key].store, self._root)):
-                    del self._put[key]
-                    self._take(self.service.stored(key))
+                self.nursery.start_soon(self._store, key, self._put.pop(key))
             case Discard(key) if key in self._put:
                 await trio.to_thread.run_sync(self._put.pop(key).discard)
             case Leave(key) if key in self._put:
@@ -215,6 +213,14 @@ class _Files:
             self._take(self.service.failed(key, _words(error)))
             return False
         return True
+
+    async def _store(self, key: str, unfinished: Unfinished) -> None:
+        """Have a file that is whole under its name; the others do not wait for that."""
+        try:
+            if await self._on_disk(key, partial(unfinished.store, self._root)):
+                self._take(self.service.stored(key))
+        finally:
+            unfinished.close()
 
     async def _read(self, key: str, offset: int, size: int) -> None:
         measured = self._got.get(key)

@@ -19,6 +19,8 @@ from pathlib import Path
 from holloway.protocols.control_plane.file_messages import Offer
 
 PIECE_BYTES = 1 << 20
+FLUSH_BYTES = 16 << 20
+"""Written between two flushes: or the last one, with the whole of a large file before it, would take longer than anybody waits."""
 MAX_UNFINISHED = 256
 """Beginnings of files that are kept for another attempt; of more, the oldest go."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -84,6 +86,7 @@ class Unfinished:
         _drop_oldest(folder)
         self._path = folder / name
         self._parts, self._mode = parts, offer.mode & 0o777
+        self._unflushed = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
         try:
@@ -103,6 +106,10 @@ class Unfinished:
         while view:
             written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[written:], offset + written
+        self._unflushed += len(data)
+        if self._unflushed >= FLUSH_BYTES:
+            self._unflushed = 0
+            os.fdatasync(self._descriptor)
 
     def store(self, root: Path) -> None:
         """Make it durable, under its name. What had that name is replaced; a folder is not."""

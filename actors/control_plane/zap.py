@@ -37,7 +37,15 @@ class Gate:
     Raises PortError where the context has a handler already.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], judge: Judge, log: Logger) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        judge: Judge,
+        log: Logger,
+        tell_denied: Callable[[str, str], None] = lambda address, reason: None,
+    ) -> None:
+        """`tell_denied` hears of each handshake that is refused: where it came from, and why, with the key."""
+        self._tell_denied = tell_denied
         self.denied: Final[Counter[str]] = Counter()
         """Handshakes that were refused, by reason."""
         self._context = context
@@ -117,7 +125,9 @@ class Gate:
 
     def _deny(self, reason: str, address: bytes, why: str) -> None:
         self.denied[reason] += 1
-        self._log.warning("%s is not let in: %s", address.decode("ascii", "backslashreplace") or "somebody", why)
+        said = address.decode("ascii", "backslashreplace") or "somebody"
+        self._log.warning("%s is not let in: %s", said, why)
+        self._tell_denied(said, why)
 
 
 def sender_key(frame: zmq.Frame) -> str | None:

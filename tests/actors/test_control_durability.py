@@ -117,6 +117,8 @@ async def test_without_the_window_nobody_becomes_admin(tmp_path: Path) -> None:
         with Link(world.clients, world.broker_for(new_pair())) as link, pytest.raises(BrokerError):
             await link.connected()
         assert world.keys.read().client_keys == ()
+        trail = world.root / "broker" / AUDIT_FILE
+        await until(lambda: b"handshake" in trail.read_bytes())  # who was refused stands in the trail
 
 
 def test_the_window_is_of_the_first_start_and_an_empty_list_does_not_open_it_again(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def killed_in_the_middle(site: Site, count: int) -> None:
     where = ("-t", "web1", "--folder", str(site.folder), "--shell", script)
     jobs = [site.start(f"job{number}", "exec", "--json", *where) for number in range(count)]
     ran = site.folder / "ran"
-    wait_until(lambda: ran.exists() and ran.read_text().count("begun") >= count // 2 + 1, "the programs")
+    wait_until(lambda: ran.exists() and ran.read_text().count("begun") >= count // 2 + 1, "the programs", timeout=90)
     site.processes["broker"].kill()
     site.processes["broker"].wait(10)
     site.broker()
