@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from holloway.actors.config import Config, ConfigProblems
 from holloway.actors.config.model import DTLS_MTU
 from holloway.actors.config.problems import Problem
+from holloway.actors.config.schema import MAX_DTLS_MTU
 from holloway.protocols.network_settings import Backend
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def with_backend(config: Config, enrolled: Enrolled | None, member: StoreMember 
         return replace(config, node=node)
     if config.dtls is None and enrolled is None:
         raise _problem(config, "node.backend", "dtls needs a certificate", "join a network, or name one under [dtls]")
+    if config.interface.device_mtu > MAX_DTLS_MTU:
+        what = f"a record of DTLS holds {MAX_DTLS_MTU} bytes at most"
+        raise _problem(config, "interface.mtu", what, "leave mtu out, or use no more")
     interface = config.interface if config.interface.mtu else replace(config.interface, mtu=DTLS_MTU)
     return replace(config, node=node, interface=interface)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PRIVATE = {
     "DTLSChannel": ("_ssl", "_did_handshake", "_final_volley", "_record_encoder", "_handshake_mtu"),
-    "DTLSEndpoint": ("_listening_context", "_incoming_connections_q", "_streams", "_receive_loop_spawned"),
+    "DTLSEndpoint": ("_listening_context",),
 }
 """What we use of Trio's classes that Trio does not promise to keep."""
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from holloway.protocols.exported import ExportedSession
     from holloway.protocols.noise import OpenedInitiation
 
+LOOK_UP_S = 2.0
 TRY_AGAIN = frozenset({DtlsProblem.UNANSWERED, DtlsProblem.NOT_COMPLETED, DtlsProblem.NOT_AUTHENTIC})
 """Reasons for a handshake to fail that another one may not meet."""
 
@@ -251,7 +252,7 @@ class DtlsPeer:
             self._flush_exported()
             self.link.sent(0, now)  # what was sealed is counted there
             return
-        texts = _texts(packets)
+        texts = whole_packets(packets)
         self._propose_keys(channel, now)
         self._transmit(channel, texts)
         self.session.in_records.packets += len(texts)
@@ -455,10 +456,8 @@ class DtlsPeer:
     async def _dial(self, attempt: int) -> None:
         """One attempt, wherever the peer may be."""
         try:
-            for name in self.callbook.names:
-                why = await self.callbook.look_up(name)
-                if why is not None:
-                    self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
+            if attempt > 1 or self.callbook.at(attempt) is None:
+                await self._look_up_names()
             address = self.callbook.at(attempt)
             if address is None:
                 raise HandshakeRefused(DtlsProblem.UNANSWERED, "it has no endpoint that can be called")
@@ -467,6 +466,14 @@ class DtlsPeer:
             self._take_turn(partial(self._note_refusal, refused, attempt))
         else:
             self.accept(channel)
+
+    async def _look_up_names(self) -> None:
+        """Names that nobody answers to keep a peer whose address is known from being dialled no longer than this."""
+        with trio.move_on_after(LOOK_UP_S):
+            for name in self.callbook.names:
+                why = await self.callbook.look_up(name)
+                if why is not None:
+                    self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
 
     def _note_refusal(self, refused: HandshakeRefused, attempt: int) -> None:
         may_try = refused.problem in TRY_AGAIN
@@ -490,10 +497,3 @@ class DtlsPeer:
         self._discard(DropReason.PEER_DOWN)
         self._pinger.close()
         self._settled.set()
-
-
-def _texts(packets: Sequence[Packet]) -> Sequence[bytes]:
-    """The packets as records hold them."""
-    if len(packets) == 1 and type(packets[0]) is bytes:
-        return [packets[0]]
-    return whole_packets(packets)

@@ -27,7 +27,7 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import Node
+from holloway.actors import Endpoint, Node
 from holloway.simulations.network import Link
 
 HEALED_S = 5.0
@@ -328,3 +328,48 @@ async def test_a_turn_that_crashes_ends_the_peer_and_nobody_else(
 
 def test_the_certificates_of_these_tests_differ() -> None:
     assert len({bad(kind).der for kind in CASES if kind != "none"} | {good(2).der}) == len(CASES)
+
+
+async def test_a_certificate_that_is_renewed_is_shown_from_then_on(tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, b, _, _):
+        await trio.sleep(5)
+        credentials: Any = a._credentials
+        credentials._shown = authority().issue(name(1), uris=node_uri(3)).shown  # one that the other side refuses
+        a.roster.running[name(2)].rekey()
+        await trio.sleep(1)
+        assert drops(b)["dtls_unknown_node"] == 1
+        await trio.sleep(60)
+        b.roster.running[name(1)].rekey()
+        await trio.sleep(1)
+        assert the_peer(b, 1)["problem"] == "dtls_certificate_wrong_name"
+
+
+async def test_a_peer_with_a_name_is_dialled_where_the_name_leads(tmp_path: Path, autojump_clock: MockClock) -> None:
+    class Resolver(trio.abc.HostnameResolver):
+        answers: tuple[str, ...] = ()
+
+        async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> list[Any]:
+            await trio.lowlevel.checkpoint()
+            if not self.answers:
+                raise OSError("nobody knows that name")
+            return [(2, 2, 17, "", (each, port)) for each in self.answers]
+
+        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+            raise NotImplementedError
+
+    resolver = Resolver()
+    trio.socket.set_custom_hostname_resolver(resolver)
+    world = DtlsWorld(tmp_path)
+    left, right = world.ports(1), world.ports(2)
+    by_name = peer(2, endpoint=Endpoint("b.example", PORT))
+    async with (
+        world.node(world.config(2, peer(1, endpoint=False)), right),
+        world.node(world.config(1, by_name), left) as a,
+    ):
+        await trio.sleep(10)
+        assert the_peer(a, 2)["state"] == "down"
+        resolver.answers = (outer(2),)
+        with trio.fail_after(HEALED_S):
+            await a.connected(name(2))
+        assert await crosses(left, right, packet(1, 2, 1))
