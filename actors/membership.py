@@ -283,8 +283,11 @@ class Membership:
                 self._log.info("our certificate was renewed")
                 self._record = None  # it goes with our record
         elif key in authority.statement_keys:
-            before = authority.enrolled.newest
+            before, bundle = authority.enrolled.newest, authority.enrolled.trust.bundle
             problem = self._kept_or_owed(partial(authority.hear, key, value))
+            if authority.enrolled.trust.bundle is not bundle:
+                trusted = [each.key.fingerprint.hex()[:16] for each in authority.enrolled.trust.bundle.authorities]
+                self._log.info("the network has other authorities: %s", ", ".join(trusted))
             if changed := differences(before, authority.enrolled.newest):
                 self._log.info("the network has other settings: %s", words_of(changed))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -117,8 +118,9 @@ def waiting_records(office: Office, now: int) -> list[str]:
 
 
 async def test_running_nodes_follow_to_another_authority_and_lose_no_packet(
-    office: Office, autojump_clock: MockClock
+    office: Office, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "holloway")
     async with office.three() as (nodes, ports), trio.open_nursery() as nursery:
         old = office.issuer()
         dropped = [node.drops() for node in nodes]
@@ -139,6 +141,8 @@ async def test_running_nodes_follow_to_another_authority_and_lose_no_packet(
             assert [each.key.fingerprint for each in node.enrolled.trust.bundle.authorities] == [new]
             assert len(node.roster.plan.peers) == 2
         nursery.cancel_scope.cancel()
+    for said in (f"{old.hex()[:16]}, {new.hex()[:16]}", new.hex()[:16]):
+        assert caplog.text.count(f"the network has other authorities: {said}\n") == 3
     assert traffic.sent > 300
     assert traffic.sent - traffic.arrived <= 4, "but for those under way when it ended"
     assert not office.state(name(1)).has(NEXT_KEY)
