@@ -84,7 +84,7 @@ class FloatingWatch:
     ) -> None:
         plans = () if plan.registry is None else plan.registry.floating
         self._all, self._timeline = plan, timeline
-        self.plans = {floating_address(number): plan for number, plan in enumerate(plans) if plan.nodes}
+        self.plans = {floating_address(number): plan for number, plan in enumerate(plans)}
         self._raw = {address.packed: address for address in self.plans}
         self._hosts, self._check, self._reach = hosts, check, reach
         self._holders: dict[IPv4Address, str] = {}

@@ -102,9 +102,10 @@ class Meeting:
         return self.trust == "authority"
 
     def only(self, nodes: Iterable[str]) -> Meeting:
-        """The same with these nodes alone. An address that none of them may have is still one."""
+        """The same with these nodes alone, and without the addresses that none of them may have."""
         kept = frozenset(nodes)
-        return replace(self, floating=tuple(each.only(kept) for each in self.floating))
+        floating = [each.only(kept) for each in self.floating]
+        return replace(self, floating=tuple(each for each in floating if each.nodes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +377,7 @@ def _check_floating(meeting: Meeting, nodes: tuple[str, ...]) -> None:
     _require(len(meeting.floating) <= MAX_FLOATING, "too many floating addresses")
     _require(not meeting.floating or not meeting.has_authority, "floating addresses in a network with an authority")
     for each in meeting.floating:
-        _require(len(each.nodes) == len(each.priorities), "as many priorities as nodes")
+        _require(0 < len(each.nodes) == len(each.priorities), "as many priorities as nodes")
         _require(all(name in nodes for name in each.nodes), "a floating address of nobody")
         _require(all(0 <= priority <= MAX_PRIORITY for priority in each.priorities), "a wrong priority")
 

@@ -38,6 +38,8 @@ def _floating(table: Table, nodes: tuple[str, ...]) -> FloatingPlan:
     names = table.texts("nodes", dict.fromkeys(nodes))
     priorities = table.take("priorities", _priorities, (0,) * len(names))
     table.finish()
+    if not names:
+        table.refuse("nodes", "nobody may have it", "name the nodes that may")
     if len(priorities) != len(names):
         table.refuse("priorities", f"{len(priorities)} for {len(names)} nodes", "give one for each")
     return FloatingPlan(nodes=names, priorities=priorities)

@@ -91,16 +91,18 @@ def _fewer_nodes(plan: Plan) -> Iterator[Plan]:
 
 
 def _only(plan: Plan, nodes: tuple[str, ...]) -> Plan:
+    registry = None if plan.registry is None else plan.registry.only(nodes)
+    left = (*nodes, HOLDER) if registry is not None and registry.floating else nodes
     faults = []
     for fault in plan.faults:
-        hit = tuple(name for name in fault.nodes if name in nodes or name == HOLDER)
+        hit = tuple(name for name in fault.nodes if name in left)
         if bool(hit) == bool(fault.nodes) and all(name in nodes for name in fault.between):
             faults.append(replace(fault, nodes=hit))
     return replace(
         plan,
         nodes=nodes,
         pairs=tuple(pair for pair in plan.pairs if pair[0] in nodes and pair[1] in nodes),
-        registry=None if plan.registry is None else plan.registry.only(nodes),
+        registry=registry,
         workloads=tuple(each for each in plan.workloads if all(name in nodes for name in each.ends)),
         faults=tuple(faults),
     )

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from holloway.protocols.floating_table import FloatingHolder
+from holloway.simulations import shrink
 from holloway.simulations.depth import Depth
 from holloway.simulations.drawing import draw_plan
 from holloway.simulations.errors import ScenarioError
@@ -54,6 +55,15 @@ def test_a_plan_with_a_floating_address_is_read_as_it_was_written() -> None:
     assert from_json(to_json(plan), "x") == plan
     fewer = plan.registry.only(["b", "c"])
     assert fewer.floating == (FloatingPlan(nodes=("b",), priorities=(2,)),)
+    assert plan.registry.only(["c"]).floating == ()
+
+
+def test_a_plan_shrinks_to_nodes_of_which_none_may_have_the_address() -> None:
+    plan = draw_plan(read_scenario(TEXT.replace('"c"]', '"c", "d"]') + REGISTRY + FAULT, "x"), 0)
+    both = [shrink._only(plan, nodes) for nodes in (("b", "c"), ("c", "d"))]
+    assert [[fault.nodes for fault in each.faults] for each in both] == [[(HOLDER,)], []]
+    for each in both:
+        assert run_plan(each).failure is None
 
 
 @pytest.mark.parametrize(
@@ -65,6 +75,7 @@ def test_a_plan_with_a_floating_address_is_read_as_it_was_written() -> None:
         (TEXT + REGISTRY.replace("[1, 2]", "[1]"), "1 for 2 nodes"),
         (TEXT + REGISTRY.replace("[1, 2]", "[1, 1001]"), "numbers up to 1000"),
         (TEXT + REGISTRY.replace('"b"', '"x"'), "unknown 'x'"),
+        (TEXT + REGISTRY.replace('"a", "b"', "").replace("1, 2", ""), "nobody may have it"),
         (
             TEXT + REGISTRY.replace("[registry]\n", '[registry]\ntrust = "authority"\n'),
             "where the registry is believed",
