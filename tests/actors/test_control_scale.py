@@ -58,7 +58,7 @@ async def test_five_hundred_agents_run_a_program_and_none_is_lost_or_doubled(tmp
             print(f"{' '.join((words[0], *words[1]))} on {AGENTS}: {took:.2f} s, {worked:.2f} s of processor")
             assert len(answers.results) == AGENTS
             assert {each.state for each in answers.results.values()} == {State.OK}
-        assert worked < 3.0  # what it took depends on who else is on the machine
+        assert worked < 6.0  # on two cores half of that; what it took besides depends on who else is on the machine
 
 
 @pytest.mark.soak
