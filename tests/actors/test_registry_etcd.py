@@ -24,7 +24,6 @@ from holloway.actors.registry import (
 from holloway.actors.registry.etcd import PAGE_ENTRIES, open_etcd
 from holloway.actors.registry.etcd_client import MESSAGE_BYTES_MAX, EtcdTiming
 from holloway.actors.registry.etcd_url import parse_etcd_url
-from holloway.actors.registry.limits import VALUE_BYTES_MAX
 from holloway.protocols.errors import RegistryError
 
 pytestmark = needs_etcd
