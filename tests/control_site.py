@@ -82,6 +82,7 @@ class Site:
         self.served: list[Serve] = []
         self.shown: dict[bytes, list[Message]] = {}
         self._lives = 0
+        self._is_pumping = False
         self._queue: deque[tuple[str, bytes, list[bytes]]] = deque()
         self.nodes: dict[str, Node] = {}
         self.broker = self._new_broker()
@@ -160,6 +161,15 @@ class Site:
         self._pump()
 
     def _pump(self) -> None:
+        if self._is_pumping:  # the one who began carries all that follows
+            return
+        self._is_pumping = True
+        try:
+            self._carry()
+        finally:
+            self._is_pumping = False
+
+    def _carry(self) -> None:
         while self._queue:
             sender, route, frames = self._queue.popleft()
             if sender:
