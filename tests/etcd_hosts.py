@@ -113,6 +113,12 @@ class EtcdHost:
         argv = ["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={endpoints}", *self._credentials, *words]
         return str(run_in(self.host, argv, check=check).stdout)
 
+    def transact(self, script: str) -> None:
+        """Puts, as `etcdctl txn` reads them, one a line; all or nothing."""
+        endpoint = f"--endpoints={self.members[0].client}"
+        argv = ["env", "ETCDCTL_API=3", "etcdctl", endpoint, *self._credentials, "txn"]
+        run_in(self.host, argv, stdin=None, input=f"\n{script}\n\n\n")
+
     def is_healthy(self) -> bool:
         return all("is healthy" in self.ctl("endpoint", "health", member=each, check=False) for each in self.members)
 

@@ -77,17 +77,15 @@ class RealHost(SimulatedPorts):
 class EtcdNetwork:
     """The founder runs as long as the context lasts, and so do the nodes that `joined` or `node` started."""
 
-    def __init__(
-        self, folder: Path, *, server: EtcdServer | None = None, lease_s: float = 30.0, founder: str = FOUNDER
-    ) -> None:
+    def __init__(self, folder: Path, *, server: EtcdServer | None = None, **query: object) -> None:
+        """`query`: of the registry URL."""
         self.folder = folder
         self.server = server or shared_server()
         self.place = fresh_prefix()[:-1]
-        self.url = self.server.url(self.place)
+        self.url = self.server.url(self.place, **query)
         self.wire = SimulatedNetwork()
         self.nodes: dict[str, Node] = {}
         self.ports: dict[str, SimulatedPorts] = {}
-        self._lease_s, self._founder = lease_s, founder
         self._numbers: dict[str, int] = {}
         self._prefixes: dict[str, list[Prefix]] = {}
         self._scopes: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
@@ -98,15 +96,15 @@ class EtcdNetwork:
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
-        state = self.state(self._founder)
+        state = self.state(FOUNDER)
         settings = NetworkSettings(network6=random_network6(os.urandom(16)))
         granted = found_network(
-            state, NETWORK, settings, name=self._founder, address=None, registry=self.url, entropy=os.urandom, now=now()
+            state, NETWORK, settings, name=FOUNDER, address=None, registry=self.url, entropy=os.urandom, now=now()
         )
         ensure_session_key(state, os.urandom(32))
         keep_granted(state, granted)
         self.authority = AuthorityFiles(state, NETWORK, os.urandom)
-        await self.start(self._founder)
+        await self.start(FOUNDER)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -151,7 +149,7 @@ class EtcdNetwork:
             interface=InterfaceConfig(name="hw0"),
             session=SessionConfig(private_key_file=state.file(SESSION_KEY)),
             listen=ListenConfig(advertise=(Endpoint(self.outer(called), PORT),)),
-            registry=RegistryConfig(**{"url": self.url, "trust": "authority", "lease_s": self._lease_s} | registry),
+            registry=RegistryConfig(**{"url": self.url, "trust": "authority"} | registry),
             identity=IdentityConfig(directory=state.path),
         )
 
@@ -216,6 +214,15 @@ class EtcdNetwork:
     def registry_of(self, called: str) -> Any:
         status: Any = self.nodes[called].status()
         return status["node"]["registry"]
+
+    def is_whole(self) -> bool:
+        """Whether all nodes are in the registry, and have each other."""
+        return all(
+            self.registry_of(one)["in_touch"]
+            and bool(self.record(one))
+            and all(self.knows(one, other) for other in self.nodes if other != one)
+            for one in self.nodes
+        )
 
     def address(self, called: str) -> IPv4Address:
         found = (each.ip for each in self.nodes[called].config.interface.addresses)

@@ -36,6 +36,7 @@ from namespaces import needs_program
 
 START_S = 20.0
 END_S = 5.0
+LOGIN = "/v3/auth/authenticate"
 PREFIX = "holloway-etcd-"
 MEMORY = Path("/dev/shm")  # etcd calls fsync for every change
 FOLDERS = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
@@ -55,6 +56,8 @@ class EtcdServer:
     port: int
     admin_port: int
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    administrator: tuple[str, str] | None = None
+    """Who asks, when nobody is named."""
 
     def url(self, prefix: str = "/", **query: object) -> str:
         """A registry URL of this server."""
@@ -111,8 +114,9 @@ class EtcdServer:
     def ask(self, path: str, body: object, *, user: tuple[str, str] | None = None) -> Any:
         """One call of the JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/), blocking."""
         headers = {"Content-Type": "application/json"}
-        if user is not None:
-            token = self.ask("/v3/auth/authenticate", {"name": user[0], "password": user[1]})["token"]
+        user = user or self.administrator
+        if user is not None and path != LOGIN:
+            token = self.ask(LOGIN, {"name": user[0], "password": user[1]})["token"]
             headers["Authorization"] = token
         data = json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}{path}", data, headers)
@@ -130,8 +134,12 @@ class EtcdServer:
 
     def revoke_all(self) -> None:
         """End all leases, so that no test sees the keys of another expire."""
-        for lease in self.ask("/v3/lease/leases", {}).get("leases", []):
-            self.ask("/v3/kv/lease/revoke", {"ID": lease["ID"]})
+        for lease in self.leases():
+            self.ask("/v3/kv/lease/revoke", {"ID": lease})
+
+    def leases(self) -> set[str]:
+        """The numbers of all leases, as the gateway writes them."""
+        return {str(lease["ID"]) for lease in self.ask("/v3/lease/leases", {}).get("leases", [])}
 
     def enable_users(self, users: dict[str, tuple[str | None, str]]) -> None:
         """Switch authentication on. `users`: name to password (None: by certificate) and the prefix it may use."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from dataclasses import dataclass, field
@@ -92,9 +93,16 @@ class Machine:
 
     def memory_mb(self) -> float:
         """What it has in memory now, in MiB (proc(5))."""
+        return self._memory_mb("VmRSS")
+
+    def peak_mb(self) -> float:
+        """What it has had in memory at most, in MiB."""
+        return self._memory_mb("VmHWM")
+
+    def _memory_mb(self, field: str) -> float:
         assert self.process is not None
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1024  # type: ignore[index]
 
     def address(self, version: int = 4) -> str:
         addresses: list[str] = self.status()["node"]["addresses"]

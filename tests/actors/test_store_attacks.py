@@ -53,6 +53,7 @@ def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         patch.setattr("holloway.actors.membership.RETRY_S", 0.1)
         patch.setattr("holloway.actors.membership.RETRY_MAX_S", 0.2)
         patch.setattr("holloway.actors.records.KEY_HOLD_S", KEY_HOLD_S)
+        patch.setattr("holloway.actors.issuer.PUT_BACK_S", 0.1)
         yield made
 
 

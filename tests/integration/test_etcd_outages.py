@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from daemons import wait_until
-from etcd_hosts import EtcdHost, Pings, etcd_host
+from etcd_hosts import RUN_PREFIX, EtcdHost, Pings, etcd_host
 from machines import Machine, meet
 from namespaces import namespaces, needs_namespaces, needs_program, run_in
 
@@ -32,6 +32,12 @@ LONG_OUTAGE_S = 600.0
 HEALED_S = 5.0
 CPU_SHARE = 0.01
 TOKEN_S = 3
+FLOOD_KEYS = 10_000
+FLOOD_CPU_S = 5.0
+FLOOD_MB = 50.0
+FLOOD_BYTES = 500
+PLACES = ("nodes/flood{}", "floating/flood{}", "addresses/flood{}", "enrol/{:032x}", "renew/flood{}")
+COUNTED = ("record_not_json", "record_too_big", "floating_not_in_range", "address_claim_ignored")
 
 
 class Trial:
@@ -216,3 +222,43 @@ def test_etcd_is_away_for_ten_minutes_and_a_node_restarts_meanwhile(tmp_path: Pa
         it.etcd.start(it.etcd.members[0])
         wait_until(it.etcd.is_healthy, "etcd to be healthy")
         it.heals()
+
+
+def test_somebody_fills_the_store_with_keys(tmp_path: Path) -> None:
+    """Ten thousand, under every kind that has many. Nobody loses a packet, and a machine that joins meanwhile gets in."""
+    with trial(tmp_path, f"{FLOOD_KEYS} keys", spare=1) as it, flooded(it, FLOOD_KEYS, FLOOD_BYTES):
+        d, token = it.machines[3], it.a.run("invite")
+        began = time.monotonic()
+        d.run("join", token, "--name", "d", "--timeout", "300")
+        print(f"\nd joined within {time.monotonic() - began:.0f} s")
+        d.up()
+        wait_until(lambda: it.a.peers() == {"b", "c", "d"}, "a to know d")
+
+
+@contextmanager
+def flooded(it: Trial, keys: int, value_bytes: int) -> Iterator[None]:
+    """So many keys, and what c spends on them in the end."""
+    before_mb, cpu, began = it.c.memory_mb(), it.c.cpu_s(), time.monotonic()
+    pour(it.etcd, keys, value_bytes)
+    poured_s = time.monotonic() - began
+    wait_until(
+        lambda: sum(it.c.asked()["drops"].get(each, 0) for each in COUNTED) > keys / 2, "c to see it", timeout=60
+    )
+    yield
+    spent_s, peak_mb = it.c.cpu_s() - cpu, it.c.peak_mb()
+    print(
+        f"\nwritten in {poured_s:.0f} s; c spent {spent_s:.1f} s of processor time in {time.monotonic() - began:.0f} s,"
+        f" and {peak_mb:.0f} MiB at most, {before_mb:.0f} before"
+    )
+    assert spent_s < FLOOD_CPU_S
+    assert peak_mb < before_mb + FLOOD_MB
+
+
+def pour(etcd: EtcdHost, keys: int, value_bytes: int) -> None:
+    """Fill the store, by many puts in each call."""
+    value = "x" * value_bytes
+    at_once = max(1, min(100, 1_000_000 // value_bytes))
+    for first in range(0, keys, at_once):
+        names = [PLACES[number % len(PLACES)].format(number) for number in range(first, first + at_once)]
+        puts = "\n".join(f"put {RUN_PREFIX}/holloway/home/{key} {value}" for key in names)
+        etcd.transact(puts)
