@@ -1,7 +1,8 @@
 """The bounds of the registry, and the refusals that every back end makes the same way.
 
 Responsible for: the named constants, checking what the caller asks before a store sees it, and the texts of those
-errors. NOT responsible for: judging what others wrote into a store; a back end hands that over as it is.
+errors. NOT responsible for: judging what others wrote into a store; a back end hands that over as it is, but for the end of a
+value that is longer than any of ours.
 """
 
 from __future__ import annotations
