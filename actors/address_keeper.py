@@ -18,10 +18,11 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.membership import first_of
 from holloway.actors.registry import Delete, Entry, Lease, LeaseLostError, RegistryPort
 from holloway.actors.store_member import SECOND_NS, StoreMember
-from holloway.actors.store_settling import addresses_prefix, agree_on_settings, compare, refused
+from holloway.actors.store_settling import agree_on_settings, compare, refused
 from holloway.protocols.address_claims import claim_suffix
 from holloway.protocols.address_plan import AddressClaim, Attempt, Claim
 from holloway.protocols.errors import PortError, RegistryError
+from holloway.protocols.membership import addresses_prefix
 from holloway.protocols.network_settings import SettingsProblem, settings_key, words_of
 
 if TYPE_CHECKING:

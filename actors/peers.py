@@ -24,7 +24,6 @@ from holloway.actors.router import Router
 from holloway.actors.running_peer import RunningPeer
 from holloway.actors.secrets import Secrets
 from holloway.actors.status import peer_drops
-from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_endpoint import UdpEndpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
 from holloway.protocols.compression import Codec
@@ -82,26 +81,15 @@ class Peers:
         return dynamic(self._child, name="peers", limit=MAX_PEERS, intensity=intensity)
 
     def _child(self, identity: Peer) -> Child[RunningPeer]:
-        backend = Backend(self._config.node.backend or Backend.SESSION)
-        run = self._run_dtls if backend.is_dtls else self._run
-        return Child(name=child_name(identity.name), run=partial(run, identity=identity))
+        return Child(name=child_name(identity.name), run=partial(self._run, identity=identity))
 
     async def _run(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[RunningPeer]) -> None:
         """Actor: one peer, in the tables of the node for as long as it runs."""
         udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
-        tun: TunReader = ctx.ref("dataplane.tun").get()
         peer = self._roster.of(identity)
-        first_ping = int.from_bytes(self._ports.entropy(4), "big")
-        handle = PeerSession(
-            peer,
-            partial(self._session, udp),
-            tun=tun,
-            udp=udp,
-            log=log,
-            first_ping=first_ping,
-            memory=self._memory,
-            terms_with=self._terms_with,
-        )
+        is_dtls = Backend(self._config.node.backend or Backend.SESSION).is_dtls
+        handle: PeerSession | DtlsPeer
+        handle = self._over_dtls(ctx, peer, udp) if is_dtls else self._over_session(ctx, peer, udp)
         try:
             self._router.assign(handle, peer.allowed)
             self._roster.arrive(handle)
@@ -113,14 +101,23 @@ class Peers:
             udp.demux.unregister(peer.public_key)
             self._past_drops.update(peer_drops(handle))
 
-    async def _run_dtls(self, ctx: Context, *, identity: Peer, task_status: trio.TaskStatus[RunningPeer]) -> None:
-        """Actor: one peer that is reached over DTLS, the same way."""
+    def _over_session(self, ctx: Context, peer: Peer, udp: UdpEndpoint) -> PeerSession:
+        return PeerSession(
+            peer,
+            partial(self._session, udp),
+            tun=ctx.ref("dataplane.tun").get(),
+            udp=udp,
+            log=log,
+            first_ping=self._first_ping(),
+            memory=self._memory,
+            terms_with=self._terms_with,
+        )
+
+    def _over_dtls(self, ctx: Context, peer: Peer, udp: UdpEndpoint) -> DtlsPeer:
         from holloway.actors.dtls_peer import DtlsPeer  # needs OpenSSL, which most nodes do not
 
-        udp: UdpEndpoint = ctx.ref("dataplane.udp").get()
-        peer = self._roster.of(identity)
         has_exporter = self._config.node.backend == Backend.DTLS_EXPORTER.value
-        handle = DtlsPeer(
+        return DtlsPeer(
             peer,
             partial(self._exported, udp) if has_exporter and self._config.security.require != "dtls" else None,
             own_name=self._config.node.name,
@@ -130,19 +127,12 @@ class Peers:
             tun=ctx.ref("dataplane.tun").get(),
             udp=udp,
             log=log,
-            first_ping=int.from_bytes(self._ports.entropy(4), "big"),
+            first_ping=self._first_ping(),
             memory=self._memory,
         )
-        try:
-            self._router.assign(handle, peer.allowed)
-            self._roster.arrive(handle)
-            await handle.run(task_status)
-        finally:
-            handle.close()
-            self._roster.leave(handle)
-            self._router.remove(handle)
-            udp.demux.unregister(peer.public_key)
-            self._past_drops.update(peer_drops(handle))
+
+    def _first_ping(self) -> int:
+        return int.from_bytes(self._ports.entropy(4), "big")
 
     def _exported(self, udp: UdpEndpoint, handle: DtlsPeer) -> ExportedSession:
         """The data of the peer behind `handle` under exported keys. Raises `LocalError` as `_session` does."""

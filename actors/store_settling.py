@@ -17,18 +17,13 @@ from holloway.actors.registry import Absent, Lease, RegistryPort, Snapshot, Valu
 from holloway.protocols.address_claims import Holder, claim_suffix, decode_claim, freed_claim, read_suffix
 from holloway.protocols.address_plan import AddressClaim, Attempt, Claim, Obstacle, Refusal, held_by
 from holloway.protocols.errors import RegistryError
-from holloway.protocols.membership import NodeRecord, decode_record, network_prefix, node_key
+from holloway.protocols.membership import NodeRecord, addresses_prefix, decode_record, node_key
 from holloway.protocols.network_settings import NetworkSettings, decode_settings, encode_settings, settings_key
 
 AGAIN_S = 0.05
 """Between two snapshots, after others were faster too often."""
 LAST_WORD_S = 1.0
 """How long giving back a lease that is good for nothing may take; it runs out by itself."""
-
-
-def addresses_prefix(network: str) -> bytes:
-    """The registry prefix of the claims; what follows is the address."""
-    return network_prefix(network) + b"addresses/"
 
 
 def refused(refusal: Refusal) -> RegistryError:
