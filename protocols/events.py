@@ -43,7 +43,7 @@ class DropReason(Enum):
     DESTINATION_NOT_OURS = "destination_not_ours"
 
     PLAINTEXT_REFUSED = "plaintext_refused"
-    """A record in clear, for a key that was not agreed on for that."""
+    """A record in clear, for a key that was not agreed on for that; or a response that agrees to what we have taken back."""
     NOT_AGREED = "not_agreed"
     """A record that is compressed, or is sealed, for a key whose terms say otherwise."""
     UNPACKING_REFUSED = "unpacking_refused"

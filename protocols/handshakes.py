@@ -51,6 +51,7 @@ class Handshakes:
         self._initiator: Initiator | None = None
         self.terms: Terms = SEALED
         """What we are willing to; a message that was made stays as it is."""
+        self._initiated_terms = self._answered_terms = SEALED
         self._newest_timestamp = b""
         self._stamped_ns = -WHITENED_NS
         self.initiated_at = float("-inf")
@@ -65,6 +66,10 @@ class Handshakes:
     def is_under_way(self) -> bool:
         """Whether an initiation of ours may still be answered."""
         return self._initiator is not None
+
+    def is_outdated(self, *, is_initiator: bool) -> bool:
+        """Whether our last initiation, or our last answer, said other terms than those that we are willing to now."""
+        return self.terms != (self._initiated_terms if is_initiator else self._answered_terms)
 
     def initiate(self, now: float) -> Message | None:
         """A new initiation, which replaces the one under way; `None` when there is no index for it."""
@@ -84,7 +89,7 @@ class Handshakes:
             token=self._token(index),
             terms=self.terms,
         )
-        self.initiated_at = now
+        self.initiated_at, self._initiated_terms = now, self.terms
         return self._macs.append(self._initiator.message, now)
 
     def repeat(self, now: float) -> Message | None:
@@ -111,6 +116,8 @@ class Handshakes:
             derived = initiator.read_response(message)
         except HandshakeFailed:
             return DropReason.HANDSHAKE_NOT_AUTHENTIC
+        if Terms.CLEAR in derived.terms and Terms.CLEAR not in self.terms:
+            return DropReason.PLAINTEXT_REFUSED  # we have taken that back since; the next initiation says so
         self._initiator = None
         return derived
 
@@ -129,7 +136,7 @@ class Handshakes:
         index = self._allocate()
         if index is None:
             return DropReason.NO_INDEX
-        self._newest_timestamp, self.answered_at = timestamp, now
+        self._newest_timestamp, self.answered_at, self._answered_terms = timestamp, now, self.terms
         message, derived = opened.respond(
             self._preshared,
             ephemeral=StaticKey(self._entropy(32)),

@@ -20,6 +20,7 @@ from holloway.protocols.compression import Codec
 from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.offers import Terms
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.suites import Suite
 from holloway.protocols.transport import TransportKeys, WireGuardKeys
@@ -122,6 +123,15 @@ class Keyring:
         """The peer has used the next key: it becomes the current one."""
         self._retire(self._current)
         self._current, self._next = self._next, None
+
+    def retire_clear(self) -> None:
+        """Seal under no key in clear any more; what the peer says under it is still opened."""
+        if self._current is not None and Terms.CLEAR in self._current.terms:
+            self._retire(self._current)
+            self._current = None
+        if self._next is not None and Terms.CLEAR in self._next.terms:
+            self._retire(self._next)
+            self._next = None
 
     def expire(self, now: float) -> None:
         """Forget every key whose life is over."""

@@ -30,14 +30,7 @@ from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.dialling import Dialling
 from holloway.protocols.errors import LocalError
-from holloway.protocols.events import (
-    DropReason,
-    EndpointMoved,
-    Event,
-    HandshakeCompleted,
-    KeyExpired,
-    PeerForgotUs,
-)
+from holloway.protocols.events import DropReason, EndpointMoved, Event, HandshakeCompleted, KeyExpired, PeerForgotUs
 from holloway.protocols.handshakes import Handshakes
 from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
@@ -151,15 +144,20 @@ class Session:
         self._dial(now)
 
     def set_terms(self, terms: Terms, now: float) -> None:
-        """What we are willing to from now on. What is agreed on stays until there is another key, which is asked for.
+        """What we are willing to from now on. What is agreed on stays until there is another key, which is asked for; except
+        plain text: what we say waits for a key without it.
 
         Raises `LocalError` for terms that the session cannot keep.
         """
         self._refuse_if_closed()
         self._config.refuse_terms(terms)
         if terms != self._handshakes.terms:
+            has_keys = self._ring.current is not None or self._ring.next is not None
             self._handshakes.terms = terms
-            if self._ring.current is not None:
+            if Terms.CLEAR not in terms:
+                self._ring.retire_clear()
+                self._settle()
+            if has_keys:
                 self._dial(now)
 
     def announce(self, now: float) -> None:
@@ -457,6 +455,8 @@ class Session:
         self._settle()
         self._tunnel.aim(self.endpoint, now)
         self._tunnel.connected(now)
+        if self._handshakes.is_outdated(is_initiator=keys.is_initiator):
+            self._dial(now)
 
     # Timers and bookkeeping.
 

@@ -15,6 +15,7 @@ from holloway.protocols.errors import LocalError
 from holloway.protocols.events import DropReason, HandshakeCompleted
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.states import State
 from holloway.protocols.suites import AES_GCM, WIREGUARD
 
 KEY, NONCE = bytes(range(32)), b"n" * 12
@@ -176,6 +177,84 @@ def test_when_one_side_takes_its_word_back_the_next_key_is_sealed() -> None:
     world.do(world.a, lambda session: session.set_terms(CLEAR, world.now))
     world.run(10)
     assert (world.a.session.terms, world.b.session.terms) == (CLEAR, CLEAR)
+
+
+def test_nothing_is_said_in_clear_after_that_was_taken_back_though_nobody_answers() -> None:
+    world = World(terms=(CLEAR, CLEAR))
+    world.send(world.a)
+    world.run(10)
+    world.network.cut.add("b")
+    world.terms["a"] = SEALED
+    world.do(world.a, lambda session: session.set_terms(SEALED, world.now))
+    world.captured.clear()
+    serials = world.send(world.a, 3)
+    world.run(20)
+    assert world.captured, "it calls"
+    assert not is_legible(world)
+    assert (world.a.session.staged, world.a.session.terms) == (3, None)
+    world.network.cut.clear()
+    world.run(10)
+    assert not is_legible(world)
+    assert set(serials) <= set(world.delivered["b"])
+    assert (world.a.session.terms, world.b.session.terms) == (SEALED, SEALED)
+
+
+def test_what_the_peer_says_in_clear_meanwhile_is_still_heard() -> None:
+    world = World(terms=(CLEAR, CLEAR))
+    world.send(world.a)
+    world.run(1)
+    serials = world.send(world.b)
+    world.do(world.a, lambda session: session.set_terms(SEALED, world.now))
+    world.run(1)
+    assert set(serials) <= set(world.delivered["a"])
+
+
+def test_a_response_to_what_was_taken_back_makes_no_key_in_clear() -> None:
+    world = World(terms=(CLEAR, CLEAR))
+    serials = world.send(world.a)
+    world.terms["a"] = SEALED
+    world.do(world.a, lambda session: session.set_terms(SEALED, world.now))
+    world.run(1)
+    assert world.a.session.drops == {DropReason.PLAINTEXT_REFUSED: 1}
+    assert world.a.session.terms is None
+    world.run(10)
+    assert (world.a.session.terms, world.b.session.terms) == (SEALED, SEALED)
+    assert set(serials) <= set(world.delivered["b"])
+    assert not is_legible(world)
+
+
+def test_an_answer_that_was_given_in_clear_makes_no_key_in_clear_after_that_was_taken_back() -> None:
+    world = World(terms=(CLEAR, CLEAR), b_knows_a=False)
+    serials = world.send(world.a)
+    while world.b.session.state is not State.CONFIRMING:
+        world.run(0.001)
+    world.do(world.b, lambda session: session.set_terms(SEALED, world.now))
+    assert world.b.session.state is State.IDLE
+    world.run(0.5)
+    assert set(serials) <= set(world.delivered["b"]), "what was said by then is heard"
+    assert world.b.session.terms is None
+    world.run(10)
+    assert (world.a.session.terms, world.b.session.terms) == (SEALED, SEALED)
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_terms_that_change_in_the_middle_of_a_handshake_are_asked_for_after_it(who: str) -> None:
+    """Whoever began it, or answered."""
+    world = World(terms=(SEALED, SEALED), b_knows_a=False)
+    world.terms["a"] = world.terms["b"] = CLEAR
+    (other,) = {"a", "b"} - {who}
+    world.do(world.nodes[other], lambda session: session.set_terms(CLEAR, world.now))
+    world.send(world.a)
+    while world.b.session.state is not State.CONFIRMING:
+        world.run(0.001)
+    world.do(world.nodes[who], lambda session: session.set_terms(CLEAR, world.now))
+    world.run(0.5)
+    assert (world.a.session.terms, world.b.session.terms) == (SEALED, SEALED)
+    world.run(10)
+    assert (world.a.session.terms, world.b.session.terms) == (CLEAR, CLEAR)
+    handshakes = world.a.session.handshakes_total
+    world.run(60)
+    assert world.a.session.handshakes_total == handshakes, "once"
 
 
 def test_a_session_is_not_asked_for_terms_that_it_cannot_keep() -> None:
