@@ -17,7 +17,7 @@ import trio
 from OpenSSL import SSL
 
 from holloway.protocols.dtls_names import DtlsProblem, Speaker
-from holloway.protocols.dtls_wire import PREFIX, is_single, sequence_of
+from holloway.protocols.dtls_wire import MAX_RECORD_BYTES, PREFIX, first_record_bytes, sequence_of
 from holloway.protocols.exported import EXPORTED_BYTES, EXPORTER_LABEL
 from holloway.protocols.suites import MessageType
 
@@ -127,8 +127,10 @@ class SecureChannel:
 
         The newest one says where the peer is, if it came alone: of several in one datagram only one need be authentic.
         """
-        connection = self._connection
-        is_alone = is_single(record)
+        connection, first = self._connection, first_record_bytes(record)
+        if first > len(record) or len(record) > MAX_RECORD_BYTES:
+            return ()
+        is_alone = first == len(record)
         try:
             connection.bio_write(record)
             if is_alone:

@@ -339,7 +339,7 @@ class DtlsPeer:
         if kind is LinkMessage.KEYS_AGREED and channel is not self.channel:
             return  # of two that came up at once the other one was chosen meanwhile
         self.exported.aim(channel.address, now)
-        said = self.exported.hear(kind, channel.number, index, channel.export, now)
+        said = self.exported.hear(kind, channel.number, index, channel.export, now, is_ours=channel.is_ours)
         if said is not None:
             self._transmit(channel, [said])
         self._flush_exported()

@@ -276,6 +276,8 @@ class Link:
         self._dialling = _Dialling(now, now)
 
     def _promote(self, new: _Association, now: float) -> None:
+        if new.is_ours:
+            self._dialling = None
         old = self._current
         if old is not None and old is not new and self._is_crossing(old, new, now):
             return
@@ -284,8 +286,6 @@ class Link:
             self.epoch += 1
         if self._dialling is not None and self._dialling.at < math.inf:
             self._dialling = None  # one that is under way goes on: the other side may have it already
-        if new.is_ours:
-            self._dialling = None
 
     def _is_crossing(self, old: _Association, new: _Association, now: float) -> bool:
         """Whether both were dialled at once, and the old one is to stay."""

@@ -33,6 +33,8 @@ spare."""
 
 _HEADER_BYTES = 13
 MIN_DATAGRAM_BYTES = PREFIX_BYTES + _HEADER_BYTES
+MAX_RECORD_BYTES = (1 << 14) + 64
+"""A record with the longest plaintext, its header, nonce and tag. What is longer OpenSSL takes for two datagrams."""
 APPLICATION_DATA = 23
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MESSAGE = Struct(">BQ")
@@ -81,9 +83,9 @@ def sequence_of(record: bytes) -> int:
     return int.from_bytes(record[3:11], "big")
 
 
-def is_single(record: bytes) -> bool:
-    """Whether a DTLS datagram holds one record and no more, as all of ours do."""
-    return _HEADER_BYTES + int.from_bytes(record[11:13], "big") >= len(record)
+def first_record_bytes(record: bytes) -> int:
+    """How long the first record in a DTLS datagram says that it is, with its header. All of ours hold just that one."""
+    return _HEADER_BYTES + int.from_bytes(record[11:13], "big")
 
 
 def message(kind: LinkMessage, number: int) -> bytes:

@@ -89,10 +89,22 @@ class ExportedSession:
         return message(LinkMessage.KEYS, asked.index)
 
     def hear(
-        self, kind: LinkMessage, association: int, remote: int, export: Callable[[], bytes], now: float
+        self,
+        kind: LinkMessage,
+        association: int,
+        remote: int,
+        export: Callable[[], bytes],
+        now: float,
+        *,
+        is_ours: bool,
     ) -> bytes | None:
-        """The peer tells its receiver index. `export` gives `EXPORTED_BYTES` bytes of the association. What to answer."""
-        if remote > MAX_INDEX:
+        """The peer tells its receiver index. `export` gives `EXPORTED_BYTES` bytes of the association. `is_ours`: we dialled that. What
+        to answer.
+
+        Whoever dialled proposes and the other side agrees, nobody else: if the halves were taken the wrong way round, we would seal with
+        the key that the peer seals with.
+        """
+        if remote > MAX_INDEX or is_ours is not (kind is LinkMessage.KEYS_AGREED):
             self._journal.drop(DropReason.MALFORMED, None)
             return None
         if kind is LinkMessage.KEYS:
@@ -100,7 +112,9 @@ class ExportedSession:
             if local is None:
                 local = self._agreed[association] = self._links.allocate()
                 self._install(association, export(), local, remote, now, is_ours=False)
-            return message(LinkMessage.KEYS_AGREED, local)
+            # The index of a key that another one has displaced may be of something else by now.
+            is_kept = self._of.get(local) == association and local in self._ring.by_index
+            return message(LinkMessage.KEYS_AGREED, local) if is_kept else None
         asked = self._asked.get(association)
         if asked is not None and not asked.is_answered:
             asked.is_answered = True

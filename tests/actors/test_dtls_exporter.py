@@ -25,6 +25,7 @@ from node_world import (
 from trio.testing import MockClock
 
 from holloway.actors import Node
+from holloway.protocols.dtls_wire import LinkMessage, message
 
 HEALED_S = 5.0
 
@@ -107,6 +108,28 @@ async def test_exported_keys_of_an_earlier_life_are_not_used(tmp_path: Path, aut
             assert the_peer(a, 2)["suite"] == made.node.backend
             right.socket.vanish()  # so that it can say no farewell
             await mortal.stop()
+
+
+async def test_a_peer_that_proposes_keys_where_it_was_dialled_gets_none(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = DtlsWorld(tmp_path)
+    left, right = world.ports(1), world.ports(2)
+    one, two = await exporting(world, "dtls-exporter", "dtls")
+    async with world.node(one, left) as a, world.node(two, right) as b:
+        with trio.fail_after(5):
+            await a.connected(name(2))
+            await b.connected(name(1))
+        await trio.sleep(1)
+        hostile: Any = b.roster.running[name(1)]
+        assert not hostile.channel.is_ours
+        before = drops(a).get("malformed", 0)
+        hostile._transmit(hostile.channel, [message(LinkMessage.KEYS, 4711)])
+        await trio.sleep(0.1)
+        assert drops(a)["malformed"] == before + 1
+        asked: Any = a.roster.running[name(2)]
+        assert asked.exported._ring.by_index == {}
+        assert await crosses(left, right, packet(1, 2, 1))
 
 
 async def test_under_exported_keys_a_peer_that_moves_is_followed_and_inner_sources_are_judged(

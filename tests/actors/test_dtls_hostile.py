@@ -61,6 +61,51 @@ async def test_old_hellos_and_garbage_disturb_nobody(tmp_path: Path, autojump_cl
         assert answered < sent / 2
 
 
+@pytest.mark.parametrize(("front", "is_all_claimed"), [(13, False), (13, True), (16721, True)])
+async def test_a_forged_record_before_one_that_was_withheld_moves_nobody(
+    front: int, is_all_claimed: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Both in one datagram: what the forged one claims, its sequence number and its length, counts for nothing.
+
+    OpenSSL reads 16,720 bytes of a datagram, and takes the rest for another one.
+    """
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, _, left, right):
+        await trio.sleep(1)
+        begin = len(world.wire)
+        world.network.shape(outer(2), outer(1), Link(loss=1.0), both_ways=False)
+        right.tun.inject([packet(2, 1, 1)])
+        await trio.sleep(0.05)
+        world.network.shape(outer(2), outer(1), Link(latency_s=0.01), both_ways=False)
+        withheld = next(data for _, source, _, data in world.wire[begin:] if source == (outer(2), PORT))
+        genuine = withheld[PREFIX_BYTES:]
+        claimed = front - 13 + len(genuine) if is_all_claimed else 0
+        header = b"\x17\xfe\xfd\0\1" + b"\xff" * 6 + claimed.to_bytes(2, "big")
+        attacker = world.network.bind("203.0.113.66", 6666)
+        attacker.send([withheld[:PREFIX_BYTES] + header + bytes(front - 13) + genuine], (outer(1), PORT))
+        await trio.sleep(0.1)
+        channel = a.roster.running[name(2)].channel  # type: ignore[attr-defined]
+        assert channel.address == (outer(2), PORT)
+        world.network.rebind((outer(2), PORT), ("203.0.113.9", 4000))
+        assert await crosses(right, left, packet(2, 1, 2))
+        assert channel.address == ("203.0.113.9", 4000)
+
+
+async def test_what_openssl_would_read_otherwise_than_we_do_is_not_shown_to_it(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, _, left, right):
+        await trio.sleep(1)
+        channel = a.roster.running[name(2)].channel  # type: ignore[attr-defined]
+        header = b"\x17\xfe\xfd\0\1" + bytes(6)
+        with monkeypatch.context() as patched:
+            patched.setattr(channel, "_connection", None)
+            for length, text in ((101, bytes(100)), (1 << 14, bytes(1 << 15))):
+                assert channel.open(header + length.to_bytes(2, "big") + text, (outer(2), PORT)) == ()
+        assert await crosses(right, left, packet(2, 1, 1))
+
+
 async def sixty_handshakes(world: DtlsWorld) -> list[float]:
     """Sixty dials at once over one pair of sockets, 20 of 100 datagrams lost; how long each took, attempts included."""
     took: list[float] = []

@@ -140,6 +140,18 @@ def test_both_dial_at_once_and_both_use_the_one_that_the_smaller_name_dialled() 
         assert small.current == great.current == 1
 
 
+def test_the_side_whose_association_was_not_chosen_dials_again_when_it_needs_to() -> None:
+    found = link(preferred=False)
+    found.connect(0.0)
+    assert at(found, 0.0) == [Dial(1)]
+    found.established(1, 0.05, is_ours=False)
+    found.established(2, 0.1, is_ours=True)
+    assert (found.current, found.is_dialling) == (1, False)
+    found.heard(1, 0.2)
+    found.sent(1, 1.0)
+    assert Dial(1) in at(found, 1.0 + SILENT_S)
+
+
 def test_a_peer_that_restarted_is_followed_to_its_new_association() -> None:
     found = up(is_ours=True, preferred=True)
     found.established(2, 20.0, is_ours=False)

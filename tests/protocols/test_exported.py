@@ -8,6 +8,7 @@ from typing import Any
 from holloway.protocols.arrivals import lone
 from holloway.protocols.demux import Demux
 from holloway.protocols.dtls_wire import LinkMessage, read_message
+from holloway.protocols.events import DropReason
 from holloway.protocols.exported import ASK_AGAIN_S, EXPORTED_BYTES, MAX_ASKED, ExportedSession
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.runs import flatten
@@ -58,9 +59,9 @@ def carry(source: Side, target: Side, now: float) -> list[Any]:
 def agree(a: Side, b: Side, association: int, now: float) -> None:
     """Side a has dialled; it hears from b and has said so."""
     kind, index = said(a.session.propose(association, now))
-    answer = said(b.session.hear(kind, association, index, secret, now))
+    answer = said(b.session.hear(kind, association, index, secret, now, is_ours=False))
     assert answer[0] is LinkMessage.KEYS_AGREED
-    assert a.session.hear(*answer[:1], association, answer[1], secret, now) is None
+    assert a.session.hear(*answer[:1], association, answer[1], secret, now, is_ours=True) is None
 
 
 def test_both_sides_send_under_the_keys_when_they_know_that_the_other_has_them() -> None:
@@ -94,16 +95,40 @@ def test_a_message_that_was_lost_is_said_again_and_not_for_ever() -> None:
     again = [a.session.propose(1, ASK_AGAIN_S * turn) for turn in range(1, 3 * MAX_ASKED)]
     assert [each for each in again if each is not None] == [first] * (MAX_ASKED - 1)
     kind, index = said(first)
-    answers = {b.session.hear(kind, 1, index, secret, float(turn)) for turn in range(3)}
+    answers = {b.session.hear(kind, 1, index, secret, float(turn), is_ours=False) for turn in range(3)}
     assert len(answers) == 1
 
 
 def test_an_answer_that_nobody_asked_for_and_an_index_that_is_none_change_nothing() -> None:
     a = Side("a")
-    assert a.session.hear(LinkMessage.KEYS_AGREED, 1, 4711, secret, 0.0) is None
-    assert a.session.hear(LinkMessage.KEYS, 1, 1 << 40, secret, 0.0) is None
+    assert a.session.hear(LinkMessage.KEYS_AGREED, 1, 4711, secret, 0.0, is_ours=True) is None
+    assert a.session.hear(LinkMessage.KEYS, 1, 1 << 40, secret, 0.0, is_ours=False) is None
     assert not a.session.can_send(1, [PACKET], 0.0)
     assert sum(a.session.drops.values()) == 1
+
+
+def test_keys_are_taken_from_whoever_dialled_and_agreed_on_by_the_other_side_alone() -> None:
+    """With the halves of the exported bytes reversed, what a peer does of the other side's would make two seal with one key."""
+    a, b = Side("a"), Side("b")
+    a.session.propose(1, 0.0)
+    assert a.session.hear(LinkMessage.KEYS, 1, 4711, secret, 0.0, is_ours=True) is None
+    assert b.session.hear(LinkMessage.KEYS_AGREED, 1, 4711, secret, 0.0, is_ours=False) is None
+    for side in (a, b):
+        assert side.session._ring.by_index == {}
+        assert side.session.drops[DropReason.MALFORMED] == 1
+    agree(a, b, 1, 1.0)
+    carry(a, b, 1.0)
+    assert a.session.hear(LinkMessage.KEYS, 1, 4711, secret, 1.1, is_ours=True) is None
+    assert len(a.session._ring.by_index) == 1
+
+
+def test_an_index_that_was_given_back_is_not_said_again() -> None:
+    a, b = Side("a"), Side("b")
+    (kind, first), (_, second) = said(a.session.propose(1, 0.0)), said(a.session.propose(2, 0.0))
+    for association, index in ((1, first), (2, second)):  # the key of the second displaces that of the first
+        assert b.session.hear(kind, association, index, secret, 0.0, is_ours=False) is not None
+    assert b.session.hear(kind, 1, first, secret, 0.1, is_ours=False) is None
+    assert b.session.hear(kind, 2, second, secret, 0.1, is_ours=False) is not None
 
 
 def test_indices_are_given_back() -> None:
