@@ -85,7 +85,8 @@ class StateDirectory:
         data = contents.encode() if isinstance(contents, str) else contents
         with _told(f"cannot write {path}"):
             try:
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                draft.unlink(missing_ok=True)
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(descriptor, "wb") as file:
                     file.write(data)
                     file.flush()

@@ -112,7 +112,7 @@ def command(
         broker=broker,
         version=version("holloway"),
         policy=AgentPolicy(
-            programs=programs or ("*",),
+            programs=programs or None,
             max_parallel=max_jobs,
             max_deadline_s=float(max_time),
             max_output_bytes=max_output << 20,

@@ -237,27 +237,26 @@ class _Files:
         """Open what is there of a file that is put, and tell it to the service."""
         key = effect.key
         try:
-            unfinished = await trio.to_thread.run_sync(
-                Unfinished, self._parts, effect.owner, effect.parts, effect.offer
-            )
-        except OSError as error:
-            self._take(self.service.failed(key, _words(error)))
-            return
-        self._put[key] = unfinished
-        try:
-            offset = 0
-            while piece := await trio.to_thread.run_sync(unfinished.read, offset):
-                self.service.primed(key, piece)
-                offset += len(piece)
+            await self._prime(effect)
         except OSError as error:
             self._take(self.service.failed(key, _words(error)))
         except LocalError:
             self._take(self.service.failed(key, "what is there of it is something else"))
-        else:
-            effects = self.service.prepared(self._world.moment(), key)
-            if not effects:  # it has failed meanwhile
-                self._put.pop(key).close()
-            self._take(effects)
+        self._take(self.service.prepared(self._world.moment(), key))
+
+    async def _prime(self, effect: Prepare) -> None:
+        """Have it among the open files once all of it has been read: until then nobody else closes it."""
+        key, offset = effect.key, 0
+        unfinished = await trio.to_thread.run_sync(Unfinished, self._parts, effect.owner, effect.parts, effect.offer)
+        try:
+            while self.service.has(key) and (piece := await trio.to_thread.run_sync(unfinished.read, offset)):
+                self.service.primed(key, piece)
+                offset += len(piece)
+            if self.service.has(key):
+                self._put[key] = unfinished
+        finally:
+            if self._put.get(key) is not unfinished:
+                unfinished.close()
 
     async def _measure(self, effect: Measure) -> None:
         """Open a file that is wanted, and tell the service what it is."""

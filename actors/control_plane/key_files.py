@@ -1,8 +1,8 @@
 """The key files of broker, agents and operators on disk.
 
 `ROOT/security/curve/server_keys.yml` is the broker's: its own pair and the keys it knows. `ROOT/security/curve/client_keys.yml` is an
-agent's. An operator's lies where `--curve-key-file` says. Folders are 0700 and files 0600, a file that others may use is refused, and
-every file is replaced whole or not at all.
+agent's. An operator's lies where `--curve-key-file` says. Folders that are ours are 0700 and files 0600, a file that others may use is
+refused, and every file is replaced whole or not at all.
 
 Responsible for reading, writing and changing them, one writer at a time. Not responsible for their text (`key_text`).
 """
@@ -30,6 +30,7 @@ from holloway.protocols.control_plane.messages import Role
 from holloway.protocols.errors import ConfigError, LocalError, PortError
 
 CURVE_FOLDER = Path("security/curve")
+OWN_FOLDER = ".holloway"
 _OTHERS_USE = 0o077
 _OTHERS_WRITE = 0o022
 SERVER_KEYS = "server_keys.yml"
@@ -85,9 +86,16 @@ def _unreadable(path: Path, why: str) -> PortError:
 
 
 def write_keys(path: Path, keys: KeyFile) -> None:
-    """Put the key file there, in place of one that was. Raises PortError."""
+    """Put the key file there, in place of one that was. A folder of ours is closed to others; any other stays as it is. Raises
+    PortError.
+    """
     folder = StateDirectory(path.parent)
-    folder.create()
+    if (
+        path.parent.name == OWN_FOLDER
+        or path.parent.parts[-2:] == CURVE_FOLDER.parts
+        or not os.path.exists(path.parent)
+    ):
+        folder.create()
     folder.write(path.name, format_key_file(keys))
 
 

@@ -58,17 +58,31 @@ BUSY = "the node runs as many jobs as it may"
 
 @dataclass(frozen=True, slots=True)
 class AgentPolicy:
-    """What an agent runs. `commands`: those that it has; `programs`: globs of the programs that `exec` may start.
+    """What an agent runs. `commands`: those that it has; `programs`: globs of the programs that `exec` may start, None for any.
     `clock_tolerance_s`: by how much its clock and that of the broker may differ.
     """
 
     commands: tuple[str, ...] = ("echo", "exec")
-    programs: tuple[str, ...] = ("*",)
+    programs: tuple[str, ...] | None = None
     access: AccessTable = DEFAULT_ACCESS
     max_parallel: int = 16
     max_deadline_s: float = 86_400.0
     max_output_bytes: int = 256 * 1024 * 1024
     clock_tolerance_s: float = 60.0
+
+    def allows(self, program: str) -> bool:
+        """Whether `exec` may start it: part by part, so that no `*` leads across a slash, and nothing leads upwards."""
+        if self.programs is None:
+            return bool(program)
+        parts = program.removeprefix("/").split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            return False
+        return any(
+            glob.startswith("/") == program.startswith("/")
+            and len(wanted := glob.removeprefix("/").split("/")) == len(parts)
+            and all(map(fnmatchcase, parts, wanted))
+            for glob in self.programs
+        )
 
 
 @dataclass(slots=True)
@@ -275,7 +289,7 @@ class Agent:
                 return f"this node has no command {step.command}"
             if step.command == "exec":
                 program = step.arguments[0] if step.arguments else ""
-                if not program or not any(fnmatchcase(program, glob) for glob in policy.programs):
+                if not policy.allows(program):
                     return f"the policy of this node does not allow {program[:80]!r}"
         try:
             if not read_target(run.target).fits(self._me):

@@ -46,7 +46,7 @@ class FileLimits:
 @dataclass(frozen=True, slots=True)
 class Prepare:
     """Open what is there of a file that is put, by `owner`, `parts` and the SHA-256 of `offer`; tell `primed` of each piece of it,
-    from the beginning, and then `prepared`.
+    from the beginning, and then `prepared`, also when it cannot be opened or the transfer has gone meanwhile.
     """
 
     key: str
@@ -92,6 +92,7 @@ class FileService:
         self._refusals = Refusals()
         self._transfers: dict[str, _Transfer] = {}
         self._over: OrderedDict[str, Outcome] = OrderedDict()
+        self._opening: set[str] = set()
 
     @property
     def counts(self) -> Counter[str]:
@@ -100,6 +101,10 @@ class FileService:
 
     def __len__(self) -> int:
         return len(self._transfers)
+
+    def has(self, key: str) -> bool:
+        """Whether that transfer is under way."""
+        return key in self._transfers
 
     def receive(self, now: Moment, who: Principal | None, route: bytes, frames: Frames) -> list[ServiceEffect]:
         """A message of `who`, None when the key of the connection is not in the list (any more), came on `route`."""
@@ -123,7 +128,8 @@ class FileService:
             work.prime(data)
 
     def prepared(self, now: Moment, key: str) -> list[ServiceEffect]:
-        """All of what is there has been told."""
+        """All of what is there has been told, or the transfer has failed before: now its token may be used again."""
+        self._opening.discard(key)
         work = self._work(key)
         return self._after(key, work.begin(now)) if isinstance(work, Receiver) else []
 
@@ -202,6 +208,9 @@ class FileService:
         if isinstance(message, Offer) and message.size > self._limits.max_bytes:
             why = f"it has {message.size} bytes, {self._limits.max_bytes} are the most"
             return self._refuse(now, who, route, message, TOO_LARGE, why)
+        if key in self._opening and known is None:
+            why = "an earlier transfer of that name is still being closed"
+            return self._refuse(now, who, route, message, BUSY, why)
         out: list[ServiceEffect] = []
         if isinstance(message, Offer):
             for other, transfer in list(self._transfers.items()):
@@ -215,6 +224,7 @@ class FileService:
         self._transfers[key] = transfer = _Transfer(who, route, parts, message)
         if isinstance(message, Offer):
             transfer.work = Receiver(key, route, message, self._limits.deadline_s)
+            self._opening.add(key)
             return [*out, Prepare(key, who.name, parts, message)]
         return [*out, Measure(key, parts)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -182,3 +183,24 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     assert server.read() == before
     assert sorted(each.name for each in server.path.parent.iterdir()) == [".lock", "server_keys.yml"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode"), [("shared", 0o755), ("x/.holloway", 0o700), ("root/security/curve", 0o700), ("new", 0o700)]
+)
+def test_only_folders_of_ours_are_closed_to_others(tmp_path: Path, folder: str, mode: int) -> None:
+    path = tmp_path / folder / "keys.yml"
+    if folder != "new":
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)
+    write_keys(path, KeyFile(public_key=KEYS[0]))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == mode
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_is_not_written_into_a_draft_that_lay_there(tmp_path: Path) -> None:
+    draft = tmp_path / f".keys.yml.{os.getpid()}"
+    draft.touch(0o666)
+    with draft.open() as other:
+        write_keys(tmp_path / "keys.yml", KeyFile(public_key=KEYS[0]))
+        assert other.read() == ""

@@ -321,6 +321,27 @@ def test_an_agent_looks_again_at_what_the_broker_allowed() -> None:
     assert [start.job for start in node.started] == [request(20)]
 
 
+@pytest.mark.parametrize(
+    ("glob", "fits", "others"),
+    [
+        (
+            "/x/tools/*",
+            ["/x/tools/a"],
+            ["/x/tools/../../bin/sh", "/x/tools/a/b", "/x/tools/.", "/x/tools/", "x/tools/a"],
+        ),
+        ("*", ["sh"], ["/bin/sh", "./sh", "..", "", "/"]),
+        ("/x/*/run", ["/x/a/run"], ["/x/../run", "/x//run", "/x/a/b/run", "//x/a/run"]),
+        ("*/sh", ["bin/sh"], ["/sh", "/bin/sh", "./sh"]),
+        ("/x/../y", [], ["/x/../y"]),
+    ],
+)
+def test_no_glob_of_programs_leads_across_a_slash_or_upwards(glob: str, fits: list[str], others: list[str]) -> None:
+    policy = AgentPolicy(programs=(glob,))
+    assert [each for each in [*fits, *others] if policy.allows(each)] == fits
+    assert AgentPolicy().allows("/x/../y")
+    assert not AgentPolicy().allows("")
+
+
 def test_what_only_a_broker_sends_is_all_an_agent_takes() -> None:
     site = Site("a")
     agent = site.nodes["a"].agent

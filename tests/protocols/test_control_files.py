@@ -415,6 +415,21 @@ def test_who_puts_the_same_name_again_has_begun_again() -> None:
     assert len(shelf.service) == 0
 
 
+def test_a_token_is_free_again_when_what_it_opened_is_closed() -> None:
+    shelf = Shelf()
+    message = encode(offer(b"x"))
+    [prepare] = shelf.service.receive(shelf.moment, ANN, b"r", message)
+    assert isinstance(prepare, Prepare)
+    shelf.service.gone(ANN.name)
+    assert not shelf.service.has(prepare.key)
+    shelf.do(shelf.service.receive(shelf.moment, ANN, b"r", message))
+    [answer] = shelf.to_client
+    assert isinstance(answer, f.Abort)
+    assert "still being closed" in answer.why
+    assert shelf.service.prepared(shelf.moment, prepare.key) == []
+    assert shelf.service.receive(shelf.moment, ANN, b"r", message) == [prepare]
+
+
 def test_transfers_are_bounded_in_size_and_number() -> None:
     shelf = Shelf(limits=FileLimits(max_bytes=5, max_transfers=3, max_each=2))
     shelf.say(offer(b"123456"))
