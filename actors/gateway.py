@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -111,17 +111,32 @@ class Gateway:
 
 async def take_back(ports: Ports, interface: str) -> None:
     """Take back what the host was told for `interface`, in this life or an earlier one. What it refuses is logged."""
-    with trio.move_on_after(CLEANUP_S, shield=True):
-        try:
-            async with ports.open_netlink() as netlink:
-                await netlink.set_gateway(interface, None)
-                await netlink.set_masquerade(interface, ())
-        except PortError as error:
-            log.warning("%s", error)
+    with _although_cancelled():
+        await _ask_anew(ports, lambda netlink: netlink.set_gateway(interface, None))
+    with _although_cancelled():
+        await _ask_anew(ports, lambda netlink: netlink.set_masquerade(interface, ()))
+
+
+@contextmanager
+def _although_cancelled() -> Iterator[None]:
+    """For what must not be left out, and not hold up the end for long either."""
+    with trio.move_on_after(CLEANUP_S, shield=True) as patience:
+        yield
+    if patience.cancelled_caught:
+        log.warning("the host has not done within %g s what the gateway asked of it at its end", CLEANUP_S)
+
+
+async def _ask_anew(ports: Ports, request: Callable[[Netlink], Awaitable[None]]) -> None:
+    """By a netlink that is opened for this, whatever has become of the actor's."""
+    try:
+        async with ports.open_netlink() as netlink:
+            await request(netlink)
+    except PortError as error:
+        log.warning("%s", error)
 
 
 async def keep_gateway(
-    ctx: Context, gateway: Gateway, roster: Roster, config: Config, *, task_status: trio.TaskStatus[None]
+    ctx: Context, ports: Ports, gateway: Gateway, roster: Roster, config: Config, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """Actor: keeps rules and masquerading as they are wanted. Raises `PortError` when the host refuses them at the start.
 
@@ -148,8 +163,8 @@ async def keep_gateway(
             await keeper.put_right()
     finally:
         if gateway.has_begun and not gateway.is_leaving:
-            with trio.move_on_after(CLEANUP_S, shield=True):
-                await keeper.close()
+            with _although_cancelled():
+                await keeper.close(ports)
 
 
 class _Keeper:
@@ -175,7 +190,10 @@ class _Keeper:
             await self.put_right()
             return
         if gateway.through is None:  # what a killed node left
-            await self._try(self._netlink.set_gateway(self._interface, None))
+            try:
+                await self._netlink.set_gateway(self._interface, None)
+            except PortError as error:
+                self._log.warning("%s", error)
         if gateway.through is not None and gateway.must_look_up():
             with trio.move_on_after(NAMES_S):
                 await (await self._roster.find(gateway.through)).wait_connected()
@@ -184,7 +202,10 @@ class _Keeper:
 
     async def unmask(self) -> None:
         """What a killed node left of masquerading goes. It takes another program, so the start does not wait for it."""
-        await self._try(self._netlink.set_masquerade(self._interface, ()))
+        try:
+            await self._netlink.set_masquerade(self._interface, ())
+        except PortError as error:  # as nodes that may not masquerade meet at every start
+            self._log.debug("%s", error)
 
     async def put_right(self) -> None:
         """The host is told what is wanted now, whatever it knows."""
@@ -198,17 +219,17 @@ class _Keeper:
         else:
             self._gateway.problem = None
 
-    async def close(self) -> None:
-        """There is no way out until this is told what is wanted again."""
-        if self._gateway.plan is not None:
-            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                await self._try(self._netlink.set_gateway(self._interface, closed(self._gateway.plan)))
-
-    async def _try(self, request: Awaitable[None]) -> None:
+    async def close(self, ports: Ports) -> None:
+        """There is no way out until this is told what is wanted again. Netlink may be what has ended: then the device, and the
+        route into it, are about to go all the same.
+        """
+        if self._gateway.plan is None:
+            return
+        plan = closed(self._gateway.plan)
         try:
-            await request
-        except PortError as error:
-            self._log.warning("%s", error)
+            await self._netlink.set_gateway(self._interface, plan)
+        except (PortError, trio.ClosedResourceError, trio.BrokenResourceError):
+            await _ask_anew(ports, lambda netlink: netlink.set_gateway(self._interface, plan))
 
     async def _tell(self) -> None:
         """Raises `PortError`; the default route first, since who masquerades in vain is a nuisance, and no danger."""

@@ -49,8 +49,11 @@ async def set_masquerade(interface: str, versions: Collection[int]) -> None:
         )
     name = table_name(interface)
     if not versions:
-        if shutil.which("nft") is not None:  # otherwise, and for whom it refuses, there is nothing of ours
-            await _nft(f"table inet {name} {{ }}\ndelete table inet {name}\n")
+        if shutil.which("nft") is not None:  # otherwise there is nothing of ours
+            refusal = await _nft(f"table inet {name} {{ }}\ndelete table inet {name}\n")
+            if refusal is not None:
+                fix = f"if `sudo nft list tables` shows it: sudo nft delete table inet {name}"
+                raise PortError("masquerading cannot be taken back", f"nft: {refusal}", fix)
         return
     if shutil.which("nft") is None:
         raise PortError(_NO_EFFECT, "there is no program nft", "sudo apt-get install nftables")

@@ -229,7 +229,7 @@ class Node:
         watch = partial(watch_host, interface=interface, addresses=addresses, roster=self.roster)
         networks = tuple(address.network for address in config.interface.addresses)
         roster = partial(keep_roster, roster=self.roster, router=self.router, connected=networks)
-        gateway = partial(keep_gateway, gateway=self.gateway, roster=self.roster, config=config)
+        gateway = partial(keep_gateway, ports=ports, gateway=self.gateway, roster=self.roster, config=config)
         return Supervisor(
             [
                 Child(name="netlink", run=partial(netlink_service, ports=ports)),

@@ -15,7 +15,7 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
 from struct import pack
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import trio
@@ -194,6 +194,22 @@ class FragileNetlink(RecordingNetlink):
         await super().add_route(interface, prefix)
 
 
+class NetlinkHandle:
+    """A kernel as one opening of netlink gives it: of no use once that has crashed, as the real one is."""
+
+    def __init__(self, netlink: FragileNetlink) -> None:
+        self._netlink = netlink
+        self._has_crashed = False
+
+    def crash(self) -> None:
+        self._has_crashed = True
+
+    def __getattr__(self, verb: str) -> Any:
+        if self._has_crashed:
+            raise trio.ClosedResourceError(f"netlink was closed before {verb}")
+        return getattr(self._netlink, verb)
+
+
 class FragilePorts(SimulatedPorts):
     """Ports of one host, each of which can be broken."""
 
@@ -226,15 +242,22 @@ class FragilePorts(SimulatedPorts):
     @asynccontextmanager
     async def _fragile_netlink(self) -> AsyncIterator[Netlink]:
         self._netlink_crash = trio.Event()
+        handle = NetlinkHandle(self.netlink)
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._crash_netlink, self._netlink_crash)
+            nursery.start_soon(self._crash_netlink, self._netlink_crash, handle)
             try:
-                yield self.netlink
+                yield cast("Netlink", handle)
+            except Exception as error:
+                failure = error
             finally:
                 nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
-    async def _crash_netlink(self, told: trio.Event) -> None:
+    async def _crash_netlink(self, told: trio.Event, handle: NetlinkHandle) -> None:
         await told.wait()
+        handle.crash()
         raise PortError("netlink broke", "EIO")
 
     def crash_tun(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -140,6 +140,51 @@ async def test_an_end_in_the_middle_of_a_restart_takes_back_all(
             await until(lambda: left.netlink.gateway == closed(PLAN), within_s=1)
         assert told[-1] is None
     assert left.netlink.gateway is None
+
+
+@pytest.mark.parametrize("trouble", ["refusal", "delay"])
+async def test_masquerading_goes_whatever_becomes_of_the_rules(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    world = World()
+    left = world.ports(1)
+
+    async def fail(interface: str, plan: GatewayPlan | None) -> None:
+        if trouble == "delay":
+            await trio.sleep_forever()
+        raise PortError("cannot give back the default route", "EBUSY: no", "wait")
+
+    made = config(
+        1,
+        peers=[peer(2, allowed=(EVERYTHING,))],
+        prefixes=["10.7.0.0/16"],
+        gateway=replace(TO_PEER, masquerade=True),
+    )
+    async with world.node(made, left):
+        assert left.netlink.masquerade == {4}
+        monkeypatch.setattr(left.netlink, "set_gateway", fail)
+    assert left.netlink.masquerade == frozenset()
+    assert {"refusal": "EBUSY", "delay": "has not done within 5 s"}[trouble] in caplog.text
+
+
+@pytest.mark.parametrize("masquerades", [True, False])
+async def test_masquerading_that_is_refused_to_go_is_told_of_by_who_set_it_up(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, masquerades: bool
+) -> None:
+    world = World()
+    left = world.ports(1)
+
+    async def refuse(interface: str, versions: Collection[int]) -> None:
+        if not versions:
+            raise PortError("masquerading cannot be taken back", "nft: it is busy", "nft delete table")
+
+    monkeypatch.setattr(left.netlink, "set_masquerade", refuse)
+    made = config(1, peers=[peer(2)], prefixes=["10.7.0.0/16"], gateway=GatewayConfig(masquerade=masquerades))
+    with caplog.at_level("INFO"):
+        async with world.node(made, left):
+            await trio.sleep(1)
+            assert "nft" not in caplog.text
+    assert ("nft: it is busy" in caplog.text) == masquerades
 
 
 async def test_a_node_that_gives_up_takes_back_all(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from namespaces import drop_capabilities, in_namespace, needs_program
@@ -53,6 +56,17 @@ def table(version: int, number: int = TABLE) -> list[str]:
 
 def expected(version: int) -> list[str]:
     return [line.format(mark=hex(TABLE), table=TABLE) for line in RULES[version]]
+
+
+@contextmanager
+def complaining(program: str, words: str) -> Iterator[None]:
+    """A program of this name is found first, which fails with these words."""
+    with TemporaryDirectory() as folder:
+        script = Path(folder, program)
+        script.write_text(f"#!/bin/sh\ncat > /dev/null; echo '{words}' >&2; exit 1\n")
+        script.chmod(0o755)
+        os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+        yield
 
 
 @in_namespace
@@ -203,6 +217,15 @@ async def test_masquerading_is_set_up_once_and_goes_again() -> None:
         for _ in range(2):
             await netlink.set_masquerade("hw@0", ())
             assert tables() == ""
+
+
+@in_namespace
+async def test_masquerading_that_nft_does_not_take_back_is_told_of_in_its_words() -> None:
+    with complaining("nft", "Error: it is busy"):
+        async with open_netlink() as netlink:
+            with pytest.raises(PortError, match="cannot be taken back: nft: Error: it is busy") as caught:
+                await netlink.set_masquerade("hw0", ())
+            assert "nft delete table inet holloway_hw0" in caught.value.fix
 
 
 @in_namespace
