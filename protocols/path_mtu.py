@@ -10,11 +10,13 @@ passes, and nothing but missing acknowledgements that it does not. ICMP, which a
   probe but the first goes one of `base`. Where nobody answers nothing is learned, and the search waits for traffic.
 * **Raise.** Below `most`, the search begins anew after `RAISE_S`, when there is traffic.
 * **Watch.** While datagrams above `base` are sent, the size in use is confirmed every `CONFIRM_S`; once one confirmation is
-  overdue, every `SUSPECT_S`. `MAX_CONFIRMATIONS` lost in a row are a black hole: the size is `base` at once, and the search
-  begins with the size that was lost.
+  overdue, every `SUSPECT_S`, and data goes in datagrams of `base` until one is confirmed. `MAX_CONFIRMATIONS` lost in a row
+  are a black hole: the size is `base` for good, and the search begins with the size that was lost.
 
-A path that gets narrower is noticed within CONFIRM_S + 2 SUSPECT_S + 2 timeouts, 0.55 s of traffic with a round trip of up
-to 75 ms. Where p of the datagrams are lost at random, a confirmation fails with q = 1 - (1 - p)^2,
+Where a path gets narrower, data passes again after CONFIRM_S and a timeout, 0.3 s of traffic with a round trip of up to
+75 ms; a sender that waits twice as long each time is then not far into its waiting, also where a busy host makes round trips
+long. It is known for a black hole within CONFIRM_S + 2 SUSPECT_S + 2 timeouts. A doubt costs nothing but shorter datagrams
+for a round trip. Where p of the datagrams are lost at random, a confirmation fails with q = 1 - (1 - p)^2,
 and a false alarm comes with a rate of q^4 (1 - q) / CONFIRM_S: for p = 5 %, once in 31 minutes of traffic. It costs a round
 trip with datagrams of `base`, as the first probe after it is of the old size. Should that be lost, too, the next one follows
 after a timeout. Three losses, one alarm in a thousand, leave the size up to `GAP_BYTES` smaller until the raise.
@@ -185,13 +187,18 @@ class PathMtu:
 
     @property
     def size(self) -> int:
-        """How long datagrams may be now."""
-        return self._size
+        """How long datagrams may be now: while there is doubt about the size in use, as long as passes everywhere."""
+        return self._base if self._is_suspect else self._size
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether a confirmation of the size in use is overdue."""
+        return self._is_suspect
 
     @property
     def is_settled(self) -> bool:
-        """Whether no search is under way."""
-        return self._candidate is None
+        """Whether no search is under way, and no doubt."""
+        return self._candidate is None and not self._is_suspect
 
     @property
     def timeout_s(self) -> float:

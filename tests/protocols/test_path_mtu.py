@@ -39,7 +39,7 @@ from holloway.protocols.suites import AES_GCM
 
 BASE = BASE_DATAGRAM_BYTES
 MOST = 1472
-NOTICED_S = 0.6
+NOTICED_S = 0.4
 
 
 def probes(mtu: PathMtu, now: float) -> list[Probe]:
@@ -338,18 +338,39 @@ def test_the_size_in_use_is_confirmed_while_datagrams_above_base_are_sent() -> N
     assert sizes(mtu, now + 2 * CONFIRM_S) == [MOST]
 
 
+def is_black_hole(mtu: PathMtu) -> bool:
+    """Whether the size in use was given up, and not only doubted."""
+    return mtu.size == BASE and not mtu.is_doubted
+
+
+def test_while_a_confirmation_is_overdue_data_goes_in_datagrams_that_pass_everywhere() -> None:
+    mtu, now = settled()
+    now += CONFIRM_S
+    mtu.sent(MOST, now)
+    (first,) = probes(mtu, now)
+    now += MIN_TIMEOUT_S
+    mtu.handle_timeout(now)
+    assert (mtu.size, mtu.is_doubted, mtu.is_settled) == (BASE, True, False)
+    (second,) = probes(mtu, now)
+    assert second.size == MOST  # it is the size in use that is in doubt
+    assert mtu.acknowledged(*second, now + 0.02)
+    assert (mtu.size, mtu.is_doubted, mtu.is_settled) == (MOST, False, True)
+    assert first.size == MOST
+
+
 def test_confirmations_lost_in_a_row_are_a_black_hole_without_further_traffic() -> None:
     mtu, now = settled()
     now += CONFIRM_S
     mtu.sent(MOST, now)
     assert sizes(mtu, now) == [MOST]
     sent_at = [now]
-    while mtu.size == MOST:
+    while not is_black_hole(mtu):
         at = mtu.next_timeout()
         assert at is not None
         now = at
         mtu.handle_timeout(now)
-        sent_at += [now for size in sizes(mtu, now) if mtu.size == MOST]
+        if not is_black_hole(mtu):
+            sent_at += [now for _ in sizes(mtu, now)]
     assert len(sent_at) == MAX_CONFIRMATIONS
     gaps = [after - before for before, after in pairwise(sent_at)]
     assert gaps == pytest.approx([MIN_TIMEOUT_S] + [SUSPECT_S] * (MAX_CONFIRMATIONS - 2))
@@ -368,7 +389,7 @@ def fallen() -> tuple[PathMtu, float, list[Probe]]:
         assert at is not None
         now = at
         mtu.handle_timeout(now)
-        if mtu.size == BASE:
+        if is_black_hole(mtu):
             return mtu, now, lost
         lost += probes(mtu, now)
 
@@ -397,7 +418,7 @@ def test_a_confirmation_sent_before_the_last_good_one_does_not_reverse_it() -> N
     assert mtu.acknowledged(*good, now + 1.15)
     mtu.sent(MOST, now + 1.3)
     probes(mtu, now + 1.3)
-    while mtu.size == MOST:
+    while not is_black_hole(mtu):
         at = mtu.next_timeout()
         assert at is not None
         now = at
@@ -427,7 +448,7 @@ def test_an_acknowledgement_between_losses_begins_the_count_anew() -> None:
         taken = probes(mtu, now)
         if taken and taken[-1].number % MAX_CONFIRMATIONS == 0:
             assert mtu.acknowledged(*taken[-1], now)
-        assert mtu.size == MOST
+        assert not is_black_hole(mtu)
 
 
 def test_an_acknowledgement_out_of_order_outlives_those_sent_before_it_only() -> None:
@@ -529,6 +550,7 @@ class Transfer:
     changes: list[tuple[float, int]] = field(default_factory=list)
     longest_excess_s: float = 0.0
     seconds_below: float = 0.0
+    black_holes: int = 0
 
     def __post_init__(self) -> None:
         self.mtu = PathMtu(BASE, self.most)
@@ -556,7 +578,7 @@ class Transfer:
             if mtu.size < min(self.most, self.limit(self.now)):
                 self.seconds_below += at - self.now
             self.now = at
-            size = mtu.size
+            size, was_doubted = mtu.size, mtu.is_doubted
             if self.acks and self.acks[0][0] <= at:
                 _, number, acked = heapq.heappop(self.acks)
                 assert mtu.acknowledged(number, acked, at)
@@ -568,6 +590,7 @@ class Transfer:
             self.flush()
             if mtu.size != size:
                 self.changes.append((at, mtu.size))
+            self.black_holes += was_doubted and is_black_hole(mtu)
             self.watch_excess()
 
     def watch_excess(self) -> None:
@@ -623,7 +646,7 @@ def test_a_path_that_drops_to_1280_is_noticed_in_time_whatever_it_loses(
 
 
 def test_a_drop_from_1500_to_1280_on_a_fast_and_on_a_slow_path() -> None:
-    for delay, noticed_s in ((0.0005, 0.56), (0.05, 0.66), (0.25, 2.4)):
+    for delay, noticed_s in ((0.0005, 0.31), (0.05, 0.46), (0.25, 1.3)):
         transfer = Transfer(lambda now: MOST if now < 5.0 else BASE, delay)
         transfer.run(15.0)
         assert transfer.changes[0] == (2 * delay, MOST)
@@ -632,16 +655,16 @@ def test_a_drop_from_1500_to_1280_on_a_fast_and_on_a_slow_path() -> None:
         assert transfer.longest_excess_s <= noticed_s
 
 
-def test_at_five_percent_loss_false_alarms_are_rare_and_cost_little() -> None:
+def test_at_five_percent_loss_false_alarms_are_rare_and_doubts_cost_little() -> None:
     alarms, below, hours = 0, 0.0, 4
     for seed in range(hours):
         transfer = Transfer(lambda now: MOST, 0.02, 0.05, tick_s=CONFIRM_S / 2, seed=seed)
         transfer.run(3600.0)
-        alarms += sum(size == BASE for _, size in transfer.changes)
+        alarms += transfer.black_holes
         below += transfer.seconds_below
     # Expected: 7.8, once in 31 minutes; by chance more than 16 in one of 300 worlds, but these four are always the same.
     assert 1 <= alarms <= 16
-    assert below / alarms < 0.3
+    assert below < 0.06 * hours * 3600  # with datagrams that are a sixth shorter
 
 
 def test_an_outage_costs_a_round_trip_after_it_and_no_more() -> None:
