@@ -21,7 +21,7 @@ from holloway.actors.store_member import SECOND_NS, StoreMember
 from holloway.actors.store_settling import agree_on_settings, compare, refused
 from holloway.protocols.address_claims import claim_suffix
 from holloway.protocols.address_plan import AddressClaim, Attempt, Claim
-from holloway.protocols.errors import PortError, RegistryError
+from holloway.protocols.errors import LocalError, PortError, RegistryError
 from holloway.protocols.membership import addresses_prefix
 from holloway.protocols.network_settings import SettingsProblem, settings_key, words_of
 
@@ -98,9 +98,13 @@ class _Keeper:
         return self._lease
 
     async def _take(self, registry: RegistryPort, lease: Lease) -> None:
-        """Put our claim under `lease`, unless another machine has the address: raises `RegistryError`, kind "denied"."""
+        """Put our claim under `lease`. Raises `RegistryError`, kind "denied", when another machine has the address, or none may."""
         member = self._member
-        claim = AddressClaim(member.settings, member.us.name, member.us.key, wish=member.address)
+        try:
+            claim = AddressClaim(member.settings, member.us.name, member.us.key, wish=member.address)
+        except LocalError as error:
+            member.problem = RegistryError(error.what, error.why, error.fix, kind="denied")
+            raise member.problem from error
         entry = (await registry.snapshot(self._key)).entries.get(self._key)
         suffix = claim_suffix(member.address)
         attempt: Attempt = claim.next({} if entry is None else {suffix: entry.value}, self._wall_ns() / SECOND_NS)

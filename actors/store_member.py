@@ -116,7 +116,7 @@ async def settled_node(
 ) -> tuple[Config, StoreMember]:
     """The node's configuration with the addresses that it has in its network, and what it keeps of that.
 
-    With the registry away it goes on with what it had before. Raises `RegistryError` when there is nothing before, or no
+    With the registry away it goes on with what it had before, unless the network has moved away from that. Raises `RegistryError` when there is nothing before, or no
     address for us; `ConfigProblems` for addresses that no node of the network may have.
     """
     assert config.identity is not None
@@ -126,7 +126,7 @@ async def settled_node(
     us = Holder(config.node.name, fingerprint_of(public_key))
     settings, address = kept, wish or former
     seed = kept or NetworkSettings(network6=random_network6(ports.entropy(16)))
-    is_known = kept is not None and address is not None
+    is_known = _is_possible(address, kept)
     failure: RegistryError | None = RegistryError("the registry did not answer", f"{SETTLE_S:g} s have passed")
     with trio.move_on_after(KNOWN_S if is_known else SETTLE_S):
         try:
@@ -144,7 +144,7 @@ async def settled_node(
             failure = None
         except* RegistryError as group:
             failure = _first(group)
-    if failure is not None and (failure.kind == "denied" or not is_known):
+    if failure is not None and (failure.kind == "denied" or not (is_known and _is_possible(address, settings))):
         raise failure
     assert settings is not None
     assert address is not None
@@ -168,6 +168,13 @@ async def _agreed(
             raise
         log.warning("registry: %s; going on with those that this node had before", error)
         return kept
+
+
+def _is_possible(address: IPv4Address | None, settings: NetworkSettings | None) -> bool:
+    """Whether both are known, and the address is one that a node of the network may have for itself."""
+    if settings is None or address is None:
+        return False
+    return settings.is_host(address) and not settings.is_floating(address)
 
 
 def _wish(config: Config) -> IPv4Address | None:

@@ -186,6 +186,43 @@ async def test_a_start_without_the_store_goes_on_with_what_was_known(
     assert "going on with 10.99.4.1" in caplog.text
 
 
+@pytest.mark.parametrize("range_", ["network", "floating_range"])
+async def test_a_start_without_the_store_does_not_go_on_with_an_address_that_is_none_any_more(
+    range_: str, site: Site, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = NetworkSettings(number=2, network=IPv4Network("10.98.0.0/16"), static_range=None, floating_range=None)
+    taken = NetworkSettings(number=2, floating_range=IPv4Network("10.99.4.0/24"))
+    async with site.node(1) as a:
+        await site.put(CONFIG, encode_settings(moved if range_ == "network" else taken))
+        await until(lambda: a.member is not None and a.member.newest.number == 2)
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[RegistryPort]:
+        raise RegistryError("the store is away", "somebody pulled the plug")
+        yield
+
+    for addresses in ((), ("10.99.4.1/16",)):
+        with pytest.raises(RegistryError, match="the store is away"):
+            await settled_node(site.config(1, *addresses), site.world.ports(1), public_key(1), away)
+    assert "going on" not in caplog.text
+    async with site.node(1) as a:
+        assert address_of(a) == ("10.98.0.1" if range_ == "network" else "10.99.2.1")
+
+
+async def test_an_address_that_no_node_may_have_is_told_and_not_claimed(
+    site: Site, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site.node(1) as a:
+        assert a.member is not None
+        a.member.address = IPv4Address("10.98.0.1")
+        await site.delete(FIRST)  # so that it claims anew
+        await until(lambda: a.member is not None and a.member.problem is not None, within_s=5)
+        assert "no address of a node in 10.99.0.0/16" in node_status(a)["settings"]["problem"]
+        await trio.sleep(60)
+        assert "crashed" not in caplog.text
+        assert site.value(FIRST) is None
+
+
 # Settings.
 
 
