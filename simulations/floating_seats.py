@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 from typing import TYPE_CHECKING, assert_never
 
@@ -24,6 +24,7 @@ from holloway.protocols.floating_operations import (
     Operation,
     TakeLocally,
 )
+from holloway.protocols.floating_pings import HolderPings
 from holloway.protocols.floating_states import Phase
 from holloway.protocols.floating_table import FloatingHolder, FloatingTable
 from holloway.protocols.inspection import LocalPrefixes
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 PING_NS = 200_000_000
 PATIENCE_NS = PING_NS - 1
 """So that what came of one ping is known when the next is sent."""
-LOST_PINGS = 3
 STOP_NS = 1_500_000_000
 RUN_BYTES = 8
 NOBODY = ""
@@ -49,16 +49,15 @@ LOOK_AROUND_NS = int(TIMERS.look_around_s * 1e9)
 
 @dataclass(slots=True, eq=False)
 class _Seat:
-    """One address that this node may have. `lost`: pings in a row that its holder, known by `fence`, has not answered."""
+    """One address that this node may have."""
 
     address: IPv4Address
     machine: FloatingAddress
     is_local: bool = False
     timer_ns: int = -1
-    lost: int = 0
-    fence: int = 0
-    doubted: int | None = None
-    is_in_touch: bool = False
+    pings: HolderPings = field(default_factory=HolderPings)
+    doubt: tuple[int | None, bool] = (None, False)
+    """As the machine was told."""
     asked: int = 0
     """Of the questions to the store the newest."""
 
@@ -307,30 +306,29 @@ class FloatingSeats:
             return
         holder = self.table.holder(seat.address)
         is_asked = seat.machine.phase is Phase.WAITING and holder is not None and holder.key != self._key
-        if not is_asked or holder is None or holder.fence != seat.fence:
-            seat.lost, seat.fence = 0, 0 if holder is None else holder.fence
-            self._doubt(seat, None)
+        seat.pings.aim(holder.fence if is_asked and holder is not None else None)
+        self._tell_doubt(seat)
         if is_asked and holder is not None:
             fence = holder.fence
-            if seat.lost == LOST_PINGS - 1:
-                self._is_in_touch(holder.name, PATIENCE_NS, lambda is_in_touch: self._note_touch(seat, is_in_touch))
+            if seat.pings.are_others_asked(self._now):
+                self._is_in_touch(holder.name, PATIENCE_NS, lambda answer: self._note_touch(seat, fence, answer))
             self._world.ping(self._host, holder.name, PATIENCE_NS, lambda is_there: self._pinged(seat, fence, is_there))
 
     def _pinged(self, seat: _Seat, fence: int, is_there: bool) -> None:
-        if self._is_over or self._host.paused or fence != seat.fence:
+        if self._is_over or self._host.paused or fence != seat.pings.fence:
             return
-        seat.lost = 0 if is_there else seat.lost + 1
-        self._doubt(seat, fence if seat.lost >= LOST_PINGS else None)
+        seat.pings.holder_asked(is_there)
+        self._tell_doubt(seat)
 
-    def _doubt(self, seat: _Seat, fence: int | None) -> None:
-        if fence == seat.doubted:
+    def _tell_doubt(self, seat: _Seat) -> None:
+        if seat.pings.doubt == seat.doubt:
             return
-        seat.doubted = fence
-        is_in_touch = seat.is_in_touch
+        seat.doubt = fence, is_in_touch = seat.pings.doubt
         self._tell(seat, lambda machine, now: machine.set_doubt(now, fence, is_in_touch=is_in_touch))
 
-    def _note_touch(self, seat: _Seat, is_in_touch: bool | None) -> None:
-        seat.is_in_touch = is_in_touch is True
+    def _note_touch(self, seat: _Seat, fence: int, is_in_touch: bool | None) -> None:
+        if fence == seat.pings.fence:
+            seat.pings.others_asked(is_in_touch is True)
 
     def _look_around(self, seat: _Seat, number: int, accuser: str) -> None:
         def tell(is_in_touch: bool | None) -> None:
