@@ -220,7 +220,8 @@ class DtlsPeer:
         while (action := link.next_action()) is not None:
             match action:
                 case SendProbe(number, probe_number):
-                    self._transmit(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
+                    if number in self._channels:  # and was not ended by what came early under it
+                        self._transmit(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
                 case Dial(attempt):
                     assert self._nursery is not None
                     self._nursery.start_soon(self._dial, attempt)
@@ -261,7 +262,7 @@ class DtlsPeer:
     def _transmit(self, channel: SecureChannel, texts: Sequence[bytes]) -> None:
         datagrams = channel.seal(texts)
         self.session.in_records.bytes += sum(map(len, datagrams))
-        self._udp.send(datagrams, channel.address)
+        self._udp.send(datagrams, channel.address, may_fragment=True)  # nobody finds out what the path bears
 
     def _receive(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
         now = trio.current_time()

@@ -8,6 +8,7 @@ which packets leave, and all of them are listened to.
 * Whoever dialled uses an association as soon as it is up and says so with a probe. Whoever was dialled waits for that before he leaves
   one that works, because the last flight of the handshake may have been lost.
 * When both dial at once, both associations come up, and both sides use the one dialled by the smaller name.
+* One of a foreign program, which knows no probes, is used only while none of a node is heard.
 * One that is not current any more is listened to for `RETIRED_S` after the last word.
 
 The object is pure: `now` is monotonic seconds, associations are known by their numbers, and what is to be done comes out of
@@ -215,11 +216,11 @@ class Link:
         association = self._known.get(number)
         if association is None:
             return
-        is_news = not association.is_confirmed or self.is_silent(now)
+        is_better = association is not self._current and self._is_better(association, now)
         association.is_confirmed = True
         association.heard_at = now
         association.waiting_since = math.inf
-        if is_news and association is not self._current:
+        if is_better:
             self._promote(association, now)
 
     def answered(self, probe: int, now: float) -> None:
@@ -287,9 +288,20 @@ class Link:
         if self._dialling is not None and self._dialling.at < math.inf:
             self._dialling = None  # one that is under way goes on: the other side may have it already
 
+    def _is_better(self, heard: _Association, now: float) -> bool:
+        """Whether an association under which something came is to be used instead of the current one."""
+        current = self._current
+        if current is None or (current.is_foreign and not heard.is_foreign) or self.is_silent(now):
+            return True
+        if heard.is_foreign and not current.is_foreign:
+            return not current.is_confirmed
+        return not heard.is_confirmed
+
     def _is_crossing(self, old: _Association, new: _Association, now: float) -> bool:
         """Whether both were dialled at once, and the old one is to stay."""
         if old.is_ours == new.is_ours or new.born_at - old.born_at >= CROSSING_S or self.is_silent(now):
+            return False
+        if old.is_foreign or new.is_foreign:  # a foreign program knows nothing of names
             return False
         return old.is_ours == self._is_preferred
 

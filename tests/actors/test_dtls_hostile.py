@@ -24,7 +24,7 @@ from node_world import (
 from trio.testing import MockClock
 
 from holloway.actors import dtls_handshaker
-from holloway.actors.dtls_channel import HandshakeRefused
+from holloway.actors.dtls_channel import Ending, HandshakeRefused
 from holloway.actors.dtls_context import dtls_context
 from holloway.actors.dtls_socket import AssociationSocket
 from holloway.protocols import dtls_link
@@ -104,6 +104,37 @@ async def test_what_openssl_would_read_otherwise_than_we_do_is_not_shown_to_it(
             for length, text in ((101, bytes(100)), (1 << 14, bytes(1 << 15))):
                 assert channel.open(header + length.to_bytes(2, "big") + text, (outer(2), PORT)) == ()
         assert await crosses(right, left, packet(2, 1, 1))
+
+
+class Brief:
+    """An association that the peer ends in the same datagram that comes before our side is done."""
+
+    number, is_ours, is_plain, speaker = 5, True, False, None
+    address = (outer(2), PORT)
+    early = ((b"", address),)
+
+    def __init__(self) -> None:
+        self.closed = trio.Event()
+
+    def open(self, record: bytes, source: Any) -> Ending:
+        return Ending.CLOSED_BY_PEER
+
+    def close(self) -> list[bytes]:
+        self.closed.set()
+        return []
+
+
+async def test_an_association_that_is_over_before_it_is_probed_ends_nothing_else(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (a, _, left, right):
+        await trio.sleep(1)
+        running: Any = a.roster.running[name(2)]
+        running.accept(brief := Brief())
+        assert brief.closed.is_set()
+        assert not running.is_stopped
+        assert await crosses(left, right, packet(1, 2, 1))
 
 
 async def sixty_handshakes(world: DtlsWorld) -> list[float]:

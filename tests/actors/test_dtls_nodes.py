@@ -42,6 +42,16 @@ def path(node: Node, number: int) -> str:
     return found
 
 
+async def test_the_network_may_take_records_apart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nobody finds out what the path bears."""
+    world = DtlsWorld(tmp_path)
+    async with world.dtls_pair() as (_, _, left, right):
+        await trio.sleep(1)
+        left.socket.may_fragment.clear()
+        assert await crosses(left, right, packet(1, 2, 1, size=1400))
+        assert set(left.socket.may_fragment) == {True}
+
+
 async def test_both_dial_at_once_and_settle_on_one_association(tmp_path: Path, autojump_clock: MockClock) -> None:
     world = DtlsWorld(tmp_path)
     async with world.dtls_pair() as (a, b, left, right):

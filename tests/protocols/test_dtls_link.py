@@ -159,6 +159,39 @@ def test_a_peer_that_restarted_is_followed_to_its_new_association() -> None:
     assert found.current == 2
 
 
+def test_a_foreign_program_is_spoken_to_while_nothing_is_heard_of_a_node() -> None:
+    for is_ours in (True, False):
+        for preferred in (True, False):
+            found = up(is_ours=is_ours, preferred=preferred)
+            found.established(9, 2.0, is_ours=False, is_foreign=True)
+            found.heard(9, 2.1)
+            assert found.current == 1
+            found.sent(1, 4.0)
+            found.heard(9, 4.0 + SILENT_S)
+            assert found.current == 9
+            found.heard(1, 7.0)
+            assert found.current == 1
+
+
+def test_a_foreign_program_that_begins_again_is_followed() -> None:
+    found = link()
+    for number in (8, 9):
+        found.established(number, float(number), is_ours=False, is_foreign=True)
+        found.heard(number, float(number))
+        assert found.current == number
+
+
+def test_when_the_current_association_is_over_another_that_is_heard_takes_its_place() -> None:
+    found = up(preferred=True)
+    found.established(2, 1.0, is_ours=False)
+    found.heard(2, 1.0)
+    found.heard(2, TIMERS.reject_after_s - 0.1)
+    found.handle_timeout(TIMERS.reject_after_s)
+    assert found.current is None
+    found.heard(2, TIMERS.reject_after_s + 0.1)
+    assert found.current == 2
+
+
 def test_an_answer_is_asked_for_and_without_one_the_peer_is_dialled_and_the_old_association_used_on() -> None:
     found = up()
     found.sent(1, 50.0)
