@@ -22,6 +22,7 @@ from holloway.cli.printing import json_option, print_json, print_table, say
 
 if TYPE_CHECKING:
     from holloway.actors.control_plane.key_text import KeyFile
+    from holloway.actors.control_plane.link import Broker
 
 SCHEMA = "holloway.client/1"
 ROLES = ("node", "operator", "admin")
@@ -126,7 +127,11 @@ def revoke(name: str, root: Path | None, host: str | None, curve_key_file: str |
 @click.option("--export", is_flag=True, help="Print the key file, private key included, instead of writing it.")
 @where_options
 def rotate(name: str, export: bool, root: Path | None, host: str | None, curve_key_file: str | None) -> None:
-    """Give a client another key; the one before counts no more."""
+    """Give a client another key; the one before counts no more.
+
+    The new key is in .holloway/NAME.yml.new before the broker hears of it, and stays there when the answer is lost. One's own key replaces
+    the file that is in use.
+    """
     _with_new_pair(Where(root, host, curve_key_file), "client-rotate", name, export=export)
 
 
@@ -144,21 +149,47 @@ def _with_new_pair(where: Where, name_of_command: str, name: str, *, export: boo
     from holloway.actors.control_plane.curve import new_pair
     from holloway.actors.control_plane.key_files import write_keys
     from holloway.actors.control_plane.key_text import KeyFile, format_key_file
+    from holloway.protocols.errors import ConfigError, LocalError
 
     path = FOLDER / f"{name}.yml"
     if not export and name_of_command == "client-create" and path.exists():
         raise CommandFailedError(f"{path} is there already", "it may hold a key", "move it away, or use --export")
-    pair = new_pair()
-    row = where.call(name_of_command, name, public_key=pair.public, **options)[0]
+    pair, server_key = new_pair(), ""
+    if where.root is None:
+        broker = find_broker(where.host, where.curve_key_file)
+        server_key = broker.public
+        if name_of_command == "client-rotate" and not export and _is_own(where, broker, name):
+            path = Path(broker.keys)
+    draft = path.with_name(f"{path.name}.new")
+    if draft.exists():
+        what, why = f"{draft} is there already", "it may hold the key that counts: nobody knows how that attempt ended"
+        raise CommandFailedError(what, why, f"try it: holloway client list --curve-key-file {draft}; then move it away")
+    write_keys(draft, KeyFile(pair.secret, pair.public, server_key))
+    try:
+        row = where.call(name_of_command, name, public_key=pair.public, **options)[0]
+    except (CommandFailedError, ConfigError, LocalError):  # nothing has changed
+        draft.unlink()
+        raise
+    except BaseException:
+        say(f"whether {name} has the new key is not known: it is kept in {draft}")
+        raise
     keys = KeyFile(pair.secret, pair.public, str(row["server_public_key"]))
+    write_keys(draft, keys)
     if export:
-        print(format_key_file(keys), end="")
+        print(format_key_file(keys), end="", flush=True)
+        draft.unlink()
         return
-    write_keys(path, keys)
+    draft.replace(path)
     say(f"{name} is let in as {row['role']}; its key file is {path}")
     if row["role"] == "node":
         host = _place(where)
         say(f"take it to its machine:  holloway agent --host {host} --name {name} --curve-key-file {name}.yml")
+
+
+def _is_own(where: Where, broker: Broker, name: str) -> bool:
+    """Whether the key that we use is that client's."""
+    public = broker.pair.public if broker.pair is not None else ""
+    return any(row["name"] == name and row["public_key"] == public for row in where.call("client-list"))
 
 
 def _place(where: Where) -> str:

@@ -37,6 +37,8 @@ _ALL_OPTIONS = frozenset(
     {"--host", "--curve-key-file", "-t", "--target", "-a", "-e", "-r", "--timeout", "--color", "--file-port"}
 )
 """What may stand in the configuration, whichever verb has it."""
+_TARGET_NAMES: Final = ("target", "application", "environment", "roles")
+"""What says which nodes are meant, as does `--retry-failed`."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -45,9 +47,11 @@ class ControlCommand(click.Command):
     """A verb that heeds `.holloway/config`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {name for parameter in self.params for name in parameter.opts}
-        defaults = [word for option, value in read_config(CONFIG) if option in own for word in (option, value)]
-        return super().parse_args(ctx, [*defaults, *args])
+        own = {option: parameter.name for parameter in self.params for option in parameter.opts}
+        given, _, _ = self.make_parser(ctx).parse_args([*args])
+        taken = {*given, *(_TARGET_NAMES if "retry_failed" in given else ())}
+        defaults = [each for each in read_config(CONFIG) if each[0] in own and own[each[0]] not in taken]
+        return super().parse_args(ctx, [*(word for each in defaults for word in each), *args])
 
 
 def read_config(path: Path) -> list[tuple[str, str]]:

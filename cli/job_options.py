@@ -176,7 +176,8 @@ def watch(
     if not run_job(broker, request, view, deadline_s):
         return ExitCode.INTERRUPTED
     if not view.outcome.job:
-        _print_nodes(view, as_json=as_json)
+        if not as_lines:
+            _print_nodes(view, as_json=as_json)
         return ExitCode.OK
     return view.outcome.exit_code()
 
@@ -188,7 +189,7 @@ def _view(*, as_json: bool, as_lines: bool, stream: bool) -> JobView:
         raise click.UsageError("--json and --jsonl exclude each other", click.get_current_context(silent=True))
     if as_lines:
         return JsonLinesView()
-    return JsonView() if as_json else PeopleView(is_streamed=stream, is_raw=not sys.stdout.isatty())
+    return JsonView() if as_json else PeopleView(is_streamed=stream)
 
 
 def _print_nodes(view: JobView, *, as_json: bool) -> None:

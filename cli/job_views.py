@@ -100,10 +100,9 @@ class _Kept:
 class PeopleView:
     """For people. `is_streamed`: many nodes, too, as it comes."""
 
-    def __init__(self, *, is_streamed: bool, is_raw: bool) -> None:
-        """`is_raw`: what one node writes goes on byte for byte, as to a file; otherwise it is made safe for a terminal."""
+    def __init__(self, *, is_streamed: bool) -> None:
         self.outcome = Outcome()
-        self._is_streamed, self._is_raw = is_streamed, is_raw
+        self._is_streamed = is_streamed
         self._sanitisers: dict[tuple[str, Stream], Sanitiser] = {}
         self._lines: dict[tuple[str, Stream], str] = {}
         self._kept = _Kept()
@@ -138,7 +137,7 @@ class PeopleView:
             self._kept.add(message)
             return
         out = _stream(message.stream)
-        if self._is_alone and self._is_raw:
+        if self._is_alone and not out.isatty():  # byte for byte; to a terminal it is made safe
             out.flush()
             out.buffer.write(message.body)
             out.buffer.flush()

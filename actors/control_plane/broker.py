@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -152,9 +153,8 @@ class _Hub:
         wall = self._world.wall()
         if not self._first.may_admit(self.keys.roster.keys, wall):
             return
-        keys = await trio.to_thread.run_sync(self._first.admit, key, wall, self._world.stamp())
+        keys = await self.keys.change(partial(self._first.admit, key, wall, self._world.stamp()))
         if keys is not None:
-            self.keys.take(keys)
             self._log.warning("the first client is let in, as admin: %s", key)
             self._note(Audit("first-client", "admin", key, "ok"))
 
@@ -176,7 +176,9 @@ class _Hub:
     async def restore(self) -> None:
         """Go on where an earlier life was."""
         records = await trio.to_thread.run_sync(self._store.load)
-        effects = self.broker.restore(self._world.moment(), records.items())
+        now = self._world.moment()
+        effects = self.broker.restore(now, records.items())
+        effects += self.broker.only(now, self.keys.roster.owners())
         await self._make_durable(effects)
         assert not any(isinstance(each, Send | Serve) for each in effects), "nobody is connected yet"
 
@@ -268,8 +270,7 @@ class _Hub:
             change = client_change(request, self._world.stamp())
             keys = self.keys.roster.keys
             if request.command != "client-list":
-                keys = await trio.to_thread.run_sync(self.keys.server_keys.change, change)
-                self.keys.take(keys)
+                keys = await self.keys.change(partial(self.keys.server_keys.change, change))
         except HollowayError as error:
             self._note(Audit(request.command, who, " ".join(request.arguments), f"refused: {error}"))
             return [Send(serve.route, encode(Denied(request.request, str(error), error.fix)))]

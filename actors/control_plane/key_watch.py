@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from logging import Logger
+from typing import TypeVar
 
 import trio
 
@@ -16,6 +17,7 @@ from holloway.actors.control_plane.roster import Roster
 from holloway.protocols.errors import HollowayError
 
 POLL_S = 1.0
+Changed = TypeVar("Changed", KeyFile, KeyFile | None)
 
 
 class KeyWatch:
@@ -34,6 +36,8 @@ class KeyWatch:
         self.server_keys, self.roster = server_keys, roster
         self._log, self._tell_gone, self._admit_unknown = log, tell_gone, admit_unknown
         self._look_now = trio.Event()
+        self._alone = trio.Lock()
+        """Or what was read before a change would be taken after it."""
         self._seen: tuple[int, int, int] | None = (
             None  # so that what has changed since the roster was read is looked at
         )
@@ -61,6 +65,10 @@ class KeyWatch:
 
     async def refresh(self) -> None:
         """Take what the file says, if it has changed. One that cannot be read changes nothing."""
+        async with self._alone:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         stamp = self.server_keys.stamp()
         if stamp == self._seen:
             return
@@ -74,9 +82,16 @@ class KeyWatch:
             self._seen, self._trouble = stamp, ""
             if keys.client_keys != self.roster.keys.client_keys:
                 self._log.info("the list of keys has changed")
-                self.take(keys)
+                self._take(keys)
 
-    def take(self, keys: KeyFile) -> None:
-        """What the file says now."""
+    async def change(self, work: Callable[[], Changed]) -> Changed:
+        """Do what changes the file, in a thread, and take what it says then; None changes nothing. Raises what `work` does."""
+        async with self._alone:
+            keys = await trio.to_thread.run_sync(work)
+            if keys is not None:
+                self._take(keys)
+            return keys
+
+    def _take(self, keys: KeyFile) -> None:
         gone = self.roster.take(keys)
         self._tell_gone(gone)

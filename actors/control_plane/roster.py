@@ -28,6 +28,10 @@ class Roster:
         """Whose key in Z85 that is; None for one that is unknown or revoked."""
         return None if key is None else self._principals.get(key)
 
+    def owners(self) -> set[str]:
+        """Who may have jobs."""
+        return {each.name for each in self._principals.values() if each.role is not Role.NODE}
+
     def take(self, keys: KeyFile) -> list[str]:
         """The key file has changed. Returns the names whose key counts no more, or may do less than before."""
         before = {principal.name: (key, principal.role) for key, principal in self._principals.items()}

@@ -13,7 +13,7 @@ Not responsible for jobs once they are allowed (`job_table`), for keys, disks or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import assert_never
@@ -61,6 +61,7 @@ REAP_EVERY_S = 60.0
 TIMES_ROOM_BYTES = 64
 """By how much the header of a job may become longer when it is sent at another time."""
 
+OWNER_GONE = "the key of who asked may not any more"
 NO_KEY = "control_no_key"
 WRONG_SENDER = "control_wrong_sender"
 FOREIGN_JOB = "control_foreign_job"
@@ -146,7 +147,15 @@ class Broker:
                 del log.viewers[route]
         if self.agents.remove(name):
             out.append(Forget(f"agent/{name}"))
-        self.jobs.stop(now, name, "the key of who asked may not any more", out)
+        self.jobs.stop(now, name, OWNER_GONE, out)
+        self.jobs.flush(out)
+        return out
+
+    def only(self, now: Moment, owners: Collection[str]) -> list[BrokerEffect]:
+        """After `restore`: whoever is not among `owners` was taken out while no broker ran, and no job of his goes on."""
+        out: list[BrokerEffect] = []
+        for name in sorted({job.asked.owner for job in self.jobs.running.values()}.difference(owners)):
+            self.jobs.stop(now, name, OWNER_GONE, out)
         self.jobs.flush(out)
         return out
 

@@ -136,11 +136,14 @@ class JobTable:
         self._advance(now, job, out)
 
     def stop(self, now: Moment, owner: str, why: str, out: list[BrokerEffect]) -> None:
-        """No job of somebody goes on to more nodes."""
+        """No job of somebody goes on to more nodes, nor to one that it has not left for."""
         for job in list(self.running.values()):
             if job.asked.owner == owner:
                 job.stopped = job.stopped or why
                 self._keep(job, *job_record(job), out)
+                for part in list(job.parts.values()):
+                    if part.phase is Phase.SENT and not part.sends:
+                        self._end(job, part, End(State.CANCELLED, error=why), out)
                 self._advance(now, job, out)
 
     # What agents say.

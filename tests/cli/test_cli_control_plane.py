@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -17,7 +19,10 @@ from control_world import ControlWorld, control_world
 
 from holloway.actors.control_plane.key_files import write_keys
 from holloway.actors.control_plane.key_text import KeyFile
-from holloway.protocols.control_plane.messages import Role
+from holloway.cli import client
+from holloway.cli.job_views import PeopleView
+from holloway.protocols.control_plane.messages import Expect, NodeOutput, Role, Stream
+from holloway.protocols.errors import BrokerError
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 AGENTS: dict[str, dict[str, Any]] = {
@@ -152,6 +157,67 @@ def test_streamed_lines_stand_behind_names_and_are_safe_for_a_terminal(ask: Call
     assert sorted(outcome.out.splitlines()) == ["web1: ab", "web1: last", "web2: ab", "web2: last"]
     collapsed = ask("exec", "--shell", "printf 'a\\033[2Jb\\377'")
     assert collapsed.out == "web1 web2: ok\n  ab\ufffd\n"
+
+
+@pytest.mark.parametrize("on_terminal", list(Stream))
+def test_what_one_node_writes_is_raw_on_no_stream_that_is_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, on_terminal: Stream
+) -> None:
+    view = PeopleView(is_streamed=False)
+    view.begin(Expect("r", "", "", ("n",)))
+    for number, stream in enumerate(Stream, 1):
+        out = io.TextIOWrapper(io.BytesIO())
+        monkeypatch.setattr(out, "isatty", lambda stream=stream: stream is on_terminal)
+        monkeypatch.setattr(sys, stream.value, out)
+        view.take(NodeOutput("j", number, "n", 0, stream, b"a\033[2Jb"), 0)
+        assert out.buffer.getvalue() == (b"ab" if stream is on_terminal else b"a\033[2Jb")  # type: ignore[attr-defined]
+
+
+def test_what_is_given_replaces_the_defaults_of_the_configuration(ask: Callable[..., Any]) -> None:
+    with Path(".holloway/config").open("a") as file:
+        file.write("-t web1\n-r web\n--timeout 9\n")
+    assert ask("echo", "--dry-run", "x").out == "web1\n"
+    assert ask("echo", "--dry-run", "-t", "web2", "x").out == "web2\n"
+    assert ask("echo", "--dry-run", "--target=web*", "-r", "db", "x").out == "web2\n"
+    job = ask("exec", "--json", "-t", "web2", "false").document["job"]
+    retried = ask("exec", "--json", "--retry-failed", job)
+    assert [(each["node"], each["state"]) for each in retried.document["results"]] == [("web2", "failed")]
+    assert ask("exec", "-t", "web2", "--", "sh", "-c", "echo -t").out == "-t\n"
+
+
+def test_lines_of_json_are_all_that_a_dry_run_prints_with_them(ask: Callable[..., Any]) -> None:
+    [line] = ask("echo", "--dry-run", "--jsonl", "x").out.splitlines()
+    assert json.loads(line)["nodes"] == ["web1", "web2"]
+
+
+def test_a_rotated_key_is_never_lost(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask("client", "create", "--role", "admin", "--name", "eve").code == 0
+    eve, path, draft = ("--curve-key-file", "in-use.yml"), Path("in-use.yml"), Path("in-use.yml.new")
+    Path(".holloway/eve.yml").rename(path)
+    before = path.read_text()
+    assert ask("client", "rotate", "eve", *eve).code == 0
+    assert path.read_text() != before
+    assert not draft.exists()
+    assert ask("client", "list", *eve).code == 0
+    assert ask("client", "rotate", "nobody", *eve).code == 1
+    assert not Path(".holloway/nobody.yml.new").exists()
+    answer = client.Where.call
+
+    def lost(where: client.Where, command: str, *arguments: str, **options: str) -> list[dict[str, Any]]:
+        rows = answer(where, command, *arguments, **options)
+        if command == "client-rotate":
+            raise BrokerError("the broker does not answer", "its answer was lost", "")
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.Where, "call", lost)
+        outcome = ask("client", "rotate", "eve", *eve)
+    assert outcome.code != 0
+    assert "in-use.yml.new" in outcome.err
+    assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+    assert ask("client", "list", *eve).error[0].endswith("does not let us in")
+    assert ask("client", "list", "--curve-key-file", str(draft)).code == 0
+    assert ask("client", "rotate", "eve", "--curve-key-file", str(draft)).code == 0
 
 
 def test_a_deadline_ends_it_and_says_so(ask: Callable[..., Any]) -> None:

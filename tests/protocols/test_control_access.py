@@ -266,6 +266,29 @@ def test_a_revoked_key_bites_on_what_is_under_way() -> None:
     assert "agent/b" not in site.disk
 
 
+def test_a_revoked_key_bites_on_what_has_not_left() -> None:
+    site = Site("a")
+    site.restart_broker()
+    job = site.run(ask(1, "exec", "true"))  # the agent has not come back yet
+    assert site.broker.jobs.jobs[job].parts["a"].sends == 0
+    site.of_broker(site.broker.gone(site.moment, "ann"))
+    node = site.nodes["a"]
+    site.of_agent(node, node.agent.connected(site.moment))
+    assert node.agent.is_registered
+    assert not node.started
+    assert site.broker.jobs.jobs[job].finished_at is not None
+
+
+def test_who_was_taken_out_while_no_broker_ran_has_no_jobs_that_go_on() -> None:
+    site = Site("a", "b")
+    job = site.run(ask(1, "exec", "true", rollout=m.Rollout(batch=1)))
+    site.restart_broker()
+    site.of_broker(site.broker.only(site.moment, {"ann"}))
+    assert not site.broker.jobs.jobs[job].stopped
+    site.of_broker(site.broker.only(site.moment, {"bob"}))
+    assert site.broker.jobs.jobs[job].stopped == "the key of who asked may not any more"
+
+
 def test_of_two_agents_with_one_key_the_younger_counts_and_the_older_is_told() -> None:
     site = Site("a")
     old = site.nodes["a"].route
