@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
@@ -100,8 +101,9 @@ def get_file(broker: Broker, name: str, target: Path, deadline_s: float, wall: W
     finally:
         for each in unfinished:
             each.close()
-        if unfinished and not any(folder.iterdir()):
-            folder.rmdir()
+        if unfinished:
+            with suppress(OSError):  # others are still unfinished, or have just put it away
+                folder.rmdir()
     assert getter.receiver is not None, "it is done"
     return getter.receiver.offer
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ FLUSH_BYTES = 16 << 20
 """Written between two flushes: or the last one, with the whole of a large file before it, would take longer than anybody waits."""
 MAX_UNFINISHED = 256
 """Beginnings of files that are kept for another attempt; of more, the oldest go."""
+_NAME = re.compile("[0-9a-f]{64}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -83,13 +85,13 @@ class Unfinished:
     def __init__(self, folder: Path, owner: str, parts: tuple[str, ...], offer: Offer) -> None:
         name = hashlib.sha256("\0".join((owner, offer.sha256, str(offer.size), *parts)).encode()).hexdigest()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _drop_oldest(folder)
-        self._path = folder / name
-        self._parts, self._mode = parts, offer.mode & 0o777
-        self._unflushed = 0
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o600)
+        self._name, self._parts, self._mode = name, parts, offer.mode & 0o777
+        self._unflushed, self._descriptor = 0, -1
+        self._folder = os.open(folder, _FOLDER)
         try:
+            _require_ours(self._folder, folder)
+            _drop_oldest(self._folder)
+            self._descriptor = _open_or_create(self._folder, name)
             if os.fstat(self._descriptor).st_size > offer.size:
                 os.ftruncate(self._descriptor, 0)
         except BaseException:
@@ -117,13 +119,14 @@ class Unfinished:
         os.fsync(self._descriptor)
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _folder(root, self._parts[:-1], make=True) as folder:
-            os.rename(self._path, self._parts[-1], dst_dir_fd=folder)
+            os.rename(self._name, self._parts[-1], src_dir_fd=self._folder, dst_dir_fd=folder)
             os.fsync(folder)
         self.close()
 
     def discard(self) -> None:
         """Remove what is there."""
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._folder)
         self.close()
 
     def close(self) -> None:
@@ -131,9 +134,32 @@ class Unfinished:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
 
-def _drop_oldest(folder: Path) -> None:
-    there = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for path in there[: max(0, len(there) - MAX_UNFINISHED + 1)]:
-        path.unlink(missing_ok=True)
+def _require_ours(descriptor: int, folder: Path) -> None:
+    """Nobody else may put anything there that we would write to, or remove."""
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, f"{folder} is not ours alone: remove it, or chmod 700")
+
+
+def _open_or_create(folder: int, name: str) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        return os.open(name, flags, dir_fd=folder)
+    return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+
+
+def _drop_oldest(folder: int) -> None:
+    """Of what is named as we name it, and nothing else."""
+    found = []
+    for name in os.listdir(folder):
+        if _NAME.fullmatch(name):
+            with suppress(FileNotFoundError):  # somebody else has just finished it
+                found.append((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns, name))
+    for _, name in sorted(found)[: max(0, len(found) - MAX_UNFINISHED + 1)]:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
