@@ -122,8 +122,10 @@ class Link:
                 self._socket.raw.connect(self.broker.endpoint)
 
     async def _certain(self, change: Change) -> Change:
-        """Who hangs up on us may have another key, or none."""
-        if change is Change.WRONG_SERVER_KEY and await mechanism_of(self.broker.host, self.broker.port) == "NULL":
+        """Who hangs up on us may have another key, or none; and who does so on somebody without keys wants some."""
+        if change is not Change.WRONG_SERVER_KEY:
+            return change
+        if self.broker.pair is None or await mechanism_of(self.broker.host, self.broker.port) == "NULL":
             return Change.NOT_CURVE
         return change
 
