@@ -19,6 +19,7 @@ import trio
 from holloway.actors.belief import AuthorityBelief, Belief
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
+from holloway.actors.control_claims import ControlClaims
 from holloway.actors.floating_follower import FloatingFollower
 from holloway.actors.known_nodes import UNKEPT, KnownNodes
 from holloway.actors.pair_terms import policy_of
@@ -51,6 +52,8 @@ STEADY_S = 60.0
 """In touch for as long as this, the next loss is a new one, and begins with `RETRY_S` again."""
 REFRESH_S = 10.0
 """How often we look whether our record has to say something else."""
+SETTLE_S = 0.5
+"""What the control plane wants said is said after so long: whoever changes it all the time does not fill the store."""
 KEEP_S = 2.0
 """How often what we know is kept, if it has changed: a node that is killed knows the others when it is back."""
 KEEP_SHARE = 20
@@ -82,9 +85,11 @@ class Membership:
         own_key: bytes,
         log: BoundedLog,
         floating: FloatingFollower | None = None,
+        claims: ControlClaims | None = None,
     ) -> None:
-        """`describe`: see `Describe`. `own_key`: our session key. `floating`: who wants to know of floating addresses."""
-        self._floating = floating
+        """`describe`: see `Describe`. `own_key`: our session key. `floating`: who wants to know of floating addresses; `claims`: of the
+        control plane, and says what our record says of it."""
+        self._floating, self.claims = floating, claims or ControlClaims(config.node.name, None)
         self._network, self._name = config.node.network, config.node.name
         self._belief, self._describe, self._policy = belief, describe, policy_of(config)
         self._authority = belief if isinstance(belief, AuthorityBelief) else None
@@ -290,6 +295,7 @@ class Membership:
                 self._log.info("the network has other authorities: %s", ", ".join(trusted))
             if changed := differences(before, authority.enrolled.newest):
                 self._log.info("the network has other settings: %s", words_of(changed))
+                self.claims.settings_changed()
         else:
             return
         if problem is None:
@@ -331,6 +337,8 @@ class Membership:
             self.records.judge_again()
         peers, again_at = self.records.peers(now)
         self._roster.set_found(peers)
+        is_believed = self._authority is not None and self._authority.problem() is None
+        self.claims.set_others(self.records.told(), is_ours_believed=is_believed)
         return again_at if self._authority is None else min(again_at, self._judge_at)
 
 
@@ -343,6 +351,7 @@ async def membership(
     own_key: bytes,
     open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
     floating: FloatingFollower | None = None,
+    claims: ControlClaims | None = None,
     *,
     task_status: trio.TaskStatus[Membership],
 ) -> None:
@@ -354,7 +363,7 @@ async def membership(
     """
     assert config.registry is not None
     log = BoundedLog(ctx.log, lines=LOG_LINES)
-    handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log, floating)
+    handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log, floating, claims)
     await handle.verify()
     stay = _Stay(handle, config.registry.lease_s, log, task_status)
     if handle.recall():
@@ -405,10 +414,11 @@ class _Stay:
         """Be there until cancelled, or the store refuses: raises `RegistryError`, alone or in a group."""
         lease = await registry.grant(self._lease_s)
         try:
+            news = self._handle.claims.own_changed()
             await self._handle.publish(registry, lease)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep_lease, registry, lease)
-                nursery.start_soon(self._refresh, registry, lease)
+                nursery.start_soon(self._refresh, registry, lease, news)
                 await self._follow(registry, lease)
         finally:
             self._handle.is_in_touch = False
@@ -418,14 +428,17 @@ class _Stay:
                 with trio.move_on_after(RETRY_S, shield=True), suppress(RegistryError):
                     await registry.revoke(lease.id)
 
-    async def _refresh(self, registry: RegistryPort, lease: Lease) -> None:
+    async def _refresh(self, registry: RegistryPort, lease: Lease, news: trio.Event) -> None:
         while True:
             due, pause_s = trio.current_time() + REFRESH_S, KEEP_S
-            while trio.current_time() < due:
-                await trio.sleep(pause_s)
+            while trio.current_time() < due and not news.is_set():
+                with trio.move_on_after(pause_s):
+                    await news.wait()
+                    await trio.sleep(SETTLE_S)
                 began = trio.current_time()
                 await self._handle.keep()
                 pause_s = max(KEEP_S, KEEP_SHARE * (trio.current_time() - began))
+            news = self._handle.claims.own_changed()
             await self._handle.refresh(registry, lease)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:

@@ -46,6 +46,7 @@ import trio
 from holloway.actors.backend import with_backend
 from holloway.actors.config import Config, verify_config
 from holloway.actors.control import Answer, control
+from holloway.actors.control_claims import ControlClaims
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.gateway import Gateway, depends_on_names, keep_gateway, take_back
 from holloway.actors.host_watch import watch_host
@@ -131,6 +132,9 @@ class Node:
             gateway=config.gateway.through,
         )
         self.gateway = Gateway(config, self.roster)
+        is_signed = config.registry is not None and config.registry.trust == "authority"
+        self.claims = ControlClaims(config.node.name, enrolled if is_signed else None)
+        """What is said and believed of the control plane."""
         self._peers = Peers(
             config,
             ports,
@@ -161,6 +165,7 @@ class Node:
             past_drops=self.past_drops,
             started_at=trio.current_time(),
             running=self._running,
+            claims=self.claims,
         )
 
     def __repr__(self) -> str:
@@ -199,6 +204,7 @@ class Node:
                 self.member,
                 self.public_key,
                 self._describe,
+                self.claims,
             )
             children.append(_plane("registry", *plane.children(open_store)).as_child())
         if config.control is not None:
@@ -272,7 +278,7 @@ class Node:
             netlink: Netlink | None = _handle(ctx.ref("dataplane.netlink"))
             endpoints = await self._endpoints.find(netlink, udp.listening if udp else ())
         offers = policy_of(config).offers
-        return NodeRecord(
+        record = NodeRecord(
             name=config.node.name,
             public_key=self.public_key,
             endpoints=endpoints,
@@ -281,6 +287,7 @@ class Node:
             security=offers.security,
             compression=offers.compression,
         )
+        return self.claims.said_of(record)
 
     # What an embedding program asks; `holloway status`, `peers`, `routes` and `ping` ask the same through the control socket.
 

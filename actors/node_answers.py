@@ -17,6 +17,8 @@ import trio
 
 from holloway.actors.config import Config
 from holloway.actors.control import Answer
+from holloway.actors.control_claims import ControlClaims
+from holloway.actors.control_claims_answers import CONTROL_OPS, answer_control
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.gateway import Gateway
 from holloway.actors.membership import Membership
@@ -84,6 +86,7 @@ class NodeAnswers:
     started_at: float
     running: Callable[[str], Any]
     """The handle of an actor by its path below the root, or `None` between two lives."""
+    claims: ControlClaims
 
     def status(self) -> dict[str, object]:
         """The object that `holloway status --json` prints."""
@@ -299,6 +302,10 @@ class NodeAnswers:
                 pings = self.ping(name, count=int(count), interval_s=interval_s, timeout_s=timeout_s)
                 async with aclosing(pings):
                     async for answer in pings:
+                        yield answer
+            case {"op": op} if op in CONTROL_OPS:
+                async with aclosing(answer_control(request, self.config, self.roster, self.claims)) as answers:
+                    async for answer in answers:
                         yield answer
             case _:
                 raise HollowayError("an unknown request", "this version knows status, peers, routes and ping")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from holloway.actors.config import Endpoint
 from holloway.actors.wanted import MAX_PEERS, Peer
+from holloway.protocols.broker_places import BrokerPlace
 from holloway.protocols.membership import NodeRecord, RecordProblem
 from holloway.protocols.offers import Offers
 
@@ -38,6 +39,15 @@ REFUSED_SHOWN = 100
 """Refused records that are named in `status`, and about which the log remembers that it has told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the believed record of a node says of the control plane."""
+
+    name: str
+    curve_key: str | None
+    broker: BrokerPlace | None
+
+
 @dataclass(slots=True)
 class _Known:
     """A node by its name. `since`: the store's revision at which its record came into being, or got another key."""
@@ -47,6 +57,10 @@ class _Known:
     value: bytes = b""
     """As it stands in the store; empty for a peer of an earlier life."""
     vanished_at: float = math.inf
+    told: Told | None = None
+    """What its record says of the control plane; None for a peer of an earlier life."""
+    told_since: int = 0
+    """The store's revision at which we first saw it name that key."""
     rival: _Known | None = None
     rival_at: float = math.inf
 
@@ -122,6 +136,10 @@ class Records:
             offers=Offers(record.security, record.compression),
         )
         new = _Known(peer, entry.create_revision, entry.value)
+        new.told, new.told_since = Told(name, record.curve_key, record.broker), entry.create_revision
+        if known is not None and known.told is not None:
+            is_same = known.told.curve_key == record.curve_key
+            new.told_since = known.told_since if is_same else entry.mod_revision
         if known is not None and known.peer.public_key != peer.public_key:
             if known.rival is None or known.rival.peer.public_key != peer.public_key:
                 known.rival_at = now
@@ -174,6 +192,12 @@ class Records:
         return [
             known.peer for known in ranked if known.vanished_at == math.inf or known.peer.public_key not in living
         ], again_at
+
+    def told(self) -> tuple[Told, ...]:
+        """What the records say of the control plane, of two that name one key the older claim first."""
+        known = [each for each in self._known.values() if each.told is not None]
+        known.sort(key=lambda each: (each.vanished_at != math.inf, each.told_since, each.peer.name))
+        return tuple(each.told for each in known if each.told is not None)
 
     def _vanish(self, name: str, now: float) -> None:
         known = self._known.get(name)

@@ -19,6 +19,7 @@ from holloway.actors.belief import AuthorityBelief, Belief, PinnedBelief, StoreB
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config, ConfigProblems
 from holloway.actors.config.problems import Problem
+from holloway.actors.control_claims import ControlClaims
 from holloway.actors.enrolled import Enrolled
 from holloway.actors.floating import Surroundings, floating
 from holloway.actors.floating_belief import AuthorityFloating, FloatingBelief, StoreFloating
@@ -142,6 +143,7 @@ class RegistryPlane:
     member: StoreMember | None
     own_key: bytes
     describe: Describe
+    claims: ControlClaims
 
     def children(self, open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]]) -> list[Child[Any]]:
         """The actors, first to start first."""
@@ -156,6 +158,7 @@ class RegistryPlane:
             own_key=self.own_key,
             open_store=open_store,
             floating=None if belief is None else self._follower(belief),
+            claims=self.claims,
         )
         children: list[Child[Any]] = [Child(name="membership", run=meet, start_timeout=REGISTRY_TIMEOUT_S)]
         if enrolled is not None and AuthorityFiles.exist(enrolled.state):

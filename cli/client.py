@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from holloway.cli.client_enrol import enrol
 from holloway.cli.control_options import COMMAND_PORT, FOLDER, ControlCommand, broker_options, broker_place, find_broker
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.groups import SuggestingGroup
@@ -143,6 +144,9 @@ def role(name: str, new_role: str, root: Path | None, host: str | None, curve_ke
     """Give a client another role."""
     Where(root, host, curve_key_file).call("client-role", name, role=new_role)
     say(f"{name} is {new_role} now")
+
+
+command.add_command(enrol)
 
 
 def _with_new_pair(where: Where, name_of_command: str, name: str, *, export: bool, **options: str) -> None:

@@ -95,6 +95,7 @@ def command(
     need to know of this one is printed.
     """
     from holloway.actors.registry import open_registry
+    from holloway.protocols.membership import NAME
     from holloway.protocols.network_settings import Backend
 
     own_name = name or host_name()
@@ -122,7 +123,9 @@ def command(
 
             init_pinned(wanted, settings, prefixes)
         case _:
-            _init_authority(wanted, replace(settings, backend=Backend(backend)), prefixes)
+            # Who has the authority's key lets everybody in, so its node may have the broker; `holloway network` names another.
+            brokers = (own_name,) if NAME.match(own_name) else ()
+            _init_authority(wanted, replace(settings, backend=Backend(backend), brokers=brokers), prefixes)
 
 
 def _is_given(context: click.Context, parameter: str) -> bool:

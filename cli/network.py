@@ -45,6 +45,13 @@ _RANGE = Parsed("range", _range)
     metavar="TIME",
     help="How long an address is held for a node that is away: 48h, 2d.",
 )
+@click.option(
+    "--broker",
+    "brokers",
+    multiple=True,
+    metavar="NODE|none",
+    help="Whose broker the agents of the network obey; replaces those before, may be repeated.",
+)
 @click.option("--rest", "rest_s", type=DURATION, metavar="TIME", help="How long an address that was let go rests: 1h.")
 @state_option
 @json_option
@@ -52,6 +59,7 @@ def command(
     static_range: IPv4Network | str | None,
     floating_range: IPv4Network | str | None,
     lease_s: int | None,
+    brokers: tuple[str, ...],
     rest_s: int | None,
     state: Path | None,
     as_json: bool,
@@ -64,7 +72,11 @@ def command(
     from dataclasses import replace
 
     given = {"static_range": static_range, "floating_range": floating_range, "lease_s": lease_s, "rest_s": rest_s}
-    changes = {key: None if value == "none" else value for key, value in given.items() if value is not None}
+    changes: dict[str, object] = {
+        key: None if value == "none" else value for key, value in given.items() if value is not None
+    }
+    if brokers:
+        changes["brokers"] = tuple(dict.fromkeys(each for each in brokers if each != "none"))
 
     def change(old: NetworkSettings) -> NetworkSettings:
         return replace(old, **changes)  # type: ignore[arg-type]  # each of its own kind, by its option
@@ -88,6 +100,13 @@ def command(
         settings = settings_of(folder.read(SETTINGS) or b"")
     elif registry.trust == "store" and config.identity is not None:
         import trio
+
+        if brokers:
+            raise CommandFailedError(
+                "--broker would change nothing",
+                "where the store is believed its owner could name himself, so no agent obeys a broker that it finds there",
+                "give each agent --host and the broker's key: holloway client create",
+            )
 
         settings = trio.run(_in_store, registry.url, config.node.network, change if changes else None)
     else:
@@ -139,4 +158,5 @@ def _print(network: str, settings: NetworkSettings, *, as_json: bool) -> None:
         print_json({"schema": SCHEMA, "name": network, "settings": said})
         return
     for key, value in said.items():
-        print(f"{key:<15} {'none' if value is None else value}")
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{key:<15} {'none' if text is None else text}")

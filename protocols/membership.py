@@ -26,10 +26,10 @@ from ipaddress import (
 )
 from typing import TypeAlias, TypeVar
 
-from holloway.protocols.errors import HandshakeFailed, LocalError
-from holloway.protocols.keys import StaticKey, decode_key, encode_key
+from holloway.protocols.broker_places import BrokerPlace, of_high_order, read_curve_key, read_place
+from holloway.protocols.errors import LocalError
+from holloway.protocols.keys import decode_key, encode_key
 from holloway.protocols.offers import LZ4, NOT_COMPRESSED, WORDS
-from holloway.protocols.z85 import decode_z85
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -49,8 +49,6 @@ MAX_HOST_CHARS = 253  # RFC 1035, section 2.3.4, without the final dot
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _TEXT_CHARS = 256
-_ANY_KEY = StaticKey(bytes(range(32)))
-"""Guards no secret: a point of low order gives itself away with any key (RFC 7748, section 6.1)."""
 
 
 class RecordProblem(Enum):
@@ -86,8 +84,9 @@ class NodeRecord:
 
     `endpoints`: where it can be called, best first, as (host, port). `addresses`: its overlay addresses.
     `prefixes`: networks behind it. `serial`: counts up from one record of a node to the next; 0 in one that is not signed.
-    `curve_key`: its CURVE key in Z85 (ZeroMQ RFC 32), 40 characters. `security` and `compression`: what it offers, the
-    strongest first, by the words of `SECURITY_WORDS` and `COMPRESSION_WORDS`; empty: it does not say.
+    `curve_key`: the CURVE key of its agent in Z85 (ZeroMQ RFC 32), 40 characters. `security` and `compression`: what it offers, the
+    strongest first, by the words of `SECURITY_WORDS` and `COMPRESSION_WORDS`; empty: it does not say. `broker`: the broker that
+    runs on it.
     """
 
     name: str
@@ -99,6 +98,7 @@ class NodeRecord:
     curve_key: str | None = None
     security: tuple[str, ...] = ()
     compression: tuple[str, ...] = ()
+    broker: BrokerPlace | None = None
 
     def allowed(self) -> tuple[Prefix, ...]:
         """The inner prefixes that belong to this node: each of its addresses, and what lies behind it."""
@@ -152,6 +152,7 @@ def encode_record(record: NodeRecord) -> bytes:
         "curve_key": record.curve_key,
         "security": list(record.security),
         "compression": list(record.compression),
+        "broker": None if record.broker is None else record.broker.fields(),
     }
     fields |= {key: field for key, field in more.items() if field}
     value = json.dumps(fields, separators=(",", ":")).encode()
@@ -188,16 +189,19 @@ def decode_record(name: str | None, value: bytes) -> NodeRecord | RecordProblem:
     if not isinstance(own_name, str) or not NAME.match(own_name) or name not in (None, own_name):
         return RecordProblem.WRONG_NAME
     try:
+        addresses = _items(fields, "addresses", _address)
+        broker = fields.get("broker")
         return NodeRecord(
             name=own_name,
             public_key=_key(fields.get("public_key")),
             endpoints=_items(fields, "endpoints", _endpoint),
-            addresses=_items(fields, "addresses", _address),
+            addresses=addresses,
             prefixes=_items(fields, "prefixes", read_prefix),
             serial=_serial(fields.get("serial", 0)),
             curve_key=_curve_key(fields.get("curve_key")),
             security=_words(fields, "security", SECURITY_WORDS),
             compression=_words(fields, "compression", COMPRESSION_WORDS),
+            broker=None if broker is None else read_place(broker, [each.ip for each in addresses]),
         )
     except (ValueError, LocalError):
         return RecordProblem.BAD_FIELD
@@ -220,15 +224,7 @@ def _text(value: object) -> str:
 
 
 def _key(value: object) -> bytes:
-    return _of_high_order(decode_key(_text(value)))
-
-
-def _of_high_order(key: bytes) -> bytes:
-    try:
-        _ANY_KEY.exchange(key)
-    except HandshakeFailed:
-        raise ValueError("a key whose secrets everybody knows") from None
-    return key
+    return of_high_order(decode_key(_text(value)))
 
 
 def _serial(value: object) -> int:
@@ -238,11 +234,7 @@ def _serial(value: object) -> int:
 
 
 def _curve_key(value: object) -> str | None:
-    if value is None:
-        return None
-    text = _text(value)
-    _of_high_order(decode_z85(text))
-    return text
+    return None if value is None else read_curve_key(value)
 
 
 def _words(fields: dict[str, object], key: str, known: frozenset[str]) -> tuple[str, ...]:

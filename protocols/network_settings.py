@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, NoReturn, TypeVar
 
 from holloway.protocols.errors import LocalError
-from holloway.protocols.membership import network_prefix
+from holloway.protocols.membership import NAME, network_prefix
 
 SETTINGS_VERSION = 1
 MAX_SETTINGS_BYTES = 4 * 1024
@@ -31,6 +31,7 @@ ULA: Final = IPv6Network("fd00::/8")  # RFC 4193, section 3.1, with the L bit
 MIN_ULA_ENTROPY_BYTES = 16
 MIN_LEASE_S, MAX_LEASE_S = 10, 31_536_000
 MAX_REST_S = 31_536_000
+MAX_BROKERS = 16
 AT_NEXT_START = ("network", "network6", "floating_range", "backend")
 """What a node is made of when it starts: changes of these wait for that."""
 _DAY_S = 86_400
@@ -71,7 +72,8 @@ class NetworkSettings:
     Addresses of `static_range` are given to those alone who ask for them by name, those of `floating_range` belong to no
     node for long; None reserves nothing. `lease_s`: how long an address is held for a node that is away, where the
     store is believed; with an authority it is held until the node is revoked or released. `rest_s`: how long a freed address rests before another
-    node may have it. `port`: UDP, of every node that has no other.
+    node may have it. `port`: UDP, of every node that has no other. `brokers`: names of the nodes whose brokers agents obey, where an
+    authority says so.
     """
 
     number: int = 1
@@ -83,6 +85,7 @@ class NetworkSettings:
     rest_s: int = 3_600
     backend: Backend = Backend.SESSION
     port: int = 1099
+    brokers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_number("number", self.number, 1, MAX_NUMBER, "count changes from 1")
@@ -92,6 +95,7 @@ class NetworkSettings:
         _check_number("lease_s", self.lease_s, MIN_LEASE_S, MAX_LEASE_S, "choose seconds between these")
         _check_number("rest_s", self.rest_s, 0, MAX_REST_S, "choose seconds between these; 0 is no rest")
         _check_number("port", self.port, 1, 65_535, "choose a UDP port")
+        _check_brokers(self.brokers)
 
     def _check_ranges(self) -> None:
         ranges = {"static_range": self.static_range, "floating_range": self.floating_range}
@@ -187,7 +191,7 @@ def words_of(changed: Iterable[str]) -> str:
 
 def encode_settings(settings: NetworkSettings) -> bytes:
     """The settings as JSON; always the same bytes for the same settings."""
-    said = {
+    said: dict[str, object] = {
         "v": SETTINGS_VERSION,
         "number": settings.number,
         "network": str(settings.network),
@@ -199,13 +203,17 @@ def encode_settings(settings: NetworkSettings) -> bytes:
         "backend": settings.backend.value,
         "port": settings.port,
     }
+    if (
+        settings.brokers
+    ):  # left out where there is none: such settings are those that were written before there were any
+        said["brokers"] = list(settings.brokers)
     return json.dumps(said, separators=(",", ":")).encode()
 
 
 def decode_settings(value: bytes) -> NetworkSettings | SettingsProblem:
     """The settings, or why they are refused. Takes any bytes.
 
-    Every field must be there: what one node takes for the standard and another does not would be two networks. Fields
+    Every field must be there but `brokers`: what one node takes for the standard and another does not would be two networks. Fields
     that this version does not know are left alone.
     """
     if len(value) > MAX_SETTINGS_BYTES:
@@ -230,6 +238,7 @@ def decode_settings(value: bytes) -> NetworkSettings | SettingsProblem:
             rest_s=_whole(said["rest_s"]),
             backend=Backend(said["backend"]),
             port=_whole(said["port"]),
+            brokers=_names(said.get("brokers", [])),
         )
     except (KeyError, ValueError):
         return SettingsProblem.BAD_FIELD
@@ -264,6 +273,11 @@ def _check_network6(network6: IPv6Network | None) -> None:
         )
 
 
+def _check_brokers(brokers: tuple[str, ...]) -> None:
+    if len(brokers) > MAX_BROKERS or len(set(brokers)) != len(brokers) or not all(map(NAME.match, brokers)):
+        _refuse("the list of brokers", f"it has at most {MAX_BROKERS} names of nodes, each once", "name fewer nodes")
+
+
 def _refuse(what: str, why: str, fix: str) -> NoReturn:
     raise LocalError(f"{what} cannot be used", why, fix)
 
@@ -276,6 +290,12 @@ def _text(value: object) -> str:
     if type(value) is not str or "%" in value:
         raise ValueError("no text, or an address of one link")  # `ipaddress` takes integers and zones, too
     return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_BROKERS:
+        raise ValueError("not a short list")
+    return tuple(map(_text, value))
 
 
 def _optional(read: Callable[[str], Read], value: object) -> Read | None:

@@ -15,6 +15,7 @@ from holloway.actors.records import KEY_HOLD_S, REFUSED_SHOWN, VANISHED_S, Recor
 from holloway.actors.registry import Entry
 from holloway.actors.wanted import Peer
 from holloway.protocols.membership import decode_record, encode_record
+from holloway.protocols.z85 import encode_z85
 
 
 class Said:
@@ -229,3 +230,26 @@ def test_whatever_happens_the_books_agree_and_everybody_is_gone_in_the_end(steps
     made.keep_only([], now)
     assert names(made, now + VANISHED_S) == []
     assert (made._known, made._vanished, made.refused()) == ({}, {}, {})
+
+
+ONE_KEY, OTHER_KEY = (encode_z85(bytes([number]) * 32) for number in (7, 8))
+
+
+def test_of_two_records_that_name_one_agents_key_the_older_claim_comes_first() -> None:
+    made, _, _ = records()
+    made.learn(raw(2), entry(2, since=3), 0.0)
+    made.learn(raw(3), entry(3, since=9, curve_key=ONE_KEY), 0.0)
+    value = encode_record(record(2, curve_key=ONE_KEY))
+    made.learn(raw(2), Entry(value, 3, 12, 2, None), 0.0)  # who has been there longest names it last
+    assert [each.name for each in made.told()] == [name(3), name(2)]
+    made.learn(raw(3), entry(3, since=20, curve_key=OTHER_KEY), 0.0)
+    assert [(each.name, each.curve_key) for each in made.told()] == [(name(2), ONE_KEY), (name(3), OTHER_KEY)]
+
+
+def test_what_a_record_says_of_the_control_plane_goes_with_its_node() -> None:
+    made, _, _ = records()
+    made.learn(raw(2), entry(2, curve_key=ONE_KEY), 0.0)
+    made.forget(raw(2), 10.0)
+    assert [each.curve_key for each in made.told()] == [ONE_KEY]
+    made.peers(10.0 + VANISHED_S)
+    assert made.told() == ()

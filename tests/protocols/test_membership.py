@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holloway.protocols.broker_places import BrokerPlace
 from holloway.protocols.errors import HandshakeFailed, LocalError
 from holloway.protocols.keys import StaticKey, encode_key
 from holloway.protocols.membership import (
@@ -72,13 +73,21 @@ def test_what_is_written_is_read_under_its_name_and_where_there_is_none() -> Non
     assert decode_record("node-b", encode_record(RECORD)) is RecordProblem.WRONG_NAME
 
 
+BROKER = BrokerPlace(ip_address("10.99.0.1"), 23002, 65535, "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7")
 SAYING = replace(
     RECORD,
     serial=MAX_SERIAL,
     curve_key="rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
     security=("dtls", "session", "none"),
     compression=("lz4", "none"),
+    broker=BROKER,
 )
+PLACE: dict[str, object] = {
+    "address": "10.99.0.1",
+    "command_port": 23002,
+    "file_port": 65535,
+    "curve_key": "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
+}
 
 
 def test_a_record_that_is_signed_says_more() -> None:
@@ -87,6 +96,7 @@ def test_a_record_that_is_signed_says_more() -> None:
         "curve_key": "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
         "security": ["dtls", "session", "none"],
         "compression": ["lz4", "none"],
+        "broker": PLACE,
     }
     assert decode_record("node-a", encode_record(SAYING)) == SAYING
 
@@ -121,6 +131,16 @@ def test_words_of_a_later_version_are_ignored_and_the_order_of_the_others_kept()
         {"curve_key": "#" * 40},
         {"curve_key": "0" * 40},
         {"curve_key": "\u00e9" * 40},
+        {"broker": ""},
+        {"broker": []},
+        {"broker": PLACE | {"address": "10.99.0.2"}},
+        {"broker": PLACE | {"address": "fd99:0::1"}},
+        {"broker": PLACE | {"address": 1}},
+        {"broker": PLACE | {"command_port": 0}},
+        {"broker": PLACE | {"file_port": 65536}},
+        {"broker": PLACE | {"file_port": "23003"}},
+        {"broker": PLACE | {"curve_key": None}},
+        {"broker": PLACE | {"curve_key": "0" * 40}},
         {"security": "session"},
         {"security": None},
         {"security": [1]},
@@ -129,7 +149,7 @@ def test_words_of_a_later_version_are_ignored_and_the_order_of_the_others_kept()
         {"security": ["session"] * (MAX_LIST_ITEMS + 1)},
         {"compression": {"lz4": 1}},
     ],
-    ids=range(19),
+    ids=range(29),
 )
 def test_a_hostile_word_of_a_record_is_refused(changes: Any) -> None:
     assert decode_record("node-a", fields(**changes)) is RecordProblem.BAD_FIELD
@@ -203,8 +223,9 @@ def test_every_record_that_can_be_written_is_read_as_it_was(name: str, endpoints
         {"curve_key": "x"},
         {"security": ("quantum",)},
         {"compression": ("lz4", "lz4")},
+        {"broker": replace(BROKER, address=ip_address("10.99.0.9"))},
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_a_record_that_the_others_would_refuse_is_not_written(changes: Any) -> None:
     with pytest.raises(LocalError, match="would not be read by the others"):
@@ -324,6 +345,7 @@ FIELDS = [
     "curve_key",
     "security",
     "compression",
+    "broker",
 ]
 
 

@@ -55,6 +55,9 @@ def settings(draw: st.DrawFn) -> NetworkSettings:
         rest_s=draw(st.integers(0, 31_536_000)),
         backend=draw(st.sampled_from(Backend)),
         port=draw(st.integers(1, 65_535)),
+        brokers=tuple(
+            draw(st.lists(st.from_regex(r"[A-Za-z0-9][a-z0-9._-]{0,62}", fullmatch=True), max_size=16, unique=True))
+        ),
     )
 
 
@@ -71,6 +74,15 @@ def test_the_form_is_what_other_versions_rely_on() -> None:
         "backend": "session",
         "port": 1099,
     }
+
+
+def test_who_may_have_a_broker_is_left_out_where_nobody_may_and_is_bounded() -> None:
+    assert json.loads(encode_settings(replace(STANDARD, brokers=("a", "b.c"))))["brokers"] == ["a", "b.c"]
+    assert decode_settings(fields(brokers=[])) == STANDARD
+    for said in ("a", None, [1], {"a": 1}, [["a"]], ["a"] * 17):
+        assert decode_settings(fields(brokers=said)) is SettingsProblem.BAD_FIELD
+    for said in (["a", "a"], [""], ["a/b"], ["x" * 64], ["a\n"]):
+        assert decode_settings(fields(brokers=said)) is SettingsProblem.UNUSABLE
 
 
 @given(settings())

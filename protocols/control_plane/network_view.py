@@ -1,0 +1,130 @@
+"""What a node's daemon tells the programs of the control plane on its machine: which brokers are believed, and whose key is whose.
+
+Reading takes any JSON and raises LocalError. Not responsible for the socket, nor for why somebody is believed, which is the daemon's to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from holloway.protocols.broker_places import BrokerPlace, read_curve_key, read_place
+from holloway.protocols.errors import LocalError
+from holloway.protocols.hostile_json import listed, object_of, text
+from holloway.protocols.membership import NAME
+
+MAX_BROKERS = 256
+MAX_ADDRESSES = 256
+MAX_KEYS = 8192
+"""Twice as many as a node has peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBroker:
+    """A broker that is believed, and the name of its node."""
+
+    node: str
+    place: BrokerPlace
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    """`node`: this machine's, in the network of that name, with its overlay addresses. `is_signed`: whether records count at all.
+    `ignored`: nodes that announce a broker and may not.
+    """
+
+    node: str
+    network: str
+    addresses: tuple[str, ...]
+    is_signed: bool
+    brokers: tuple[KnownBroker, ...]
+    ignored: tuple[str, ...]
+
+    def of_node(self, name: str) -> KnownBroker | None:
+        """The broker on that node."""
+        return next((each for each in self.brokers if each.node == name), None)
+
+    def of_key(self, key: str) -> KnownBroker | None:
+        """The broker with that key."""
+        return next((each for each in self.brokers if each.place.curve_key == key), None)
+
+
+def read_view(answer: object) -> NetworkView:
+    """The answer to `brokers`, or an event of `follow-brokers`. Raises LocalError for what is none."""
+    try:
+        fields = object_of(answer)
+        node = object_of(fields.get("node"))
+        return NetworkView(
+            _name(node.get("name")),
+            _name(node.get("network")),
+            listed(node, "addresses", MAX_ADDRESSES, _address),
+            fields.get("signed") is True,
+            listed(fields, "brokers", MAX_BROKERS, _broker),
+            listed(fields, "ignored", MAX_KEYS, _name),
+        )
+    except ValueError as why:
+        raise _not_understood(why) from None
+
+
+def read_agents(answer: object) -> list[tuple[str, str]]:
+    """The answer to `agents`, or an event of `be-broker`: names of nodes and keys, of two with one key the older claim first. Raises
+    LocalError for what is none.
+    """
+    try:
+        return list(listed(object_of(answer), "agents", MAX_KEYS, _agent))
+    except ValueError as why:
+        raise _not_understood(why) from None
+
+
+class NetworkKeys:
+    """Which key is whose. Who has a key keeps it for as long as he names it: nobody takes it from him by naming it, too."""
+
+    def __init__(self) -> None:
+        self.names: Mapping[str, str] = {}
+        """By key in Z85, the name of its node."""
+        self.disputed: Mapping[str, tuple[str, ...]] = {}
+        """By key, who else names it."""
+
+    def take(self, agents: Iterable[tuple[str, str]]) -> None:
+        """These claims are all there are now."""
+        claims: dict[str, list[str]] = {}
+        for name, key in agents:
+            claims.setdefault(key, []).append(name)
+        before = self.names
+        self.names = {key: before[key] if before.get(key) in names else names[0] for key, names in claims.items()}
+        self.disputed = {
+            key: tuple(name for name in names if name != self.names[key])
+            for key, names in claims.items()
+            if len(names) > 1
+        }
+
+
+def _broker(item: object) -> KnownBroker:
+    fields = object_of(item)
+    return KnownBroker(_name(fields.get("node")), read_place({key: fields.get(key) for key in _PLACE}))
+
+
+_PLACE = ("address", "command_port", "file_port", "curve_key")
+
+
+def _agent(item: object) -> tuple[str, str]:
+    if not isinstance(item, list) or len(item) != 2:
+        raise ValueError("not a name and a key")
+    return _name(item[0]), read_curve_key(item[1])
+
+
+def _name(item: object) -> str:
+    name = text({"name": item}, "name", 63)
+    if not NAME.match(name):
+        raise ValueError("name: not the name of a node")
+    return name
+
+
+def _address(item: object) -> str:
+    return text({"address": item}, "address", 64)
+
+
+def _not_understood(why: ValueError) -> LocalError:
+    return LocalError(
+        "the node's daemon says what we do not understand", str(why), "restart the daemon after an update of holloway"
+    )
