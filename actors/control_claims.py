@@ -70,7 +70,7 @@ class ControlClaims:
             if key is not None:
                 read_curve_key(key)
         except ValueError:
-            raise LocalError("not a CURVE key", "its secrets are known to everybody") from None
+            raise LocalError("not a CURVE key", "it has not 40 characters, or everybody knows its secrets") from None
         if key != self._agent_key:
             await self._enrolled.state.apart(partial(_keep_key, self._enrolled, key))
             self._agent_key = key
@@ -83,7 +83,7 @@ class ControlClaims:
             raise LocalError(
                 "there is a broker on this node already",
                 f"it listens on {self._broker.address} port {self._broker.command_port}",
-                "stop it, or start this one with --no-announce",
+                "stop it first: a node has one",
             )
         self._broker = broker
         self._ours_changed()

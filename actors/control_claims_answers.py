@@ -5,14 +5,16 @@
     enrol            our record names that CURVE key, of this machine's agent, from now on; null: none
     agents           the agents that are believed, each with the name of its node
     follow-brokers   the brokers that are believed, and again after each change; may enrol a key first
-    be-broker        a broker on this node, announced while the connection lasts; the agents that are believed, and again after each change
+    follow-agents    the agents that are believed, and again after each change
+    be-broker        the same, for a broker on this node: it is announced while the connection lasts
 
 Not responsible for the socket (`control`), nor for who is believed (`control_claims`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from holloway.actors.control import Answer
     from holloway.actors.roster import Roster
 
-CONTROL_OPS = frozenset({"brokers", "address", "enrol", "agents", "follow-brokers", "be-broker"})
+CONTROL_OPS = frozenset({"brokers", "address", "enrol", "agents", "follow-brokers", "follow-agents", "be-broker"})
 BROKERS_SCHEMA = "holloway.brokers/1"
 SETTLE_S = 0.1
 """Changes that come together are told together."""
@@ -46,31 +48,34 @@ async def answer_control(
             await claims.enrol(key)
             yield {"result": {"node": config.node.name, "curve_key": key}}
         case {"op": "agents"}:
-            yield {"result": _agents(claims)}
+            yield {"result": _agents(config, claims)}
         case {"op": "follow-brokers"}:
             own_key = request.get("curve_key")
             if isinstance(own_key, str):
                 await claims.enrol(own_key)
-            last: Answer | None = None
-            while True:
-                changed, now = claims.changed(), _brokers(config, claims)
-                if now != last:
-                    last = now
-                    yield {"event": now}
-                await changed.wait()
-                await trio.sleep(SETTLE_S)
+            async for answer in _followed(claims, partial(_brokers, config, claims)):
+                yield answer
+        case {"op": "follow-agents"}:
+            async for answer in _followed(claims, partial(_agents, config, claims)):
+                yield answer
         case {"op": "be-broker"}:
             with claims.announce(_place(request.get("broker"), config)):
-                last = None
-                while True:
-                    changed, now = claims.changed(), _agents(claims)
-                    if now != last:
-                        last = now
-                        yield {"event": now}
-                    await changed.wait()
-                    await trio.sleep(SETTLE_S)
+                async for answer in _followed(claims, partial(_agents, config, claims)):
+                    yield answer
         case _:
             raise HollowayError("a request that is not whole", "something that its op needs is missing")
+
+
+async def _followed(claims: ControlClaims, say: Callable[[], Answer]) -> AsyncGenerator[Answer, None]:
+    """What is to be said now, and again whenever it is something else."""
+    last: Answer | None = None
+    while True:
+        changed, now = claims.changed(), say()
+        if now != last:
+            last = now
+            yield {"event": now}
+        await changed.wait()
+        await trio.sleep(SETTLE_S)
 
 
 def _own_addresses(config: Config) -> list[str]:
@@ -88,8 +93,13 @@ def _brokers(config: Config, claims: ControlClaims) -> Answer:
     }
 
 
-def _agents(claims: ControlClaims) -> Answer:
-    return {"signed": claims.is_signed, "agents": [list(each) for each in claims.view().agents]}
+def _agents(config: Config, claims: ControlClaims) -> Answer:
+    view = claims.view()
+    return {
+        "signed": claims.is_signed,
+        "obeyed": any(name == config.node.name for name, _ in view.brokers),
+        "agents": [list(each) for each in view.agents],
+    }
 
 
 def _address(name: str, config: Config, roster: Roster, claims: ControlClaims) -> Answer:

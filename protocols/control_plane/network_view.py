@@ -66,12 +66,22 @@ def read_view(answer: object) -> NetworkView:
         raise _not_understood(why) from None
 
 
-def read_agents(answer: object) -> list[tuple[str, str]]:
-    """The answer to `agents`, or an event of `be-broker`: names of nodes and keys, of two with one key the older claim first. Raises
-    LocalError for what is none.
-    """
+@dataclass(frozen=True, slots=True)
+class AgentsView:
+    """`agents`: names of nodes and the keys of their agents, of two with one key the older claim first. `is_obeyed`: whether agents find the
+    broker of this machine, and obey it; `is_signed`: whether records count at all."""
+
+    agents: tuple[tuple[str, str], ...]
+    is_obeyed: bool
+    is_signed: bool
+
+
+def read_agents(answer: object) -> AgentsView:
+    """The answer to `agents`, or an event of `be-broker`. Raises LocalError for what is none."""
     try:
-        return list(listed(object_of(answer), "agents", MAX_KEYS, _agent))
+        fields = object_of(answer)
+        agents = listed(fields, "agents", MAX_KEYS, _agent)
+        return AgentsView(agents, fields.get("obeyed") is True, fields.get("signed") is True)
     except ValueError as why:
         raise _not_understood(why) from None
 

@@ -45,6 +45,7 @@ async def following(node: Node, request: dict[str, object]) -> AsyncIterator[lis
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
+        await until(lambda: bool(events), within_s=1)
         yield events
         nursery.cancel_scope.cancel()
 
@@ -107,6 +108,7 @@ def test_a_broker_is_announced_for_as_long_as_it_asks(tmp_path: Path) -> None:
             async with following(a, place_on(a)) as admitted:
                 await until(lambda: len(seen) == 2, within_s=3)
                 await until(lambda: admitted[-1]["agents"] == [[name(2), KEYS[1]]], within_s=3)
+                assert admitted[-1]["obeyed"]
                 assert [each["node"] for each in seen[-1]["brokers"]] == [name(1)]
                 assert seen[-1]["brokers"][0]["address"] == str(a.config.interface.addresses[0].ip)
                 assert (await asked(b, {"op": "address", "node": name(1)}))["broker"]["curve_key"] == KEYS[0]
@@ -122,8 +124,9 @@ def test_a_node_that_the_settings_do_not_name_has_no_broker(tmp_path: Path) -> N
     """Or any machine that is taken over would command all others."""
 
     async def play(world: EnrolledWorld, a: Node, b: Node) -> None:
-        async with following(b, place_on(b)):
+        async with following(b, place_on(b)) as admitted:
             await until(lambda: a.claims.view().ignored == (name(2),), within_s=3)
+            assert [each["obeyed"] for each in admitted] == [False]
             assert [each.claims.view().brokers for each in (a, b)] == [(), ()]
             assert (await asked(a, {"op": "address", "node": name(2)}))["broker"] is None
             # It is for the authority to name another one, and then nobody has to be started anew.
@@ -172,7 +175,7 @@ def test_where_records_are_not_signed_nobody_is_enrolled_and_no_broker_found() -
             with pytest.raises(LocalError, match="no agent can be enrolled"):
                 await asked(node, {"op": "enrol", "curve_key": KEYS[1]})
             node.claims.set_others((Told(name(2), KEYS[2], None),), is_ours_believed=True)
-            assert (await asked(node, {"op": "agents"})) == {"signed": False, "agents": []}
+            assert (await asked(node, {"op": "agents"})) == {"signed": False, "obeyed": False, "agents": []}
             assert (await asked(node, {"op": "brokers"}))["signed"] is False
             assert (await asked(node, {"op": "address", "node": name(1)}))["addresses"] == ["10.99.0.1"]
 
@@ -181,7 +184,7 @@ def test_where_records_are_not_signed_nobody_is_enrolled_and_no_broker_found() -
 
 def test_requests_that_make_no_sense_change_nothing(tmp_path: Path) -> None:
     async def play(world: EnrolledWorld, a: Node, b: Node) -> None:
-        for key in (LOW_ORDER, "", "x" * 40, "\u00e9" * 40, KEYS[1] + "\n"):
+        for key in (LOW_ORDER, "", "~" * 40, "\u00e9" * 40, KEYS[1] + "\n"):
             with pytest.raises(LocalError):
                 await asked(b, {"op": "enrol", "curve_key": key})
         foreign: list[dict[str, Any]] = [

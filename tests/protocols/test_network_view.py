@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holloway.protocols.broker_places import BrokerPlace
-from holloway.protocols.control_plane.network_view import KnownBroker, NetworkKeys, read_agents, read_view
+from holloway.protocols.control_plane.network_view import AgentsView, KnownBroker, NetworkKeys, read_agents, read_view
 from holloway.protocols.errors import LocalError
 from holloway.protocols.z85 import encode_z85
 
@@ -45,7 +45,7 @@ def test_a_view_says_who_has_a_broker_and_where() -> None:
         VIEW | {"brokers": None},
         VIEW | {"brokers": [{"node": "a"}]},
         VIEW | {"brokers": [{"node": "\x1b[2J", **PLACE}]},
-        VIEW | {"brokers": [{"node": "a", **PLACE, "curve_key": "x" * 40}]},
+        VIEW | {"brokers": [{"node": "a", **PLACE, "curve_key": "~" * 40}]},
         VIEW | {"brokers": [{"node": "a", **PLACE, "address": "a.example"}]},
         VIEW | {"brokers": [{"node": "a", **PLACE, "command_port": 65536}]},
         VIEW | {"ignored": [1]},
@@ -56,11 +56,11 @@ def test_what_is_no_view_is_told(said: Any) -> None:
         read_view(said)
 
 
-@pytest.mark.parametrize("said", [None, {}, {"agents": {}}, {"agents": [["a"]]}, {"agents": [["a", "x" * 40]]}])
+@pytest.mark.parametrize("said", [None, {}, {"agents": {}}, {"agents": [["a"]]}, {"agents": [["a", "~" * 40]]}])
 def test_what_is_no_list_of_agents_is_told(said: Any) -> None:
     with pytest.raises(LocalError):
         read_agents(said)
-    assert read_agents({"agents": [["a", KEYS[0]]]}) == [("a", KEYS[0])]
+    assert read_agents({"agents": [["a", KEYS[0]]]}) == AgentsView((("a", KEYS[0]),), False, False)
 
 
 CLAIMS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(KEYS)), max_size=6)
