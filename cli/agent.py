@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from holloway.cli.control_options import ControlCommand, broker_options, find_broker
+from holloway.cli.control_options import (
+    ControlCommand,
+    broker_options,
+    find_broker,
+    force_null_option,
+    require_loopback,
+)
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import DURATION
@@ -56,6 +62,7 @@ MAX_PARALLEL = 256
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
+@force_null_option
 @broker_options
 def command(
     root: Path | None,
@@ -69,6 +76,7 @@ def command(
     max_time: int,
     max_output: int,
     log_level: str,
+    force_null: bool,
     host: str | None,
     curve_key_file: str | None,
 ) -> int:
@@ -102,8 +110,10 @@ def command(
             raise click.UsageError(why, click.get_current_context(silent=True))
     if not own_name:
         raise CommandFailedError("this agent needs a name", "this machine has none", "holloway agent --name NAME")
-    broker = find_broker(host, curve_key_file, makes_pair=False)
-    if broker.pair is None or not broker.pair.secret:
+    broker = find_broker(host, curve_key_file, node=own_name)
+    if broker.pair is None:
+        require_loopback(broker.host, "--host", is_forced=force_null)
+    elif not broker.pair.secret:
         _make_key(broker.keys, own_name)
     configure_logging(log_level)
     settings = AgentSettings(

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from holloway.cli.control_options import COMMAND_PORT, FILE_PORT
+from holloway.cli.control_options import (
+    COMMAND_PORT,
+    FILE_PORT,
+    chosen_security,
+    force_null_option,
+    require_loopback,
+    security_option,
+)
 from holloway.cli.option_types import DURATION
 from holloway.cli.printing import say
 from holloway.cli.up import LOG_LEVELS, configure_logging
@@ -47,6 +54,8 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
     help="After its first start: how long the first client that has its key becomes admin.",
 )
 @click.option("--no-first-client", is_flag=True, help="Nobody becomes admin so: only `holloway client create --root`.")
+@security_option
+@force_null_option
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
@@ -58,6 +67,7 @@ def command(
     max_file: int,
     first_client_s: int,
     no_first_client: bool,
+    force_null: bool,
     log_level: str,
 ) -> int:
     """Run the broker between operators and nodes.
@@ -72,20 +82,25 @@ def command(
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import of, run_until_signal
     from holloway.protocols.control_plane.file_service import FileLimits
+    from holloway.protocols.control_plane.null_security import Security
     from holloway.supervisor import Child, Supervisor, Tree
 
+    security = Security(chosen_security())
+    if security is Security.NULL:
+        require_loopback(bind, "--bind", is_forced=force_null)
     configure_logging(log_level)
     settings = BrokerSettings(
         root=root.absolute(),
         bind=bind,
         command_port=command_port,
         first_client_s=0.0 if no_first_client else float(first_client_s),
+        security=security,
     )
     world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
 
     def ready(tree: Tree) -> None:
         listening = of(tree, "commands")
-        if isinstance(listening, Listening):
+        if isinstance(listening, Listening) and listening.public_key:
             say(f'server_public_key: "{listening.public_key}"')
 
     def reload(tree: Tree) -> None:
@@ -95,7 +110,10 @@ def command(
                 listening.reload()
 
     files = FileSettings(
-        root=root.absolute(), endpoint=endpoint_of(bind, file_port), limits=FileLimits(max_bytes=max_file << 20)
+        root=root.absolute(),
+        endpoint=endpoint_of(bind, file_port),
+        limits=FileLimits(max_bytes=max_file << 20),
+        security=security,
     )
     children = [
         Child(name="commands", run=partial(serve_commands, settings=settings, world=world)),

@@ -32,9 +32,22 @@ FILE_PORT: Final = 23003
 CONTROL_VERBS: Final = ("agent", "client", "clients", "echo", "exec", "file", "jobs")
 """The verbs that `--host` and `--curve-key-file` before the verb are for."""
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+))(?::(?P<port>\d{1,5}))?\Z")
+_SECURITY: Final = "holloway.security"
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 _ALL_OPTIONS = frozenset(
-    {"--host", "--curve-key-file", "-t", "--target", "-a", "-e", "-r", "--timeout", "--color", "--file-port"}
+    {
+        "--host",
+        "--curve-key-file",
+        "--security",
+        "-t",
+        "--target",
+        "-a",
+        "-e",
+        "-r",
+        "--timeout",
+        "--color",
+        "--file-port",
+    }
 )
 """What may stand in the configuration, whichever verb has it."""
 _TARGET_NAMES: Final = ("target", "application", "environment", "roles")
@@ -90,8 +103,11 @@ def _config_problem(path: Path, number: int, why: str) -> CommandFailedError:
 
 
 def broker_options(function: Decorated) -> Decorated:
-    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`: None when they were not given."""
+    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`, None when they were not given; and `--security`,
+    which `find_broker` finds by itself.
+    """
     options = [
+        security_option,
         click.option("--host", metavar="HOST[:PORT]", help=f"Where the broker is.  [default: {DEFAULT_HOST}]"),
         click.option(
             "--curve-key-file",
@@ -102,6 +118,45 @@ def broker_options(function: Decorated) -> Decorated:
     for option in options:
         function = option(function)
     return function
+
+
+def _keep_security(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_SECURITY] = value
+
+
+security_option = click.option(
+    "--security",
+    type=click.Choice(("curve", "null")),
+    expose_value=False,
+    callback=_keep_security,
+    help="null: no keys and no encryption, for a broker that is run so.  [default: curve]",
+)
+force_null_option = click.option(
+    "--force-null", is_flag=True, help="Take --security null on an address that other machines reach."
+)
+
+
+def chosen_security() -> str:
+    """What `--security` of the verb says, or `HOLLOWAY_SECURITY`, or curve."""
+    context = click.get_current_context(silent=True)
+    said = context.meta.get(_SECURITY) if context is not None else None
+    chosen = str(said or os.environ.get("HOLLOWAY_SECURITY") or "curve")
+    if chosen not in ("curve", "null"):
+        raise click.UsageError(f"HOLLOWAY_SECURITY is {chosen!r}: it is curve or null", context)
+    return chosen
+
+
+def require_loopback(host: str, option: str, *, is_forced: bool) -> None:
+    """Raises CommandFailedError for control without keys where other machines are."""
+    from holloway.protocols.control_plane.null_security import is_loopback
+
+    if not is_forced and not is_loopback(host):
+        raise CommandFailedError(
+            f"--security null is not for {option} {host}",
+            "without keys whoever reaches that address commands every node, and reads everything",
+            f"--security curve, or {option} 127.0.0.1; --force-null if another thing keeps others away",
+            ExitCode.CONFIG,
+        )
 
 
 def key_file(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -125,9 +180,9 @@ def broker_place(host: str | None, environ: Mapping[str, str]) -> tuple[str, int
     return found["six"] or found["host"], port
 
 
-def find_broker(host: str | None, curve_key_file: str | None, *, makes_pair: bool = True) -> Broker:
-    """The broker, and who we are to it. A key file that only knows the broker's key gets a pair of our own, which is on disk before
-    anybody hears of it: so whoever is interrupted comes back with the same key.
+def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "") -> Broker:
+    """The broker, and who we are to it: the node of that name, or an operator. A key file that only knows the broker's key gets an operator's
+    pair, which is on disk before anybody hears of it: so whoever is interrupted comes back with the same key.
 
     Raises click.UsageError, CommandFailedError, ConfigError, PortError.
     """
@@ -136,6 +191,11 @@ def find_broker(host: str | None, curve_key_file: str | None, *, makes_pair: boo
     from holloway.actors.control_plane.link import Broker
 
     place, port = broker_place(host, os.environ)
+    if chosen_security() == "null":
+        if curve_key_file is not None:
+            why = "--security null uses no keys, so --curve-key-file means nothing"
+            raise click.UsageError(why, click.get_current_context(silent=True))
+        return Broker(place, port, None, "", "", _said_name(node))
     path = key_file(curve_key_file, os.environ)
     keys = read_keys(path)
     if keys is None:
@@ -148,11 +208,31 @@ def find_broker(host: str | None, curve_key_file: str | None, *, makes_pair: boo
     if not keys.server_public_key:
         what, why = f"{path} does not name the broker", "it has no server_public_key"
         raise CommandFailedError(what, why, "add the key that the broker prints when it starts", ExitCode.CONFIG)
-    if not keys.private_key and makes_pair:
+    if not keys.private_key and not node:
         pair = new_pair()
         keys = replace(keys, private_key=pair.secret, public_key=pair.public)
         write_keys(path, keys)
     return Broker(place, port, CurvePair(keys.public_key, keys.private_key), keys.server_public_key, str(path))
+
+
+def _said_name(node: str) -> bytes:
+    """What we call ourselves where there are no keys. Whoever is no node is warned: an agent's log does that for it."""
+    import getpass
+
+    from holloway.cli.printing import say
+    from holloway.protocols.control_plane.fields import NAME
+    from holloway.protocols.control_plane.null_security import TOKEN_BYTES, WARNING, said_name
+
+    name = node
+    if not node:
+        say(f"warning: {WARNING}")
+        try:
+            name = getpass.getuser()
+        except (KeyError, OSError):
+            name = ""
+    if not NAME.match(name):
+        name = "somebody"
+    return said_name(name, is_node=bool(node), token=os.urandom(TOKEN_BYTES))  # noqa: TID251 - a verb is where randomness comes in
 
 
 def _given(name: str, value: str | None, environ: Mapping[str, str], default: str) -> str:

@@ -40,6 +40,7 @@ from holloway.protocols.control_plane.effects import (
     Start,
 )
 from holloway.protocols.control_plane.messages import Registered, Replaced, Stream
+from holloway.protocols.control_plane.null_security import WARNING
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode
 from holloway.protocols.errors import LocalError
@@ -88,6 +89,9 @@ async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_
             with Link(context, settings.broker) as link:
                 hands = _Hands(settings, world, ctx, agent, link, store, audit)
                 hands.take(agent.restore(world.moment(), records.items()))
+                if settings.broker.pair is None:
+                    ctx.log.warning("%s", WARNING)
+                    hands.take([Audit("security", settings.me.name, "null", "whoever answers is taken for the broker")])
                 async with trio.open_nursery() as nursery:
                     hands.nursery = nursery
                     nursery.start_soon(link.watch, hands.heed_link)

@@ -36,6 +36,7 @@ from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.broker_queries import answer_parts
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
 from holloway.protocols.control_plane.messages import Denied
+from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
 from holloway.protocols.control_plane.refusals import Refusals
 from holloway.protocols.control_plane.wire import encode
 from holloway.protocols.errors import HollowayError
@@ -55,18 +56,21 @@ DEFAULT_POLICY = BrokerPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
-    """What a broker is told. `root`: where its keys, records and audit trail are; `bind`: the address it listens on."""
+    """What a broker is told. `root`: where its keys, records and audit trail are; `bind`: the address it listens on. Whether that
+    may be any address without CURVE is for who makes these.
+    """
 
     root: Path
     bind: str = "127.0.0.1"
     command_port: int = COMMAND_PORT
     first_client_s: float = WINDOW_S
     policy: BrokerPolicy = DEFAULT_POLICY
+    security: Security = Security.CURVE
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Handle of a running broker: where it listens, and the public key that clients have to be told."""
+    """Handle of a running broker: where it listens, and the public key that clients have to be told; empty without CURVE."""
 
     endpoint: str
     public_key: str
@@ -82,11 +86,12 @@ async def serve_commands(
     folder = StateDirectory(settings.root / FOLDER)
     server_keys = ServerKeys(settings.root)
     first = FirstClient(server_keys, settings.first_client_s)
+    is_null = settings.security is Security.NULL
 
     def prepare() -> tuple[Roster, float]:
         keys = server_keys.ensure()
         folder.create()
-        return Roster(keys), first.begin(keys, world.wall())
+        return Roster(keys), 0.0 if is_null else first.begin(keys, world.wall())
 
     roster, open_s = await trio.to_thread.run_sync(prepare)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -98,18 +103,21 @@ async def serve_commands(
             hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
             with Gate(context, hub.keys.judge, ctx.log, hub.note_denied) as gate:
                 await hub.restore()
-                pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
+                pair = None if is_null else CurvePair(roster.keys.public_key, roster.keys.private_key)
+                public = "" if pair is None else pair.public
                 hub.router, endpoint = gate.open_router(endpoint_of(settings.bind, settings.command_port), pair)
+                if is_null:
+                    hub.note_null(endpoint)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(gate.serve)
                     nursery.start_soon(hub.keys.run)
                     nursery.start_soon(hub.run)
-                    ctx.log.info("listening on %s; public key %s", endpoint, pair.public)
+                    ctx.log.info("listening on %s; public key %s", endpoint, public or "none")
                     if open_s:
                         ctx.log.warning(
                             "no client is known: the first that has this key is let in as admin, within %d s", open_s
                         )
-                    task_status.started(Listening(endpoint, pair.public, hub.broker, hub.keys.look))
+                    task_status.started(Listening(endpoint, public, hub.broker, hub.keys.look))
     finally:
         context.term()  # every socket is closed: it does not wait
 
@@ -137,7 +145,7 @@ class _Hub:
         audit: AuditFile,
     ) -> None:
         self.broker = Broker(settings.policy, world.entropy)
-        self._world, self._log = world, log
+        self._settings, self._world, self._log = settings, world, log
         self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first)
         self._first = first
         self._store, self._audit = store, audit
@@ -166,6 +174,11 @@ class _Hub:
         """Somebody was not let in. Nobody can flood the trail so."""
         self._notes += self._denied.note(trio.current_time(), address, "handshake", why)
         self._waiting.cancel()
+
+    def note_null(self, endpoint: str) -> None:
+        """Nobody's key is looked at."""
+        self._log.warning("%s", WARNING)
+        self._note(Audit("security", "", f"null on {endpoint}", "whoever comes is whom he says"))
 
     def _note(self, entry: Audit) -> None:
         self._notes.append(entry)
@@ -220,7 +233,11 @@ class _Hub:
     def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes]]:
         route, *rest = frames
         # Every frame of a message has the properties of its connection.
-        return route.bytes, self.keys.roster.principal(sender_key(frames[-1])), [each.bytes for each in rest]
+        if self._settings.security is Security.NULL:
+            who = principal_of(route.bytes)
+        else:
+            who = self.keys.roster.principal(sender_key(frames[-1]))
+        return route.bytes, who, [each.bytes for each in rest]
 
     async def _carry_out(self, effects: list[BrokerEffect]) -> None:
         while effects or self._notes:

@@ -39,6 +39,7 @@ from holloway.protocols.control_plane.file_service import (
     Prepare,
     ServiceEffect,
 )
+from holloway.protocols.control_plane.null_security import Security, principal_of
 from holloway.protocols.errors import LocalError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class FileSettings:
     root: Path
     endpoint: str
     limits: FileLimits
+    security: Security = Security.CURVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ async def serve_files(
             keys = KeyWatch(server_keys, roster, ctx.log, hub.hear_gone)
             hub.roster = roster
             with Gate(context, keys.judge, ctx.log) as gate:
-                pair = CurvePair(roster.keys.public_key, roster.keys.private_key)
+                is_null = settings.security is Security.NULL
+                pair = None if is_null else CurvePair(roster.keys.public_key, roster.keys.private_key)
                 hub.router, endpoint = gate.open_router(settings.endpoint, pair, high_water=HIGH_WATER)
                 try:
                     async with trio.open_nursery() as nursery:
@@ -118,6 +121,7 @@ class _Files:
         self.service = FileService(DEFAULT_ACCESS, settings.limits)
         self._root, self._parts = settings.root / FILES, parts
         self._world, self._audit = world, audit
+        self._is_null = settings.security is Security.NULL
         self._put: dict[str, Unfinished] = {}
         self._got: dict[str, Measured] = {}
         self._effects: list[ServiceEffect] = []
@@ -145,7 +149,10 @@ class _Files:
                     await self._carry_out(effect)
             for frames in await self._arrivals():
                 route, *rest = frames
-                who = self.roster.principal(sender_key(frames[-1]))
+                if self._is_null:
+                    who = principal_of(route.bytes)
+                else:
+                    who = self.roster.principal(sender_key(frames[-1]))
                 moment = self._world.moment()
                 self._take(self.service.receive(moment, who, route.bytes, [each.bytes for each in rest]))
             due = self.service.next_tick()

@@ -134,8 +134,7 @@ def explained(change: Change, broker: Broker) -> BrokerError:
     """Why there is no connection, for people."""
     place = broker.place
     match change:
-        case Change.UNKNOWN_KEY:
-            assert broker.pair is not None
+        case Change.UNKNOWN_KEY if broker.pair is not None:
             return BrokerError(
                 f"the broker at {place} does not let us in",
                 f"it does not know the key in {broker.keys}, or that was revoked",
@@ -157,7 +156,7 @@ def explained(change: Change, broker: Broker) -> BrokerError:
                 "run both with --security curve",
                 kind="foreign",
             )
-        case Change.NOT_ZEROMQ:
+        case Change.NOT_ZEROMQ | Change.UNKNOWN_KEY:
             return BrokerError(
                 f"what answers at {place} is no broker",
                 "it does not speak ZeroMQ",

@@ -69,9 +69,11 @@ class Gate:
             server.close()
         self._handler.close()
 
-    def open_router(self, endpoint: str, pair: CurvePair, *, high_water: int = HIGH_WATER) -> tuple[ZmqSocket, str]:
+    def open_router(
+        self, endpoint: str, pair: CurvePair | None, *, high_water: int = HIGH_WATER
+    ) -> tuple[ZmqSocket, str]:
         """A ROUTER behind this gate, and the endpoint it is bound to. It refuses to send to a peer that is gone. `high_water`:
-        messages that wait for one peer.
+        messages that wait for one peer. Without a pair everybody is let in, the gate is not asked, and connections name themselves.
 
         Raises PortError when it cannot be bound, and LocalError when the gate is closed.
         """
@@ -81,7 +83,10 @@ class Gate:
         tune(raw)
         raw.sndhwm = raw.rcvhwm = high_water
         raw.ipv6 = "[" in endpoint  # else libzmq names IPv4 peers as IPv6
-        serve_curve(raw, pair)
+        if pair is None:
+            raw.router_handover = True  # who comes back has the name that he had
+        else:
+            serve_curve(raw, pair)
         return self._bound(raw, endpoint)
 
     def _bound(self, raw: zmq.Socket[bytes], endpoint: str) -> tuple[ZmqSocket, str]:
