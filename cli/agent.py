@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from holloway.cli.control_options import (
+    FILE_PORT,
     ControlCommand,
     broker_options,
     find_broker,
@@ -62,6 +64,23 @@ MAX_PARALLEL = 256
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
+@click.option(
+    "--max-sync",
+    type=click.IntRange(1, 1 << 20),
+    default=4096,
+    show_default=True,
+    metavar="MIB",
+    help="The largest folder that is synced.",
+)
+@click.option(
+    "--file-port",
+    type=click.IntRange(1, 65535),
+    default=FILE_PORT,
+    show_default=True,
+    help="The broker's port for files.",
+)
+@click.option("--no-sync", is_flag=True, help="Let nobody sync folders to this machine.")
+@click.option("--no-plugins", is_flag=True, help="Have only the commands of Holloway itself.")
 @force_null_option
 @broker_options
 def command(
@@ -76,6 +95,10 @@ def command(
     max_time: int,
     max_output: int,
     log_level: str,
+    max_sync: int,
+    file_port: int,
+    no_sync: bool,
+    no_plugins: bool,
     force_null: bool,
     host: str | None,
     curve_key_file: str | None,
@@ -88,10 +111,12 @@ def command(
     from functools import partial
     from importlib.metadata import version
 
-    from holloway.actors.control_plane.agent import AgentSettings, run_jobs
+    from holloway.actors.control_plane.agent import FILES, AgentSettings, run_jobs
+    from holloway.actors.control_plane.plugins import NO_PLUGINS, load_plugins
     from holloway.actors.control_plane.programs import ProgramPolicy
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import run_until_signal
+    from holloway.cli.verbs import VERBS
     from holloway.protocols.control_plane.agent import AgentPolicy
     from holloway.protocols.control_plane.fields import NAME
     from holloway.protocols.control_plane.targets import AgentRecord
@@ -116,18 +141,27 @@ def command(
     elif not broker.pair.secret:
         _make_key(broker.keys, own_name)
     configure_logging(log_level)
+    own_root = (root or Path(".holloway") / own_name).absolute()
+    plugins = NO_PLUGINS if no_plugins else load_plugins(VERBS)
+    for problem in plugins.problems:
+        logging.getLogger("holloway").error("%s", problem)
+    own_commands = [each for each in AgentPolicy().commands if not (no_sync and each == "sync")]
     settings = AgentSettings(
-        root=(root or Path(".holloway") / own_name).absolute(),
+        root=own_root,
         me=AgentRecord(own_name, application, environment, own_roles),
         broker=broker,
         version=version("holloway"),
         policy=AgentPolicy(
+            commands=(*own_commands, *plugins.on_nodes),
+            access=plugins.access(),
             programs=programs or None,
             max_parallel=max_jobs,
             max_deadline_s=float(max_time),
             max_output_bytes=max_output << 20,
         ),
-        programs=ProgramPolicy(own_name, users),
+        programs=ProgramPolicy(own_name, users, files=own_root / FILES, commands=plugins.on_nodes),
+        file_port=file_port,
+        max_sync_bytes=max_sync << 20,
     )
     world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
     jobs = Child(name="jobs", run=partial(run_jobs, settings=settings, world=world), stop_grace=10.0)

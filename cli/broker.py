@@ -54,6 +54,7 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
     help="After its first start: how long the first client that has its key becomes admin.",
 )
 @click.option("--no-first-client", is_flag=True, help="Nobody becomes admin so: only `holloway client create --root`.")
+@click.option("--no-plugins", is_flag=True, help="Have only the commands of Holloway itself.")
 @security_option
 @force_null_option
 @click.option(
@@ -67,6 +68,7 @@ def command(
     max_file: int,
     first_client_s: int,
     no_first_client: bool,
+    no_plugins: bool,
     force_null: bool,
     log_level: str,
 ) -> int:
@@ -79,8 +81,11 @@ def command(
 
     from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
     from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
+    from holloway.actors.control_plane.plugins import NO_PLUGINS, load_plugins
+    from holloway.actors.control_plane.sync_rights import SyncRights
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import of, run_until_signal
+    from holloway.cli.verbs import VERBS
     from holloway.protocols.control_plane.file_service import FileLimits
     from holloway.protocols.control_plane.null_security import Security
     from holloway.supervisor import Child, Supervisor, Tree
@@ -89,12 +94,15 @@ def command(
     if security is Security.NULL:
         require_loopback(bind, "--bind", is_forced=force_null)
     configure_logging(log_level)
+    rights = SyncRights()
     settings = BrokerSettings(
         root=root.absolute(),
         bind=bind,
         command_port=command_port,
         first_client_s=0.0 if no_first_client else float(first_client_s),
         security=security,
+        plugins=NO_PLUGINS if no_plugins else load_plugins(VERBS),
+        rights=rights,
     )
     world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
 
@@ -114,6 +122,7 @@ def command(
         endpoint=endpoint_of(bind, file_port),
         limits=FileLimits(max_bytes=max_file << 20),
         security=security,
+        rights=rights,
     )
     children = [
         Child(name="commands", run=partial(serve_commands, settings=settings, world=world)),

@@ -21,6 +21,7 @@ from holloway.cli.failures import CommandFailedError
 
 if TYPE_CHECKING:
     from holloway.actors.control_plane.link import Broker
+    from holloway.actors.control_plane.world import World
 
 FOLDER: Final = Path(".holloway")
 CONFIG: Final = FOLDER / "config"
@@ -29,7 +30,19 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_KEYS: Final = "keys.yml"
 COMMAND_PORT: Final = 23002
 FILE_PORT: Final = 23003
-CONTROL_VERBS: Final = ("agent", "client", "clients", "echo", "exec", "file", "jobs")
+CONTROL_VERBS: Final = (
+    "agent",
+    "client",
+    "clients",
+    "download",
+    "echo",
+    "edit",
+    "exec",
+    "file",
+    "jobs",
+    "sync",
+    "upload",
+)
 """The verbs that `--host` and `--curve-key-file` before the verb are for."""
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+))(?::(?P<port>\d{1,5}))?\Z")
 _SECURITY: Final = "holloway.security"
@@ -189,6 +202,7 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
     from holloway.actors.control_plane.curve import CurvePair, new_pair
     from holloway.actors.control_plane.key_files import read_keys, write_keys
     from holloway.actors.control_plane.link import Broker
+    from holloway.actors.control_plane.met import met_before
 
     place, port = broker_place(host, os.environ)
     if chosen_security() == "null":
@@ -212,7 +226,26 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
         pair = new_pair()
         keys = replace(keys, private_key=pair.secret, public_key=pair.public)
         write_keys(path, keys)
-    return Broker(place, port, CurvePair(keys.public_key, keys.private_key), keys.server_public_key, str(path))
+    pair = CurvePair(keys.public_key, keys.private_key)
+    broker = Broker(place, port, pair, keys.server_public_key, str(path))
+    return replace(broker, met=met_before(path, broker.place, broker.public))
+
+
+def note_met(broker: Broker) -> None:
+    """The broker has let us in."""
+    from holloway.actors.control_plane.met import note_meeting
+
+    if broker.pair is not None:
+        note_meeting(Path(broker.keys), broker.place, broker.public, real_world().wall())
+
+
+def real_world() -> World:
+    """The clock and the randomness of this machine."""
+    import time
+
+    from holloway.actors.control_plane.world import World
+
+    return World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
 
 
 def _said_name(node: str) -> bytes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from holloway.cli.control_options import FILE_PORT, ControlCommand, broker_options, find_broker
+from holloway.cli.control_options import FILE_PORT, ControlCommand, broker_options, find_broker, real_world
 from holloway.cli.groups import SuggestingGroup
 from holloway.cli.option_types import DURATION
 from holloway.cli.printing import json_option, print_json, say, size
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
     from holloway.protocols.control_plane.file_messages import Offer
 
 SCHEMA = "holloway.file/1"
-_port = click.option(
+file_port_option = click.option(
     "--file-port",
     type=click.IntRange(1, 65535),
     default=FILE_PORT,
     show_default=True,
     help="The broker's port for files.",
 )
-_timeout = click.option(
+timeout_option = click.option(
     "--timeout", type=DURATION, default="1d", show_default=True, metavar="TIME", help="How long it may take in all."
 )
 
@@ -40,8 +39,8 @@ def command() -> None:
 @command.command(cls=ControlCommand)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("name", metavar="DST")
-@_port
-@_timeout
+@file_port_option
+@timeout_option
 @broker_options
 @json_option
 def put(
@@ -61,16 +60,16 @@ def put(
     from holloway.cli.file_transfer import put_file
 
     wanted = name + source.name if name.endswith("/") else name
-    broker = _broker(host, curve_key_file, file_port)
-    offer = put_file(broker, source, wanted, float(timeout), lambda: time.time_ns() / 1e9)
+    broker = file_broker(host, curve_key_file, file_port)
+    offer = put_file(broker, source, wanted, float(timeout), real_world())
     _tell(offer, f"{source} is {wanted} at the broker", as_json=as_json)
 
 
 @command.command(cls=ControlCommand)
 @click.argument("name", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@_port
-@_timeout
+@file_port_option
+@timeout_option
 @broker_options
 @json_option
 def get(
@@ -89,13 +88,17 @@ def get(
     """
     from holloway.cli.file_transfer import get_file
 
+    if name.endswith("/"):
+        why = f"{name} is a folder: holloway download {name} DIR"
+        raise click.UsageError(why, click.get_current_context(silent=True))
+
     path = Path(os.path.abspath(target / Path(name).name if target.is_dir() else target))
-    broker = _broker(host, curve_key_file, file_port)
-    offer = get_file(broker, name, path, float(timeout), lambda: time.time_ns() / 1e9)
+    broker = file_broker(host, curve_key_file, file_port)
+    offer = get_file(broker, name, path, float(timeout), real_world())
     _tell(offer, f"{name} of the broker is {path}", as_json=as_json)
 
 
-def _broker(host: str | None, curve_key_file: str | None, file_port: int) -> Broker:
+def file_broker(host: str | None, curve_key_file: str | None, file_port: int) -> Broker:
     return replace(find_broker(host, curve_key_file), port=file_port)
 
 

@@ -11,48 +11,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import click
 
 from holloway.cli.control_options import CONTROL_VERBS
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import explain
-from holloway.cli.groups import LazyGroup
-
-VERBS: Final = {
-    "init": "Make a network, and its first node on this machine.",
-    "invite": "Print an invitation for one more machine.",
-    "join": "Become a node of a network that this machine was invited to.",
-    "sign": "Answer a request to be let in that came as a file.",
-    "certify": "Let a node of the network announce more networks.",
-    "revoke": "Take a node out of the network.",
-    "release": "Let go of a node that is gone, or of its address.",
-    "network": "Show the settings of the network, or change them.",
-    "authority": "Show the network's authority, or let another one follow it.",
-    "up": "Run a node in the foreground until SIGTERM or Ctrl-C.",
-    "demo": "Bring up two nodes on this machine and ping through the tunnel.",
-    "status": "Show the node and its peers.",
-    "peers": "Show each peer in detail.",
-    "routes": "Show where packets go, and whether the kernel sends them there.",
-    "ping": "Measure the way to a peer.",
-    "broker": "Run the broker between operators and nodes.",
-    "agent": "Run the jobs of a broker on this machine.",
-    "client": "Let clients in, list them, take them out.",
-    "clients": "Show the nodes that the broker knows.",
-    "echo": "Have nodes say MESSAGE back.",
-    "exec": "Run a program on nodes.",
-    "file": "Put files to the broker, and get them.",
-    "jobs": "List, show, wait for and cancel jobs.",
-    "audit": "Check the audit trail of a broker or an agent.",
-    "check": "Name every problem of a configuration file.",
-    "keygen": "Make a private key.",
-    "pubkey": "Print the public key of the private key on stdin.",
-    "simulate": "Play hostile networks in one process, from a seed.",
-    "config": "Show or explain the configuration.",
-    "completion": "Print the completion script of a shell.",
-    "version": "Print the version.",
-}
+from holloway.cli.plugin_verbs import RootGroup
+from holloway.cli.verbs import VERBS
 
 
 @dataclass(slots=True)
@@ -72,7 +39,7 @@ def _say_version(context: click.Context, parameter: click.Parameter, is_asked: b
         context.exit()
 
 
-@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=RootGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="Print the version."
@@ -83,7 +50,7 @@ def _say_version(context: click.Context, parameter: click.Parameter, is_asked: b
 def root(context: click.Context, debug: bool, host: str | None, curve_key_file: str | None) -> None:
     """Join machines that are far apart into one private network."""
     verb = context.invoked_subcommand
-    if (host is not None or curve_key_file is not None) and verb is not None and verb not in CONTROL_VERBS:
+    if (host is not None or curve_key_file is not None) and verb in VERBS and verb not in CONTROL_VERBS:
         raise click.UsageError(f"{verb} asks no broker, so --host and --curve-key-file mean nothing to it", context)
     if isinstance(context.obj, GlobalOptions):
         context.obj.debug, context.obj.host, context.obj.curve_key_file = debug, host, curve_key_file

@@ -16,6 +16,7 @@ import zmq
 
 from holloway.actors.control_plane.link import Link, explained
 from holloway.actors.control_plane.monitor import Change
+from holloway.cli.control_options import note_met
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.job_views import JobView
@@ -67,40 +68,47 @@ def administer(
     command: str,
     arguments: Sequence[str] = (),
     options: Mapping[str, str | int | float | bool] | None = None,
+    body: bytes = b"",
 ) -> list[dict[str, Any]]:
     """The rows of what a command on the broker answers. Raises BrokerError, CommandFailedError."""
-    return trio.run(_rows, broker, Admin(new_token(), command, tuple(arguments), options or {}))
+    return trio.run(_rows, broker, Admin(new_token(), command, tuple(arguments), options or {}, body))
+
+
+def answer(broker: Broker, request: Query | Admin) -> Answer:
+    """The first answer to a request, whole. Raises as `administer` does."""
+    return trio.run(_answers, broker, request)[0]
 
 
 def cancel(broker: Broker, job: str) -> str:
     """Cancel a job; what it is then. Raises BrokerError, CommandFailedError."""
-    answer = trio.run(_documents, broker, CancelJob(new_token(), job))
-    return str(answer[0].get("is", ""))
+    answers = trio.run(_answers, broker, CancelJob(new_token(), job))
+    return str(answers[0].document.get("is", ""))
 
 
 async def _rows(broker: Broker, request: Query | Admin) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for document in await _documents(broker, request):
-        found = document.get("rows")
+    for each in await _answers(broker, request):
+        found = each.document.get("rows")
         if isinstance(found, list):
             rows += [row for row in found if isinstance(row, dict)]
     return rows
 
 
-async def _documents(broker: Broker, request: Query | Admin | CancelJob) -> list[Mapping[str, object]]:
+async def _answers(broker: Broker, request: Query | Admin | CancelJob) -> list[Answer]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    documents: list[Mapping[str, object]] = []
+    answers: list[Answer] = []
     try:
         with Link(context, broker) as link:
             await link.connected()
+            note_met(broker)
             await link.send(encode(request))
             with trio.move_on_after(ANSWER_S):
                 while True:
                     match decode(await link.receive()):
-                        case Answer(request=name, is_last=is_last, document=document) if name == request.request:
-                            documents.append(document)
-                            if is_last:
-                                return documents
+                        case Answer(request=name) as found if name == request.request:
+                            answers.append(found)
+                            if found.is_last:
+                                return answers
                         case Denied(request=name, why=why, fix=fix) if name == request.request:
                             raise denied(why, fix)
                         case _:
@@ -140,6 +148,7 @@ class _Session:
         try:
             with Link(context, self._broker) as link:
                 await link.connected()
+                note_met(self._broker)
                 with trio.open_signal_receiver(signal.SIGINT) as signals:
                     async with trio.open_nursery() as nursery:
                         with trio.move_on_after(self._deadline_s + BEYOND_S):
@@ -203,7 +212,7 @@ class _Session:
             elif change is Change.DISCONNECTED:
                 say("the broker has gone; waiting for it (the job goes on without it)")
             elif change is not Change.ABSENT:
-                raise explained(change, self._broker)
+                raise explained(change, link.broker)
 
     async def _heed_interrupts(self, signals: AsyncIterator[int], link: Link, nursery: trio.Nursery) -> None:
         """Ctrl-C lets the job go; once more cancels it."""

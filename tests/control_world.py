@@ -23,7 +23,9 @@ from holloway.actors.control_plane.curve import CurvePair, new_pair
 from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
 from holloway.actors.control_plane.key_files import ServerKeys, with_client
 from holloway.actors.control_plane.link import Broker, Link
+from holloway.actors.control_plane.plugins import NO_PLUGINS, Plugins
 from holloway.actors.control_plane.programs import ProgramPolicy
+from holloway.actors.control_plane.sync_rights import SyncRights
 from holloway.actors.control_plane.world import World
 from holloway.protocols.control_plane.agent import Agent, AgentPolicy
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
@@ -123,6 +125,9 @@ class ControlWorld:
     port: int = 0
     file_port: int = 0
     policy: BrokerPolicy = field(default_factory=BrokerPolicy)
+    plugins: Plugins = NO_PLUGINS
+    rights: SyncRights = field(default_factory=SyncRights)
+    max_sync_bytes: int = 1 << 30
     clients: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     closing: ExitStack = field(default_factory=ExitStack)
 
@@ -139,7 +144,12 @@ class ControlWorld:
     async def broker(self, *, first_client_s: float = 0.0) -> AsyncIterator[Tree]:
         """The broker, running; on the same port each time."""
         settings = BrokerSettings(
-            root=self.root, command_port=self.port, policy=self.policy, first_client_s=first_client_s
+            root=self.root,
+            command_port=self.port,
+            policy=self.policy,
+            first_client_s=first_client_s,
+            plugins=self.plugins,
+            rights=self.rights,
         )
         async with open_tree(alone("broker", partial(serve_commands, settings=settings, world=WORLD))) as tree:
             self.port = int(self.listening(tree).endpoint.rpartition(":")[2])
@@ -149,7 +159,7 @@ class ControlWorld:
     async def files(self, limits: FileLimits | None = None) -> AsyncIterator[FilesListening]:
         """The broker's files, running; on the same port each time."""
         endpoint = endpoint_of("127.0.0.1", self.file_port)
-        settings = FileSettings(root=self.root, endpoint=endpoint, limits=limits or FileLimits())
+        settings = FileSettings(root=self.root, endpoint=endpoint, limits=limits or FileLimits(), rights=self.rights)
         async with open_tree(alone("files", partial(serve_files, settings=settings, world=WORLD))) as tree:
             listening = tree.ref("files").get()
             assert isinstance(listening, FilesListening)
@@ -167,13 +177,17 @@ class ControlWorld:
     ) -> AsyncIterator[Tree]:
         """An agent, registered unless `pair` is given."""
         key = pair or self.admit(name, Role.NODE)
+        root = self.root.parent / f"agent-{name}"
+        commands = (*AgentPolicy().commands, *self.plugins.on_nodes)
         settings = AgentSettings(
-            root=self.root.parent / f"agent-{name}",
+            root=root,
             me=AgentRecord(name, **record),
             broker=self.broker_for(key),
             version="1",
-            policy=policy or AgentPolicy(),
-            programs=ProgramPolicy(name),
+            policy=policy or AgentPolicy(commands=commands, access=self.plugins.access()),
+            programs=ProgramPolicy(name, files=root / "files", commands=self.plugins.on_nodes),
+            file_port=self.file_port,
+            max_sync_bytes=self.max_sync_bytes,
         )
         async with open_tree(alone("agent", partial(run_jobs, settings=settings, world=WORLD))) as tree:
             if pair is None:

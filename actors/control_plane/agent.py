@@ -11,7 +11,7 @@ pure object tells again what may have been lost. Not responsible for what messag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -21,10 +21,12 @@ import zmq
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.link import Broker, Link, explained
+from holloway.actors.control_plane.met import note_meeting
 from holloway.actors.control_plane.monitor import Change
 from holloway.actors.control_plane.processes import Reins, run_program
 from holloway.actors.control_plane.programs import ProgramPolicy
 from holloway.actors.control_plane.record_store import RecordStore
+from holloway.actors.control_plane.sync import SyncPlace, sync_folder
 from holloway.actors.control_plane.world import World
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.agent import Agent, AgentPolicy
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
     from holloway.supervisor import Context
 
 JOURNAL = "journal.db"
+FILE_PORT = 23003
+FILES = Path("files")
+"""What was synced, below the root."""
 FOLDER = Path("agent")
 TOKEN_BYTES = 16
 BATCH = 64
@@ -58,7 +63,7 @@ _JOURNAL_NAME = "journal"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
-    """What an agent is told. `root`: where its journal and audit trail are."""
+    """What an agent is told. `root`: where its journal, its audit trail and what it syncs are. `max_sync_bytes`: of one folder."""
 
     root: Path
     me: AgentRecord
@@ -66,6 +71,18 @@ class AgentSettings:
     version: str
     policy: AgentPolicy
     programs: ProgramPolicy
+    file_port: int = FILE_PORT
+    max_sync_bytes: int = 4 << 30
+
+    @property
+    def files(self) -> Path:
+        """Below it folders are synced."""
+        return self.root / FILES
+
+    @property
+    def file_broker(self) -> Broker:
+        """Where the broker's files are."""
+        return replace(self.broker, port=self.file_port)
 
 
 async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_status: trio.TaskStatus[Agent]) -> None:
@@ -87,7 +104,7 @@ async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_
                 await trio.to_thread.run_sync(store.commit, [Keep(_JOURNAL_NAME, name.encode())])
             agent = Agent(settings.policy, settings.me, world.entropy(TOKEN_BYTES).hex(), name, settings.version)
             with Link(context, settings.broker) as link:
-                hands = _Hands(settings, world, ctx, agent, link, store, audit)
+                hands = _Hands(settings, world, ctx, agent, link, store, audit, context)
                 hands.take(agent.restore(world.moment(), records.items()))
                 if settings.broker.pair is None:
                     ctx.log.warning("%s", WARNING)
@@ -118,7 +135,9 @@ class _Hands:
         link: Link,
         store: RecordStore,
         audit: AuditFile,
+        context: zmq.Context[zmq.Socket[bytes]],
     ) -> None:
+        self._context = context
         self._settings, self._world, self._log = settings, world, BoundedLog(ctx.log)
         self._agent, self._link, self._store, self._audit = agent, link, store, audit
         self._reins: dict[str, Reins] = {}
@@ -146,12 +165,18 @@ class _Hands:
         """The connection has changed."""
         if change is Change.CONNECTED:
             self._log.info("connected to the broker at %s", self._settings.broker.place)
+            if self._settings.broker.pair is not None:
+                self.nursery.start_soon(self._note_meeting)
             self.take(self._agent.connected(self._world.moment()))
         elif change is Change.DISCONNECTED:
             self._log.warning("the broker at %s has gone", self._settings.broker.place)
         else:
-            why = explained(change, self._settings.broker)
+            why = explained(change, self._link.broker)
             self._log.warning("%s: %s; %s", why.what, why.why, why.fix)
+
+    async def _note_meeting(self) -> None:
+        broker, wall = self._settings.broker, self._world.wall()
+        await trio.to_thread.run_sync(note_meeting, Path(broker.keys), broker.place, broker.public, wall)
 
     async def stop(self) -> None:
         """End every program, and say so. Bounded by what the programs are given to end."""
@@ -253,6 +278,9 @@ class _Hands:
         if start.step.command == "echo":
             write(Stream.STDOUT, (" ".join(start.step.arguments) + "\n").encode(errors="surrogateescape"))
             code, error = 0, ""
+        elif start.step.command == "sync":
+            place = SyncPlace(self._settings.files, self._settings.file_broker, self._settings.max_sync_bytes)
+            code, error = await sync_folder(self._context, place, self._world, start, reins, write)
         else:
             code, error = await self._run_program(start, reins, write)
         if self._reins.get(start.job) is reins:

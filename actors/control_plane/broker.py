@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -20,26 +20,25 @@ import trio
 import zmq
 
 from holloway.actors.control_plane.audit_file import AuditFile
-from holloway.actors.control_plane.client_admin import client_change, client_rows
+from holloway.actors.control_plane.broker_commands import BrokerCommands
 from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.file_hub import FILES
 from holloway.actors.control_plane.first_client import WINDOW_S, FirstClient
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
+from holloway.actors.control_plane.plugins import NO_PLUGINS, Plugins
 from holloway.actors.control_plane.record_store import RecordStore
 from holloway.actors.control_plane.roster import Roster
+from holloway.actors.control_plane.sync_rights import SyncRights
 from holloway.actors.control_plane.world import World
 from holloway.actors.control_plane.zap import Gate, sender_key
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.broker import Broker
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
-from holloway.protocols.control_plane.broker_queries import answer_parts
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
-from holloway.protocols.control_plane.messages import Denied
 from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
 from holloway.protocols.control_plane.refusals import Refusals
-from holloway.protocols.control_plane.wire import encode
-from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -66,6 +65,8 @@ class BrokerSettings:
     first_client_s: float = WINDOW_S
     policy: BrokerPolicy = DEFAULT_POLICY
     security: Security = Security.CURVE
+    plugins: Plugins = NO_PLUGINS
+    rights: SyncRights = field(default_factory=SyncRights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +104,16 @@ async def serve_commands(
             hub = _Hub(settings, world, ctx.log, server_keys, roster, first, store, audit)
             with Gate(context, hub.keys.judge, ctx.log, hub.note_denied) as gate:
                 await hub.restore()
+                settings.rights.ask = hub.broker.may_read
                 pair = None if is_null else CurvePair(roster.keys.public_key, roster.keys.private_key)
                 public = "" if pair is None else pair.public
                 hub.router, endpoint = gate.open_router(endpoint_of(settings.bind, settings.command_port), pair)
                 if is_null:
                     hub.note_null(endpoint)
+                for problem in settings.plugins.problems:
+                    ctx.log.error("%s", problem)
                 async with trio.open_nursery() as nursery:
+                    hub.nursery = nursery
                     nursery.start_soon(gate.serve)
                     nursery.start_soon(hub.keys.run)
                     nursery.start_soon(hub.run)
@@ -119,6 +124,7 @@ async def serve_commands(
                         )
                     task_status.started(Listening(endpoint, public, hub.broker, hub.keys.look))
     finally:
+        settings.rights.ask = None
         context.term()  # every socket is closed: it does not wait
 
 
@@ -132,6 +138,7 @@ class _Hub:
     """The pure broker, and what it needs of the world."""
 
     router: ZmqSocket
+    nursery: trio.Nursery
 
     def __init__(
         self,
@@ -144,9 +151,13 @@ class _Hub:
         store: RecordStore,
         audit: AuditFile,
     ) -> None:
-        self.broker = Broker(settings.policy, world.entropy)
+        self.broker = Broker(
+            replace(settings.policy, access=settings.plugins.access(settings.policy.access)), world.entropy
+        )
         self._settings, self._world, self._log = settings, world, log
         self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first)
+        self._commands = BrokerCommands(settings.root / FILES, world, self.keys, settings.security, settings.plugins)
+        self._later: list[BrokerEffect] = []
         self._first = first
         self._store, self._audit = store, audit
         self._waiting = trio.CancelScope()
@@ -191,7 +202,8 @@ class _Hub:
         records = await trio.to_thread.run_sync(self._store.load)
         now = self._world.moment()
         effects = self.broker.restore(now, records.items())
-        effects += self.broker.only(now, self.keys.roster.owners())
+        if self._settings.security is Security.CURVE:  # without, names are nobody's
+            effects += self.broker.only(now, self.keys.roster.owners())
         await self._make_durable(effects)
         assert not any(isinstance(each, Send | Serve) for each in effects), "nobody is connected yet"
 
@@ -200,7 +212,7 @@ class _Hub:
         while True:
             arrivals = await self._arrivals()
             now = self._world.moment()
-            effects: list[BrokerEffect] = []
+            effects, self._later = self._later, []
             gone, self._gone = self._gone, []
             for name in gone:  # before what has come since: it is judged by the new list
                 effects += self.broker.gone(now, name)
@@ -217,7 +229,7 @@ class _Hub:
         due = self.broker.next_tick()
         first: list[zmq.Frame] | None = None
         with trio.CancelScope(deadline=float("inf") if due is None else due) as self._waiting:
-            if not self._gone and not self._notes:
+            if not self._gone and not self._notes and not self._later:
                 first = await self.router.receive_frames()
         return [self._read(frames) for frames in self._burst(first)]
 
@@ -281,15 +293,15 @@ class _Hub:
         return self.broker.undelivered(self._world.moment(), route, frames)
 
     async def _serve(self, serve: Serve) -> list[BrokerEffect]:
-        """A command that runs here; what is answered."""
-        request, who = serve.request, serve.principal.name
-        try:
-            change = client_change(request, self._world.stamp())
-            keys = self.keys.roster.keys
-            if request.command != "client-list":
-                keys = await self.keys.change(partial(self.keys.server_keys.change, change))
-        except HollowayError as error:
-            self._note(Audit(request.command, who, " ".join(request.arguments), f"refused: {error}"))
-            return [Send(serve.route, encode(Denied(request.request, str(error), error.fix)))]
-        self._note(Audit(request.command, who, " ".join(request.arguments), "ok"))
-        return [Send(serve.route, encode(part)) for part in answer_parts(request.request, client_rows(request, keys))]
+        """A command that runs here; what is answered. For one of which nobody knows how long it takes nobody waits."""
+        if self._commands.is_slow(serve.request):
+            self.nursery.start_soon(self._serve_later, serve)
+            return []
+        served = await self._commands.serve(serve)
+        self._note(served.entry)
+        return [Send(serve.route, frames) for frames in served.messages]
+
+    async def _serve_later(self, serve: Serve) -> None:
+        served = await self._commands.serve(serve)
+        self._later += [served.entry, *(Send(serve.route, frames) for frames in served.messages)]
+        self._waiting.cancel()

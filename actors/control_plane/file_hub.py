@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -20,9 +20,11 @@ import zmq
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.curve import CurvePair
 from holloway.actors.control_plane.file_store import Measured, Unfinished, measure
+from holloway.actors.control_plane.file_trees import Digests, measure_folder
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.roster import Roster
+from holloway.actors.control_plane.sync_rights import SyncRights
 from holloway.actors.control_plane.world import World
 from holloway.actors.control_plane.zap import Gate, sender_key
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
@@ -62,6 +64,7 @@ class FileSettings:
     endpoint: str
     limits: FileLimits
     security: Security = Security.CURVE
+    rights: SyncRights = field(default_factory=SyncRights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,11 @@ class _Files:
     roster: Roster
 
     def __init__(self, settings: FileSettings, world: World, parts: Path, audit: AuditFile) -> None:
-        self.service = FileService(DEFAULT_ACCESS, settings.limits)
+        self.service = FileService(DEFAULT_ACCESS, settings.limits, settings.rights.may_read)
         self._root, self._parts = settings.root / FILES, parts
         self._world, self._audit = world, audit
         self._is_null = settings.security is Security.NULL
+        self._digests = Digests()
         self._put: dict[str, Unfinished] = {}
         self._got: dict[str, Measured] = {}
         self._effects: list[ServiceEffect] = []
@@ -149,10 +153,8 @@ class _Files:
                     await self._carry_out(effect)
             for frames in await self._arrivals():
                 route, *rest = frames
-                if self._is_null:
-                    who = principal_of(route.bytes)
-                else:
-                    who = self.roster.principal(sender_key(frames[-1]))
+                key = sender_key(frames[-1])
+                who = principal_of(route.bytes) if self._is_null else self.roster.principal(key)
                 moment = self._world.moment()
                 self._take(self.service.receive(moment, who, route.bytes, [each.bytes for each in rest]))
             due = self.service.next_tick()
@@ -268,9 +270,12 @@ class _Files:
     async def _measure(self, effect: Measure) -> None:
         """Open a file that is wanted, and tell the service what it is."""
         try:
-            measured = await trio.to_thread.run_sync(measure, self._root, effect.parts)
+            measured = await trio.to_thread.run_sync(self._open, effect)
         except OSError as error:
             self._take(self.service.failed(effect.key, _words(error)))
+            return
+        except LocalError as error:
+            self._take(self.service.failed(effect.key, str(error)))
             return
         effects = self.service.measured(self._world.moment(), effect.key, measured.size, measured.sha256, measured.mode)
         if effects:
@@ -278,6 +283,11 @@ class _Files:
         else:
             os.close(measured.descriptor)
         self._take(effects)
+
+    def _open(self, effect: Measure) -> Measured:
+        if effect.is_tree:
+            return measure_folder(self._root, effect.parts, self._digests, self._parts.parent)
+        return measure(self._root, effect.parts)
 
 
 def _words(error: OSError) -> str:

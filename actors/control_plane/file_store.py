@@ -39,7 +39,7 @@ class Measured:
 
 
 @contextmanager
-def _folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
+def open_folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
     """The folder below `root` that the parts lead to. No part is a symbolic link: the kernel refuses those (ELOOP, ENOTDIR)."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -58,7 +58,7 @@ def _folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
 
 def measure(root: Path, parts: Sequence[str]) -> Measured:
     """Open the file and read all of it once. Raises OSError, also for what is no regular file."""
-    with _folder(root, parts[:-1], make=False) as folder:
+    with open_folder(root, parts[:-1], make=False) as folder:
         descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         return measured(descriptor)
@@ -77,6 +77,22 @@ def measured(descriptor: int) -> Measured:
         digest.update(piece)
         at += len(piece)
     return Measured(descriptor, at, digest.hexdigest(), stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def replace_small(root: Path, parts: Sequence[str], data: bytes) -> None:
+    """Put a small file there, whole or not at all, for others to read."""
+    with open_folder(root, parts[:-1], make=True) as folder:
+        beside = f".{parts[-1]}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, 0o644, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(beside, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
 
 
 class Unfinished:
@@ -118,7 +134,7 @@ class Unfinished:
         os.fchmod(self._descriptor, self._mode)
         os.fsync(self._descriptor)
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with _folder(root, self._parts[:-1], make=True) as folder:
+        with open_folder(root, self._parts[:-1], make=True) as folder:
             os.rename(self._name, self._parts[-1], src_dir_fd=self._folder, dst_dir_fd=folder)
             os.fsync(folder)
         self.close()

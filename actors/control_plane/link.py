@@ -6,7 +6,7 @@ Not responsible for what is said over it, nor for telling people: `explained` ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, assert_never
 
 import trio
@@ -20,6 +20,7 @@ from holloway.protocols.errors import BrokerError, PortError
 
 PATIENCE_S = 2.5
 """For a first connection, until the silence of the other side is told."""
+JUST_NOW = "just now"
 RETRY_S = 2.0
 """After a refusal, until the next attempt."""
 
@@ -35,6 +36,8 @@ class Broker:
     keys: str
     name: bytes = b""
     """What we call ourselves where there is no CURVE, and so nobody to contradict."""
+    met: str = ""
+    """When, for people, it last let us in with that key; empty when nobody knows of that."""
 
     @property
     def endpoint(self) -> str:
@@ -101,7 +104,7 @@ class Link:
             while True:
                 change = await self._monitor.next()
                 if change is Change.CONNECTED:
-                    self.is_connected = True
+                    self._let_in()
                     return
                 if change is not Change.DISCONNECTED:
                     raise explained(await self._certain(change), self.broker)
@@ -112,7 +115,9 @@ class Link:
         last: Change | None = None
         while True:
             change = await self._monitor.next()
-            self.is_connected = change is Change.CONNECTED
+            self.is_connected = False
+            if change is Change.CONNECTED:
+                self._let_in()
             if change is not last:
                 last = change
                 tell(await self._certain(change))
@@ -120,6 +125,10 @@ class Link:
                 await trio.sleep(RETRY_S)
                 self._socket.raw.disconnect(self.broker.endpoint)
                 self._socket.raw.connect(self.broker.endpoint)
+
+    def _let_in(self) -> None:
+        self.is_connected = True
+        self.broker = replace(self.broker, met=JUST_NOW)
 
     async def _certain(self, change: Change) -> Change:
         """Who hangs up on us may have another key, or none; and who does so on somebody without keys wants some."""
@@ -140,6 +149,13 @@ def explained(change: Change, broker: Broker) -> BrokerError:
                 f"it does not know the key in {broker.keys}, or that was revoked",
                 f"where an admin is: holloway client create --role ROLE --name NAME --public-key '{broker.pair.public}'",
                 kind="denied",
+            )
+        case Change.WRONG_SERVER_KEY if broker.met:
+            return BrokerError(
+                f"the broker at {place} has been replaced",
+                f"with the key that {broker.keys} names it last let us in {broker.met}; what answers there now has another one",
+                "ask who runs it; if it was made anew, write its new server_public_key into that file, and have your key let in there",
+                kind="foreign",
             )
         case Change.WRONG_SERVER_KEY:
             return BrokerError(

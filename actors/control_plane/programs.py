@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from holloway.actors.control_plane.plugins import NodeCommand
 from holloway.actors.control_plane.processes import Account, Program
 from holloway.protocols.control_plane.effects import Start
 from holloway.protocols.errors import LocalError
@@ -21,14 +23,21 @@ _OPTIONS = {"user", "folder"}
 
 @dataclass(frozen=True, slots=True)
 class ProgramPolicy:
-    """`node`: our name. `users`: whom a program may run as, besides ourselves. `folder`: where it runs unless it is told; None: at home."""
+    """`node`: our name. `users`: whom a program may run as, besides ourselves. `folder`: where it runs unless it is told; None: at home.
+    `files`: where folders are synced, None when nothing is. `commands`: what plugins bring, by whole names.
+    """
 
     node: str
     users: tuple[str, ...] = ()
     folder: Path | None = None
+    files: Path | None = None
+    commands: Mapping[str, NodeCommand] = field(default_factory=dict)
 
     def program(self, start: Start) -> Program:
-        """The program of an `exec` step. Raises LocalError for what this machine does not allow or does not have."""
+        """The program of an `exec` step, or of a plugin's. Raises LocalError for what this machine does not allow or does not have."""
+        if start.step.command in self.commands:
+            argv = _argv(self.commands[start.step.command], start)
+            return self._program(start, argv, None, "")
         options = start.step.options
         unknown = sorted(options.keys() - _OPTIONS)
         if unknown:
@@ -37,6 +46,9 @@ class ProgramPolicy:
         folder = options.get("folder", "")
         if not isinstance(folder, str) or (folder and not folder.startswith("/")):
             raise LocalError("the folder is not an absolute path", "a program runs where it is told, or at home")
+        return self._program(start, start.step.arguments, account, folder)
+
+    def _program(self, start: Start, argv: tuple[str, ...], account: Account | None, folder: str) -> Program:
         own = account or _own_account()
         environ = {
             "PATH": os.environ.get("PATH") or _PATH,
@@ -48,8 +60,10 @@ class ProgramPolicy:
             "HOLLOWAY_JOB": start.job,
             "HOLLOWAY_CALLER": start.caller,
         }
+        if self.files is not None:
+            environ["HOLLOWAY_FILES"] = str(self.files)
         where = Path(folder) if folder else self.folder or Path(own.home)
-        return Program(start.step.arguments, where, environ, account, start.body)
+        return Program(argv, where, environ, account, start.body)
 
     def _account(self, user: object) -> Account | None:
         if user == "":
@@ -68,6 +82,20 @@ class ProgramPolicy:
             raise LocalError(f"nothing can run as {user} here", "the agent is not root")
         groups = tuple(os.getgrouplist(user, entry.pw_gid))
         return Account(user, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+
+
+def _argv(command: NodeCommand, start: Start) -> tuple[str, ...]:
+    """What a plugin makes of a step. It is not our code: whatever it raises ends the step, and nothing else."""
+    name = start.step.command
+    try:
+        argv = tuple(str(word) for word in command.argv(start.step.arguments, start.step.options))
+    except ValueError as error:
+        raise LocalError(f"{name} refuses", str(error)[:500] or "it does not say why") from error
+    except (Exception, SystemExit) as error:
+        raise LocalError(f"the plugin behind {name} failed", f"{type(error).__name__}: {str(error)[:200]}") from error
+    if not argv or any("\0" in word for word in argv):
+        raise LocalError(f"the plugin behind {name} failed", "what it wants to run is no program")
+    return argv
 
 
 def _own_account() -> Account:

@@ -62,7 +62,7 @@ class AgentPolicy:
     `clock_tolerance_s`: by how much its clock and that of the broker may differ.
     """
 
-    commands: tuple[str, ...] = ("echo", "exec")
+    commands: tuple[str, ...] = ("echo", "exec", "sync")
     programs: tuple[str, ...] | None = None
     access: AccessTable = DEFAULT_ACCESS
     max_parallel: int = 16

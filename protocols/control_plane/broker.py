@@ -23,6 +23,7 @@ from holloway.protocols.control_plane.agents import Agents
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.broker_queries import answer_parts, client_rows, job_rows, part_rows
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Moment, Principal, Send, Serve
+from holloway.protocols.control_plane.file_names import confined
 from holloway.protocols.control_plane.job_table import JobTable
 from holloway.protocols.control_plane.jobs import Asked, Job, Phase
 from holloway.protocols.control_plane.messages import (
@@ -158,6 +159,18 @@ class Broker:
             self.jobs.stop(now, name, OWNER_GONE, out)
         self.jobs.flush(out)
         return out
+
+    def may_read(self, node: str, parts: tuple[str, ...]) -> bool:
+        """Whether a job that runs on the node now tells it to sync that file, or a folder that it is in."""
+        for job in self.jobs.running.values():
+            part = job.parts.get(node)
+            if part is None or job.is_cancelled or part.phase not in (Phase.SENT, Phase.TAKEN):
+                continue
+            for step in job.asked.steps:
+                folder = confined(step.arguments[0]) if step.command == "sync" and step.arguments else None
+                if isinstance(folder, tuple) and parts[: len(folder)] == folder:
+                    return True
+        return False
 
     def tick(self, now: Moment) -> list[BrokerEffect]:
         """Do what is due."""

@@ -17,11 +17,13 @@ WINDOW = 10
 """Chunks that are asked for and have not come."""
 MAX_FILE_BYTES = 1 << 43
 MAX_NAME_CHARS = 1024
+TRY_LATER = "too many transfers are under way"
+"""Why a transfer is refused that may be tried again soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """The client wants the file of that name."""
+    """The client wants the file of that name; of a name with a slash at its end, the list of the folder's files (`file_trees`)."""
 
     transfer: str
     name: str

@@ -1,31 +1,41 @@
 """The broker's side of files: who may put and get what, how many at once, and which message is for which transfer.
 
 A file that is put has its name only when it is whole; until then it is known by who puts it, its name and its SHA-256, so that he who
-begins again goes on. Of two that put the same name the first one may, unless it is the same person, who then has begun again. Not
-responsible for one transfer (`file_receiver`, `file_sender`), nor for opening files: that a name leads through no symbolic link is
+begins again goes on. Of two that put the same name the first one may, unless it is the same person, who then has begun again.
+Nodes put nothing, and get what somebody else may answer for: `may_read` says whether a job that runs on a node tells it to
+read that. Not responsible for one transfer (`file_receiver`, `file_sender`), nor for opening files: that a name leads through no symbolic link is
 for who carries out `Prepare` and `Measure`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from holloway.protocols.control_plane.access import AccessTable, Place
 from holloway.protocols.control_plane.effects import Audit, Moment, Principal, Send
-from holloway.protocols.control_plane.file_messages import MAX_FILE_BYTES, Abort, Chunk, Fetch, Finish, Offer, Want
+from holloway.protocols.control_plane.file_messages import (
+    MAX_FILE_BYTES,
+    TRY_LATER,
+    Abort,
+    Chunk,
+    Fetch,
+    Finish,
+    Offer,
+    Want,
+)
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_receiver import Outcome, Receiver, ReceiverEffect
 from holloway.protocols.control_plane.file_sender import Sender, SenderEffect
-from holloway.protocols.control_plane.messages import Frames, Refusal
+from holloway.protocols.control_plane.messages import Frames, Refusal, Role
 from holloway.protocols.control_plane.refusals import Refusals
 from holloway.protocols.control_plane.wire import decode, encode, kind_of
 
 REMEMBERED = 256
 """Transfers that are over and whose end may be asked for once more."""
-PUT, GET = "file-put", "file-get"
+PUT, GET, TREE = "file-put", "file-get", "download"
 WRONG_MESSAGE = "control_wrong_sender"
 NO_KEY = "control_no_key"
 TOO_MANY = "file_too_many"
@@ -57,10 +67,11 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Open a file that is wanted, and tell `measured` its size, SHA-256 and mode."""
+    """Open a file that is wanted, or make the list of a folder's files, and tell `measured` its size, SHA-256 and mode."""
 
     key: str
     parts: tuple[str, ...]
+    is_tree: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +92,20 @@ class _Transfer:
     route: bytes
     parts: tuple[str, ...]
     asked: Offer | Want
+    command: str
     work: Receiver | Sender | None = None
 
 
 class FileService:
-    """All transfers of one broker."""
+    """All transfers of one broker. `may_read`: whether a node may read that file or list that folder now; None when nobody can tell yet."""
 
-    def __init__(self, access: AccessTable, limits: FileLimits) -> None:
-        self._access, self._limits = access, limits
+    def __init__(
+        self,
+        access: AccessTable,
+        limits: FileLimits,
+        may_read: Callable[[str, tuple[str, ...]], bool | None] = lambda node, parts: False,
+    ) -> None:
+        self._access, self._limits, self._may_read = access, limits, may_read
         self._refusals = Refusals()
         self._transfers: dict[str, _Transfer] = {}
         self._over: OrderedDict[str, Outcome] = OrderedDict()
@@ -152,10 +169,9 @@ class FileService:
         if transfer.work is not None:
             return self._after(key, transfer.work.failed(why))
         del self._transfers[key]
-        command = PUT if isinstance(transfer.asked, Offer) else GET
         return [
             Send(transfer.route, encode(Abort(transfer.asked.transfer, why[:2000]))),
-            Audit(command, transfer.who.name, transfer.asked.name, why),
+            Audit(transfer.command, transfer.who.name, transfer.asked.name, why),
         ]
 
     def read(self, key: str, offset: int, data: bytes) -> list[ServiceEffect]:
@@ -190,15 +206,22 @@ class FileService:
     def _begin(self, now: Moment, who: Principal, route: bytes, message: Offer | Want) -> list[ServiceEffect]:
         """A file is offered or wanted, perhaps again."""
         key = f"{who.name}/{message.transfer}"
-        command = PUT if isinstance(message, Offer) else GET
+        is_tree = isinstance(message, Want) and message.name.endswith("/")
+        command = PUT if isinstance(message, Offer) else TREE if is_tree else GET
         known = self._transfers.get(key)
         if known is not None and known.asked == message:
             known.route = route
             return self._after(key, known.work.connected(now, route)) if known.work is not None else []
         if self._over.get(key) is Outcome.DONE and isinstance(message, Offer):
             return [Send(route, encode(Finish(message.transfer)))]
-        parts = confined(message.name)
+        parts = confined(message.name[:-1] if is_tree else message.name)
         problem = self._access.problem(who.role, command, Place.BROKER)
+        if who.role is Role.NODE and isinstance(message, Want) and not isinstance(parts, NameProblem):
+            may = self._may_read(who.name, parts)
+            if may is None:
+                return []  # he asks again
+            if may:
+                problem = None
         if problem is not None:
             why = f"the role {who.role.value} may not call {command}"
             return self._refuse(now, who, route, message, problem.value, why)
@@ -220,13 +243,13 @@ class FileService:
                     out += self.failed(other, "it was begun again")
         own = sum(transfer.who.name == who.name for transfer in self._transfers.values())
         if known is not None or own >= self._limits.max_each or len(self._transfers) >= self._limits.max_transfers:
-            return out + self._refuse(now, who, route, message, TOO_MANY, "too many transfers are under way")
-        self._transfers[key] = transfer = _Transfer(who, route, parts, message)
+            return out + self._refuse(now, who, route, message, TOO_MANY, TRY_LATER)
+        self._transfers[key] = transfer = _Transfer(who, route, parts, message, command)
         if isinstance(message, Offer):
             transfer.work = Receiver(key, route, message, self._limits.deadline_s)
             self._opening.add(key)
             return [*out, Prepare(key, who.name, parts, message)]
-        return [*out, Measure(key, parts)]
+        return [*out, Measure(key, parts, is_tree)]
 
     def _go_on(self, now: Moment, who: Principal, message: Fetch | Finish | Chunk | Abort) -> list[ServiceEffect]:
         key = f"{who.name}/{message.transfer}"
@@ -250,9 +273,8 @@ class FileService:
                 self._over.popitem(last=False)
             if isinstance(work, Sender):
                 out.append(Close(key))
-            command = PUT if isinstance(work, Receiver) else GET
             told = work.outcome.value + (f": {work.why}" if work.why else "")
-            out.append(Audit(command, transfer.who.name, transfer.asked.name, told))
+            out.append(Audit(transfer.command, transfer.who.name, transfer.asked.name, told))
         return out
 
     def _work(self, key: str) -> Receiver | Sender | None:

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -98,12 +99,15 @@ async def test_each_cause_of_a_failed_handshake_has_words_of_its_own() -> None:
         assert here.gate.denied["unknown_key"] == 1
         foreign = await fault(here.broker(here.admit(), new_pair().public))
         assert (foreign.kind, foreign.what.partition(" is ")[2]) == ("foreign", "not the broker that me.yml names")
+        replaced = await fault(replace(here.broker(here.admit(), new_pair().public), met="yesterday"))
+        assert (replaced.kind, replaced.what) == ("foreign", f"the broker at 127.0.0.1:{here.port} has been replaced")
+        assert "last let us in yesterday" in replaced.why
         plain = await fault(here.broker(None))
         assert (plain.kind, plain.why.partition(":")[0]) == ("foreign", "it encrypts, and we do not")
         broker = here.broker(here.admit())
     absent = await fault(broker)
     assert (absent.kind, absent.what) == ("absent", f"no broker answers at 127.0.0.1:{broker.port}")
-    assert len({each.what for each in (unknown, foreign, plain, absent)}) == 4
+    assert len({each.what for each in (unknown, foreign, replaced, plain, absent)}) == 5
 
 
 async def test_a_server_without_curve_and_one_that_is_none_are_told_apart() -> None:

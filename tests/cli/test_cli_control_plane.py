@@ -6,68 +6,20 @@ import io
 import json
 import stat
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import trio
-from control_world import ControlWorld, control_world
+from control_thread import Plane
 
-from holloway.actors.control_plane.key_files import write_keys
-from holloway.actors.control_plane.key_text import KeyFile
 from holloway.cli import client
 from holloway.cli.job_views import PeopleView
 from holloway.protocols.control_plane.messages import Expect, NodeOutput, Role, Stream
 from holloway.protocols.errors import BrokerError
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
-AGENTS: dict[str, dict[str, Any]] = {
-    "web1": {"application": "shop", "environment": "live", "roles": ("web",)},
-    "web2": {"application": "shop", "environment": "test", "roles": ("web", "db")},
-}
-
-
-class Plane:
-    """What runs in the thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._is_up = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._run,))
-        self.world: ControlWorld
-        self._clients = 0
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._is_up.wait(20)
-
-    def stop(self) -> None:
-        trio.from_thread.run_sync(self._stop.cancel, trio_token=self._token)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    async def _run(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        with trio.CancelScope() as self._stop:
-            async with control_world(self._folder) as self.world, AsyncExitStack() as stack:
-                await stack.enter_async_context(self.world.broker())
-                await stack.enter_async_context(self.world.files())
-                for name, record in AGENTS.items():
-                    await stack.enter_async_context(self.world.agent(name, **record))
-                self._is_up.set()
-                await trio.sleep_forever()
-
-    def key_file(self, name: str, role: Role) -> Path:
-        """`.holloway/NAME.yml` with a key of that role."""
-        self._clients += 1
-        pair = self.world.admit(f"client-{self._clients}", role)
-        path = Path(".holloway") / f"{name}.yml"
-        write_keys(path, KeyFile(pair.secret, pair.public, self.world.server.public))
-        return path
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +33,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 @pytest.fixture
 def ask(plane: Plane, holloway: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a verb with an admin's key, found by `.holloway/config`."""
-    plane.key_file("me", Role.ADMIN)
-    (Path(".holloway") / "config").write_text(
-        f"# who we are\n--host 127.0.0.1:{plane.world.port}\n--curve-key-file=me.yml\n"
-        f"--file-port {plane.world.file_port}\n"
-    )
+    plane.settle()
     return holloway
 
 

@@ -6,68 +6,22 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import HOLLOWAY, wait_until
-
-
-class Site:
-    """A folder with a broker, its operator and its agents."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port = found.getsockname()[1]
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.file_port = found.getsockname()[1]
-        (folder / ".holloway").mkdir()
-        (folder / ".holloway" / "config").write_text(f"--host 127.0.0.1:{self.port}\n--file-port {self.file_port}\n")
-
-    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen([*HOLLOWAY, *words], cwd=self.folder, stdout=log, stderr=log)
-        self.processes[name] = process
-        return process
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
-
-    def broker(self) -> None:
-        ports = ("--command-port", str(self.port), "--file-port", str(self.file_port))
-        times = self.log("broker").count("server_public_key") if "broker" in self.processes else 0
-        self.start("broker", "broker", "--root", "b", *ports)
-        wait_until(lambda: self.log("broker").count("server_public_key") > times, "the broker")
-
-    def agent(self, name: str, *words: str) -> None:
-        self.start(name, "agent", "--name", name, "--curve-key-file", f"{name}.yml", *words)
-        wait_until(lambda: f"registered as {name}" in self.log(name), name)
-
-    def call(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*HOLLOWAY, *words], cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    def trust(self) -> None:
-        """What a person copies from the broker's terminal."""
-        [line] = re.findall(r"^server_public_key: .*$", self.log("broker"), re.MULTILINE)
-        (self.folder / ".holloway" / "keys.yml").write_text(line + "\n")
+from control_processes import Site
+from daemons import wait_until
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
-    for process in site.processes.values():
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
+    site.end()
 
 
 def running(mark: str) -> list[int]:
@@ -224,3 +178,21 @@ def test_a_gigabyte_that_was_cut_at_half_goes_on_and_is_whole(site: Site) -> Non
 
 def test_a_file_that_was_cut_at_half_goes_on_and_is_whole(site: Site) -> None:
     cut_in_the_middle(site, 40)
+
+
+def test_a_broker_that_was_made_anew_is_told_from_one_that_never_was_ours(site: Site) -> None:
+    site.broker()
+    site.trust()
+    assert site.call("clients").returncode == 0
+    site.processes["broker"].kill()
+    site.processes["broker"].wait(10)
+    shutil.rmtree(site.folder / "b")
+    site.broker()
+    replaced = site.call("clients")
+    assert replaced.returncode == 1
+    assert f"error: the broker at 127.0.0.1:{site.port} has been replaced" in replaced.stderr
+    assert "it last let us in on 2" in replaced.stderr
+    (site.folder / ".holloway" / "keys.yml.met").unlink()
+    foreign = site.call("clients")
+    assert foreign.returncode == 1
+    assert "is not the broker that .holloway/keys.yml names" in foreign.stderr

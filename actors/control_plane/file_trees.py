@@ -1,0 +1,159 @@
+"""Folders on disk, read as lists of files and changed file by file, through no symbolic link.
+
+What is neither a file nor a folder is left out, and so is what has a name that cannot travel. Every function blocks for as long as the
+disk does; what the system refuses is OSError. Not responsible for what there is to change (`holloway.protocols.control_plane.file_trees`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holloway.actors.control_plane.file_store import PIECE_BYTES, Measured, open_folder
+from holloway.protocols.control_plane.file_names import NameProblem, confined
+from holloway.protocols.control_plane.file_trees import MAX_TREE_BYTES, MAX_TREE_FILES, TreeFile, format_tree
+from holloway.protocols.errors import LocalError
+
+REMEMBERED_DIGESTS = 50_000
+
+
+@dataclass(slots=True)
+class Digests:
+    """SHA-256 of files that have not changed since they were read: a folder that many ask for is read once."""
+
+    _known: OrderedDict[tuple[int, ...], str] = field(default_factory=OrderedDict)
+
+    def of(self, descriptor: int) -> str:
+        """The digest of an open file."""
+        status = os.fstat(descriptor)
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest = self._known.get(key)
+        if digest is None:
+            hashing, at = hashlib.sha256(), 0
+            while piece := os.pread(descriptor, PIECE_BYTES, at):
+                hashing.update(piece)
+                at += len(piece)
+            digest = self._known[key] = hashing.hexdigest()
+            while len(self._known) > REMEMBERED_DIGESTS:
+                self._known.popitem(last=False)
+        return digest
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What is in a folder. `left_out`: what is there and is no file, or cannot travel."""
+
+    files: tuple[TreeFile, ...]
+    left_out: tuple[str, ...]
+
+
+def read_folder(root: Path, parts: Sequence[str], digests: Digests, *, skip: str = "") -> Tree | None:
+    """What is in the folder that the parts lead to; None when there is none. `skip`: a folder at its top that does not count.
+
+    Raises LocalError for a folder with too many files.
+    """
+    files: list[TreeFile] = []
+    left_out: list[str] = []
+    try:
+        with open_folder(root, parts, make=False) as top:
+            for place, folders, names, folder in os.fwalk(".", dir_fd=top, onerror=_raise):
+                below = "" if place == "." else place.removeprefix("./") + "/"
+                if not below and skip in folders:
+                    folders.remove(skip)
+                left_out += [below + name for name in folders if _is_link(folder, name)]
+                for name in names:
+                    found = _file(folder, name, below + name, digests)
+                    if found is None:
+                        left_out.append(below + name)
+                    else:
+                        files.append(found)
+                if len(files) > MAX_TREE_FILES:
+                    raise LocalError("the folder is too large", f"{MAX_TREE_FILES} files are the most")
+    except (FileNotFoundError, NotADirectoryError):
+        if not parts or not _is_there(root, parts):
+            return None
+        raise
+    return Tree(tuple(sorted(files, key=lambda file: file.name)), tuple(left_out))
+
+
+def _is_link(folder: int, name: str) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_there(root: Path, parts: Sequence[str]) -> bool:
+    try:
+        with open_folder(root, parts[:-1], make=False) as folder:
+            os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return True
+    return True
+
+
+def _file(folder: int, name: str, whole: str, digests: Digests) -> TreeFile | None:
+    if isinstance(confined(whole), NameProblem):
+        return None
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:  # a link, a socket, one that we may not read, or it has just gone
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return TreeFile(whole, status.st_size, digests.of(descriptor), stat.S_IMODE(status.st_mode) & 0o777)
+    finally:
+        os.close(descriptor)
+
+
+def measure_folder(root: Path, parts: Sequence[str], digests: Digests, scratch: Path) -> Measured:
+    """The list of a folder's files as an open file without a name. Raises LocalError for a folder that is too large."""
+    tree = read_folder(root, parts, digests)
+    data = format_tree(None if tree is None else tree.files)
+    if len(data) > MAX_TREE_BYTES:
+        raise LocalError("the folder is too large", f"the list of its files has {len(data)} bytes")
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        file.write(data)
+        file.flush()
+        return Measured(os.dup(file.fileno()), len(data), hashlib.sha256(data).hexdigest(), 0o600)
+
+
+def set_mode(root: Path, parts: Sequence[str], mode: int) -> None:
+    """Give a file these permission bits."""
+    with open_folder(root, parts[:-1], make=False) as folder:
+        descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fchmod(descriptor, mode & 0o777)
+    finally:
+        os.close(descriptor)
+
+
+def remove_files(root: Path, names: Iterable[Sequence[str]], *, keep: int = 1) -> int:
+    """Remove files, and folders that are empty then, but none of the first `keep` parts; how many files there were."""
+    removed = 0
+    for parts in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            with open_folder(root, parts[:-1], make=False) as folder:
+                os.unlink(parts[-1], dir_fd=folder)
+                os.fsync(folder)
+            removed += 1
+        for end in range(len(parts) - 1, keep, -1):
+            try:
+                with open_folder(root, parts[: end - 1], make=False) as folder:
+                    os.rmdir(parts[end - 1], dir_fd=folder)
+            except OSError:  # not empty, or gone
+                break
+    return removed

@@ -1,0 +1,71 @@
+"""`sync` on nodes: many at once, what is too large, and what is stopped."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trio
+from control_world import control_world, token, until
+
+from holloway.actors.control_plane import file_client
+from holloway.actors.control_plane.folders import SCRATCH
+from holloway.protocols.control_plane.file_service import FileLimits
+from holloway.protocols.control_plane.messages import CancelJob, Role, State, Step
+
+SYNC = Step("sync", ("conf",))
+
+
+def put(root: Path, size: int = 4) -> None:
+    folder = root / "files" / "conf" / "below"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_bytes(name.encode() * size)
+
+
+async def test_more_nodes_than_transfers_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_client, "LATER_S", 0.02)
+    async with control_world(tmp_path) as world, world.broker(), world.files(FileLimits(max_transfers=1)) as files:
+        put(world.root)
+        ann = world.operator(world.admit("ann", Role.OPERATOR))
+        async with AsyncExitStack() as stack:
+            for number in range(4):
+                await stack.enter_async_context(world.agent(f"web{number}"))
+            answers = await ann.run(SYNC)
+        assert {each.state for each in answers.results.values()} == {State.OK}, answers.results
+        assert files.service.counts["file_too_many"] > 0, "nobody had to wait, and nothing was tried"
+        for number in range(4):
+            assert (tmp_path / f"agent-web{number}" / "files" / "conf" / "below" / "b").read_bytes() == b"bbbb"
+
+
+async def test_a_sync_that_is_cancelled_ends_and_leaves_no_half_file(tmp_path: Path) -> None:
+    async with control_world(tmp_path) as world, world.broker() as tree, world.files(), world.agent("web1"):
+        put(world.root, 40_000_000)
+        ann = world.operator(world.admit("ann", Role.OPERATOR))
+        folder = tmp_path / "agent-web1" / "files" / "conf"
+        async with trio.open_nursery() as nursery:
+
+            async def cancel() -> None:
+                await until(lambda: (folder / SCRATCH).exists())
+                [job] = list(world.listening(tree).broker.jobs.running)
+                await world.operator(world.admit("root", Role.ADMIN)).send(CancelJob(token(), job))
+
+            nursery.start_soon(cancel)
+            answers = await ann.run(SYNC)
+        assert answers.results["web1"].state is State.CANCELLED
+        whole = list((folder / "below").iterdir()) if (folder / "below").exists() else []
+        assert all(path.stat().st_size == 40_000_000 for path in whole)
+        assert len(whole) < 2
+
+
+async def test_a_folder_that_is_too_large_is_refused_before_anything_comes(tmp_path: Path) -> None:
+    async with control_world(tmp_path) as world, world.broker(), world.files():
+        put(world.root)
+        world.max_sync_bytes = 7
+        ann = world.operator(world.admit("ann", Role.OPERATOR))
+        async with world.agent("web1"):
+            [result] = (await ann.run(SYNC)).results.values()
+        assert result.state is State.FAILED
+        assert "it has 8 bytes, 7 are the most" in result.error
+        assert not (tmp_path / "agent-web1" / "files" / "conf").exists()

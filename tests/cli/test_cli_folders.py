@@ -1,0 +1,207 @@
+"""Folders and configurations at the broker, on nodes and here: upload, download, sync, edit, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from control_thread import Plane
+
+from holloway.protocols.control_plane.messages import Role
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    plane = Plane(tmp_path_factory.mktemp("plane"))
+    plane.start()
+    yield plane
+    plane.stop()
+
+
+@pytest.fixture
+def ask(
+    plane: Plane, holloway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Any]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # what an edit keeps stays here
+    plane.settle()
+    return holloway
+
+
+def write(root: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+ALL = {"a": b"one", "b/c": bytes(range(256)) * 2000, "b/d/e": b"", "zwölf": b"\xff"}
+
+
+def agent_files(plane: Plane, node: str) -> Path:
+    return plane.world.root.parent / f"agent-{node}" / "files"
+
+
+def test_a_folder_goes_up_and_to_nodes_and_down_again(ask: Callable[..., Any], plane: Plane) -> None:
+    write(Path("here"), ALL)
+    (Path("here") / "a").chmod(0o750)
+    (Path("here") / "link").symlink_to("/etc/passwd")
+    up = ask("upload", "here", "conf/shop", "--json")
+    document = up.document
+    jsonschema.validate(document, json.loads((SCHEMAS / "holloway.folder.json").read_text()))
+    assert (up.code, document["changed"], document["same"], document["left_out"]) == (0, 4, 0, ["link"])
+    assert contents(plane.world.root / "files" / "conf" / "shop") == ALL
+    assert ask("upload", "here", "conf/shop", "--json").document["same"] == 4
+    synced = ask("sync", "conf/shop", "--to", "shop")
+    assert synced.code == 0, synced.err
+    assert synced.out == "web1 web2: ok\n  conf/shop: 4 brought, 0 removed, 0 as they were\n"
+    for node in ("web1", "web2"):
+        assert contents(agent_files(plane, node) / "shop") == ALL
+        assert (agent_files(plane, node) / "shop" / "a").stat().st_mode & 0o777 == 0o750
+    assert ask("download", "conf/shop", "there").code == 0
+    assert contents(Path("there")) == ALL
+
+
+def test_what_is_not_wanted_any_more_goes_only_when_that_is_said(ask: Callable[..., Any], plane: Plane) -> None:
+    write(Path("here"), ALL)
+    assert ask("upload", "here", "gone").code == 0
+    assert ask("sync", "gone").code == 0
+    (Path("here") / "b" / "d" / "e").unlink()
+    (Path("here") / "a").unlink()
+    assert ask("upload", "here", "gone", "--json").document["removed"] == 0
+    assert contents(plane.world.root / "files" / "gone") == ALL
+    assert ask("upload", "here", "gone", "--delete", "--json").document["removed"] == 2
+    left = {name: ALL[name] for name in ("b/c", "zwölf")}
+    assert contents(plane.world.root / "files" / "gone") == left
+    assert not (plane.world.root / "files" / "gone" / "b" / "d").exists()
+    assert ask("sync", "gone").code == 0
+    assert contents(agent_files(plane, "web1") / "gone") == ALL
+    assert ask("sync", "gone", "--delete").code == 0
+    assert contents(agent_files(plane, "web1") / "gone") == left
+
+
+def test_a_file_becomes_a_folder_on_nodes(ask: Callable[..., Any], plane: Plane) -> None:
+    write(Path("one"), {"x": b"file"})
+    write(Path("two"), {"x/y": b"below"})
+    assert ask("upload", "one", "shape1").code == 0
+    assert ask("upload", "two", "shape2").code == 0
+    for name, expected in (("shape1", {"x": b"file"}), ("shape2", {"x/y": b"below"}), ("shape1", {"x": b"file"})):
+        outcome = ask("sync", name, "--to", "shape", "--delete")
+        assert outcome.code == 0, outcome.out + outcome.err
+        assert contents(agent_files(plane, "web1") / "shape") == expected
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "a/../../b", "a//b", "a\\b", "."])
+def test_a_folder_whose_name_leads_out_is_refused(ask: Callable[..., Any], name: str) -> None:
+    write(Path("here"), {"a": b"one"})
+    for words in (("upload", "here", name), ("download", name, "there"), ("sync", name), ("sync", "x", "--to", name)):
+        outcome = ask(*words)
+        assert outcome.code == 1, words
+        assert "is no name of a folder" in outcome.error[0]
+
+
+def test_a_link_below_the_folder_is_not_written_through(ask: Callable[..., Any], plane: Plane, tmp_path: Path) -> None:
+    write(Path("here"), {"in/secret": b"new"})
+    assert ask("upload", "here", "linked").code == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"old")
+    folder = agent_files(plane, "web1") / "linked"
+    folder.mkdir(parents=True)
+    (folder / "in").symlink_to(outside)
+    outcome = ask("sync", "-t", "web1", "linked")
+    assert outcome.code != 0
+    assert (outside / "secret").read_bytes() == b"old"
+
+
+def test_a_folder_that_nobody_put_is_told_and_removes_nothing(ask: Callable[..., Any], plane: Plane) -> None:
+    write(agent_files(plane, "web1") / "typo", {"a": b"kept"})
+    outcome = ask("sync", "-t", "web1", "typo", "--delete")
+    assert outcome.code != 0
+    assert "there is no folder typo at the broker" in outcome.err
+    assert contents(agent_files(plane, "web1") / "typo") == {"a": b"kept"}
+
+
+def test_a_node_reads_nothing_without_a_job(ask: Callable[..., Any], plane: Plane) -> None:
+    write(Path("here"), {"a": b"one"})
+    assert ask("upload", "here", "private").code == 0
+    plane.key_file("spy", Role.NODE)
+    for words in (("download", "private", "got"), ("file", "get", "private/a", "got")):
+        outcome = ask(*words, "--curve-key-file", "spy.yml")
+        assert outcome.code == 1
+        assert "the role node may not call" in outcome.error[1]
+    assert not Path("got").exists() or contents(Path("got")) == {}
+
+
+def editor(script: str) -> str:
+    """An editor that runs some Python with the file's name as `path`."""
+    Path("editor.py").write_text(f"import sys, pathlib\npath = pathlib.Path(sys.argv[1])\n{script}\n")
+    return f"{sys.executable} {Path('editor.py').absolute()}"
+
+
+def test_edit_writes_what_the_editor_left(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", editor("assert 'shop' in path.read_text(); path.write_text('size: 3\\n')"))
+    first = ask("edit", "-a", "shop")
+    assert first.code == 0, first.err
+    stored = plane.world.root / "files" / "applications" / "shop" / "config.yml"
+    assert stored.read_text() == "size: 3\n"
+    monkeypatch.setenv("VISUAL", editor("assert path.read_text() == 'size: 3\\n'"))
+    assert "nothing was changed" in ask("edit", "-a", "shop").err
+    assert ask("sync", "-t", "web1", "applications/shop").code == 0
+    assert contents(agent_files(plane, "web1") / "applications" / "shop") == {"config.yml": b"size: 3\n"}
+
+
+def test_what_is_no_yaml_is_refused_and_kept(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITOR", editor("path.write_text('a: [1\\n')"))
+    monkeypatch.delenv("VISUAL", raising=False)
+    outcome = ask("edit", "-a", "bad")
+    assert outcome.code == 1
+    assert outcome.error[0] == "it is not YAML"
+    assert outcome.error[1].startswith("line 2, column 1: ")
+    [kept] = [line.rpartition(" ")[2] for line in outcome.err.splitlines() if "is kept in" in line]
+    assert Path(kept).read_text() == "a: [1\n"
+    assert not (plane.world.root / "files" / "applications" / "bad").exists()
+
+
+def test_two_who_edit_at_once_do_not_overwrite_each_other(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = plane.world.root / "files" / "applications" / "both" / "config.yml"
+    other = f"p = pathlib.Path({str(stored)!r}); p.parent.mkdir(parents=True); p.write_text('his: 1\\n')"
+    monkeypatch.setenv("VISUAL", editor(f"{other}; path.write_text('mine: 1\\n')"))
+    outcome = ask("edit", "-a", "both")
+    assert outcome.code == 1
+    assert "is another one now" in outcome.error[1]
+    assert stored.read_text() == "his: 1\n"
+    [kept] = [line.rpartition(" ")[2] for line in outcome.err.splitlines() if "is kept in" in line]
+    assert Path(kept).read_text() == "mine: 1\n"
+
+
+def test_the_broker_checks_yaml_itself(ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holloway.cli import edit
+
+    monkeypatch.setattr(edit, "_edited", lambda path: b"a: [1\n")
+    outcome = ask("edit", "-a", "worse")
+    assert (outcome.code, outcome.error[0]) == (1, "the broker refuses")
+    assert "it is not YAML" in outcome.error[1]
+
+
+def test_an_operator_cannot_edit_by_a_name_that_leads_out(ask: Callable[..., Any]) -> None:
+    outcome = ask("edit", "-a", "../../security/curve/server_keys")
+    assert outcome.code == 1
+    assert "is no application" in outcome.error[1]
