@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from holloway.protocols.control_plane.file_messages import WINDOW
@@ -33,6 +33,16 @@ def finished_files_are_safe(is_stored: bool, name: str) -> str | None:
     return f"{name} is said to have arrived, and never was stored" if not is_stored else None
 
 
+def nodes_read_what_they_sync(may_read: bool, node: str, name: str) -> str | None:
+    """A node begins to read only what a job tells it to sync, that was sent to it and is neither over there nor cancelled."""
+    return f"{node} reads {name}, which nothing tells it to sync" if not may_read else None
+
+
+def nodes_put_nothing(who: str, operators: Collection[str], name: str) -> str | None:
+    """Only operators put files."""
+    return f"{who} puts {name}" if who not in operators else None
+
+
 def transfers_are_bounded(service: FileService, limits: FileLimits, receivers: Iterable[Receiver]) -> str | None:
     """There are no more transfers than may be, and none asks for more than a window."""
     if len(service) > limits.max_transfers:
@@ -48,4 +58,11 @@ def transfers_are_over(transfers: Transfers) -> str | None:
     return f"{transfers.at_broker} transfers have not ended at the broker" if transfers.at_broker else None
 
 
-FILES_ALWAYS = (files_are_written_in_order, files_are_what_was_offered, finished_files_are_safe, transfers_are_bounded)
+FILES_ALWAYS = (
+    files_are_written_in_order,
+    files_are_what_was_offered,
+    finished_files_are_safe,
+    nodes_read_what_they_sync,
+    nodes_put_nothing,
+    transfers_are_bounded,
+)

@@ -29,13 +29,15 @@ from holloway.simulations.control_file_oracles import (
     files_are_what_was_offered,
     files_are_written_in_order,
     finished_files_are_safe,
+    nodes_put_nothing,
+    nodes_read_what_they_sync,
     transfers_are_bounded,
 )
 from holloway.simulations.oracles import hold
 from holloway.simulations.streams import below, stream
 
 if TYPE_CHECKING:
-    from holloway.simulations.control_hosts import BrokerHost
+    from holloway.simulations.control_hosts import AgentHost, BrokerHost
     from holloway.simulations.control_operators import OperatorHost
 
 LIMITS = FileLimits(max_bytes=8 * CHUNK_BYTES, max_transfers=6, max_each=4, deadline_s=50.0)
@@ -56,11 +58,14 @@ class FileShelf:
         self._begun: dict[str, bytes] = {}
         self._preparing: dict[str, Prepare] = {}
         self._reading: dict[str, bytes] = {}
-        self.service = FileService(DEFAULT_ACCESS, LIMITS)
+        self.service = self._new()
+
+    def _new(self) -> FileService:
+        return FileService(DEFAULT_ACCESS, LIMITS, self._host.broker.may_read)
 
     def begin(self) -> None:
         """Another life of the broker."""
-        self.service = FileService(DEFAULT_ACCESS, LIMITS)
+        self.service = self._new()
         self._preparing.clear()
         self._reading.clear()
 
@@ -82,6 +87,8 @@ class FileShelf:
                 case Send(route, frames):
                     host.world.to_route(route, frames, is_file=True)
                 case Prepare(key):
+                    operators = host.world.operators
+                    hold(nodes_put_nothing, effect.owner, operators, "/".join(effect.parts))
                     self._preparing[key] = effect
                     there = self._begun.setdefault(self._name(key), b"")
                     self.service.primed(key, there)
@@ -101,6 +108,9 @@ class FileShelf:
                 case Leave():
                     pass
                 case Measure(key, parts):
+                    name = key.partition("/")[0]
+                    if name not in host.world.operators:
+                        hold(nodes_read_what_they_sync, host.world.truth.may_read(name, parts), name, "/".join(parts))
                     self._measure(key, parts)
                 case Read(key, offset, size):
                     self.carry_out(self.service.read(key, offset, self._reading[key][offset : offset + size]))
@@ -139,9 +149,9 @@ class FileShelf:
 
 
 class FileClient:
-    """The files of one operator: what he puts and gets. It dies with his machine."""
+    """The files of one machine: what an operator puts and gets, or a node syncs. It dies with the machine."""
 
-    def __init__(self, host: OperatorHost) -> None:
+    def __init__(self, host: OperatorHost | AgentHost) -> None:
         self._host = host
         self._begun = 0
         self._work: dict[str, Sender | Getter] = {}
@@ -166,9 +176,7 @@ class FileClient:
         bits = [dice.getrandbits(64) for _ in range(4)]
         name = f"{host.name if bits[0] % 3 else 'shared'}/f{bits[0] % 4}"
         if bits[1] % 3 == 0:
-            getter = Getter(transfer, host.route, Want(transfer, name), _DEADLINE_S)
-            self._work[transfer], self._data[transfer] = getter, b""
-            self._carry_out(getter.begin(host.moment))
+            self.get(transfer, name)
             return
         number = below(bits[2], _CONTENTS)
         size = (0, 1, CHUNK_BYTES, 5 * CHUNK_BYTES + 7, 8 * CHUNK_BYTES)[number]
@@ -178,6 +186,12 @@ class FileClient:
         self._data[transfer] = data[: size - 1] + b"!" if has_changed else data[:size]
         self._work[transfer] = sender = Sender(transfer, host.route, offer, _DEADLINE_S)
         self._carry_out(sender.begin(host.moment))
+
+    def get(self, transfer: str, name: str) -> None:
+        """Get the file of that name."""
+        getter = Getter(transfer, self._host.route, Want(transfer, name), _DEADLINE_S)
+        self._work[transfer], self._data[transfer] = getter, b""
+        self._carry_out(getter.begin(self._host.moment))
 
     def receive(self, frames: list[bytes]) -> None:
         """A message of the broker comes."""
@@ -236,7 +250,8 @@ class FileClient:
         is_same = hashlib.sha256(self._data[key]).hexdigest() == offer.sha256
         is_known = (offer.name, offer.sha256) in self._host.world.broker.shelf.stored
         hold(files_are_what_was_offered, is_same and is_known, offer.name)
-        self._host.world.reached.reach("file_got")
+        is_node = self._host.name not in self._host.world.operators
+        self._host.world.reached.reach("file_synced" if is_node else "file_got")
         self._carry_out(getter.stored())
 
     def _getter(self, key: str) -> Getter:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from holloway.protocols.control_plane import messages as m
 from holloway.protocols.control_plane.effects import Principal
+from holloway.protocols.control_plane.file_messages import Offer, Want
 from holloway.protocols.control_plane.wire import MAGIC, MAX_BODY_BYTES, encode
 from holloway.simulations.control_oracles import hostile_nodes_gain_nothing
 from holloway.simulations.faults import Fault
@@ -33,6 +34,7 @@ class HostileNode:
         if now_ns >= self._fault.until_ns:
             return
         world.timeline.at(now_ns + int(self._fault.values["every"]), self.act)
+        self._reach_for_files()
         frames, who = self._draw()
         if world.broker.is_up() and not world.broker.paused:
             refused = world.broker.refused
@@ -40,6 +42,15 @@ class HostileNode:
             effects = world.broker.receive(who, route, frames)
             if world.broker.is_up():
                 hold(hostile_nodes_gain_nothing, effects, route, world.broker.refused - refused)
+
+    def _reach_for_files(self) -> None:
+        """He wants files and lists, and offers some. What of that may be is for the shelf to hold against the truth."""
+        dice, shelf = self._dice, self._world.broker.shelf
+        bits, token = dice.getrandbits(64), dice.randbytes(16).hex()
+        name = ("shared/f0", "ann/f0", "bob/f1", "shared/", "ann/", "../ann/f0")[below(bits, 6)]
+        message = Offer(token, name, 1, "0" * 64, 0o600) if bits % 4 == 3 else Want(token, name)
+        if self._world.broker.is_up() and not self._world.broker.paused:
+            shelf.receive(self._host.principal, f"{self._host.name}/hostile".encode(), encode(message))
 
     def _draw(self) -> tuple[list[bytes], Principal | None]:
         """What he sends, and with which key: sometimes with one that nobody knows."""

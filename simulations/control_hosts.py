@@ -30,11 +30,12 @@ from holloway.protocols.control_plane.effects import (
 )
 from holloway.protocols.control_plane.file_service import BUSY as FILE_BUSY
 from holloway.protocols.control_plane.file_service import TOO_MANY as TOO_MANY_FILES
+from holloway.protocols.control_plane.jobs import read_job, read_sent
 from holloway.protocols.control_plane.messages import Answer, Noted, Role, Run, Stream
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode, encode
 from holloway.simulations.clocks import Clocks
-from holloway.simulations.control_files import FileShelf
+from holloway.simulations.control_files import FileClient, FileShelf
 from holloway.simulations.control_oracles import (
     Execution,
     Fate,
@@ -253,6 +254,12 @@ class BrokerHost(Host):
                     kind, name, node = [*key.split("/"), "", ""][:3]
                     if kind == "job":
                         truth.asked(self.broker.jobs.jobs[name].asked)
+                        if (job := read_job(record)) is not None and job.is_cancelled:
+                            truth.cancelled(name)
+                    elif kind == "sent":
+                        sent = read_sent(record)
+                        assert sent is not None
+                        truth.sent(name, sent[1])
                     elif kind == "end":
                         end = self.broker.jobs.jobs[name].parts[node].end
                         assert end is not None
@@ -294,6 +301,7 @@ class AgentHost(Host):
         self._record = AgentRecord(name, "shop", "test", roles)
         self._journal = stream(world.plan.seed, "journal", name).randbytes(16).hex()
         self._processes: dict[str, _Process] = {}
+        self.files = FileClient(self)
         self.agent = self._new()
 
     def _new(self) -> Agent:
@@ -315,6 +323,7 @@ class AgentHost(Host):
     def lose(self) -> None:
         """See `Host`. Its processes die with it."""
         self._processes.clear()
+        self.files.lose()
         self.world.truth.died(self.name)
 
     def reconnect(self) -> None:
@@ -328,6 +337,7 @@ class AgentHost(Host):
     def wake(self) -> None:
         """See `Host`."""
         self.carry_out(self.agent.tick(self.moment))
+        self.files.wake()
 
     def receive(self, frames: list[bytes]) -> None:
         """A message of the broker comes."""
@@ -351,6 +361,9 @@ class AgentHost(Host):
                 case Start():
                     truth = self.world.truth.begins(self.name, effect.job, effect.number)
                     self._processes[effect.job] = _Process(self, effect, truth)
+                    if effect.step.command == "sync":  # what it is about to read; how it ends is drawn as for any other
+                        name = "/".join((effect.step.arguments[0], "f0"))
+                        self.files.get(effect.job, name)
                 case Kill(job):
                     self._processes[job].kill()
                 case Pause(job):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PATIENCE_NS = 3 * SECOND_NS
 """After so long without anything new an operator asks again."""
 _TARGETS = ("all", "role=web", "role=db", "!role=db", "n1", "n*,nobody", "role=web !n1", "nobody")
+_FOLDERS = ("shared", "ann", "bob")
 _ROLLOUTS = (Rollout(), Rollout(), Rollout(batch=2), Rollout(batch=40, is_percent=True, max_fail=1), Rollout(canary=1))
 
 
@@ -89,7 +90,11 @@ class OperatorHost(Host):
         dice = stream(self.world.plan.seed, "asks", self.name, str(self._asked))
         request = dice.randbytes(16).hex()
         bits = [dice.getrandbits(64) for _ in range(5)]
-        steps = (Step("exec", ("true",)),) if bits[0] % 4 else (Step("echo", ("1",)), Step("exec", ("true",)))
+        steps: tuple[Step, ...] = (Step("exec", ("true",)),)
+        if bits[0] % 4 == 0:
+            steps = (Step("echo", ("1",)), *steps)
+        elif bits[0] % 8 == 1:
+            steps = (Step("sync", (_FOLDERS[below(bits[0] >> 3, len(_FOLDERS))],)), *steps)
         target = _TARGETS[below(bits[1], len(_TARGETS))]
         ask = Ask(request, steps, target, 1.0 + below(bits[2], 5), _ROLLOUTS[below(bits[3], len(_ROLLOUTS))])
         self._watched[request] = watched = _Watched(ask, self.world.timeline.now_ns)

@@ -5,6 +5,9 @@ Everybody tells it what he does, and it holds that against the promises. Not res
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.jobs import Asked, End
 from holloway.protocols.control_plane.messages import State
 from holloway.simulations.control_oracles import (
@@ -32,6 +35,7 @@ class Truth:
         self._steps: dict[tuple[str, str], list[Execution]] = {}
         self._ends: dict[tuple[str, str], End] = {}
         self._shown: dict[tuple[str, str, str, str], State] = {}
+        self._syncs: dict[str, dict[str, list[tuple[str, ...]]]] = {}
 
     def asked(self, asked: Asked) -> None:
         """The broker has kept a job."""
@@ -39,6 +43,25 @@ class Truth:
         hold(a_request_is_one_job, self._requests.get(key), asked.job, asked.request)
         self._requests[key] = asked.job
         self.jobs[asked.job] = asked
+
+    def sent(self, job: str, nodes: Iterable[str]) -> None:
+        """The broker has kept that a job is about to leave for these nodes."""
+        names = [step.arguments[0] for step in self.jobs[job].steps if step.command == "sync"]
+        folders = [parts for name in names if not isinstance(parts := confined(name), NameProblem)]
+        for node in nodes if folders else ():
+            if (node, job) not in self._ends:
+                self._syncs.setdefault(node, {})[job] = folders
+
+    def cancelled(self, job: str) -> None:
+        """The broker has kept that a job is cancelled."""
+        for jobs in self._syncs.values():
+            jobs.pop(job, None)
+
+    def may_read(self, node: str, parts: tuple[str, ...]) -> bool:
+        """Whether a job that was sent to the node, and is neither over there nor cancelled, tells it to sync that."""
+        return any(
+            parts[: len(folder)] == folder for folders in self._syncs.get(node, {}).values() for folder in folders
+        )
 
     def begins(self, node: str, job: str, step: int) -> Execution:
         """A step begins on a node."""
@@ -56,6 +79,7 @@ class Truth:
         hold(an_end_stays, before and before.state, end.state, node, job)
         if before is None:
             self._ends[node, job] = end
+            self._syncs.get(node, {}).pop(job, None)
             steps = self._steps.get((node, job), [])
             hold(states_tell_the_truth, end, steps, len(self.jobs[job].steps), node)
             self._reached.reach(f"job_{end.state.value.replace('-', '_')}")

@@ -126,13 +126,11 @@ class ControlWorld:
         life = self.broker.life
 
         def receive() -> None:
-            if isinstance(host, AgentHost):
-                host.receive(frames)
-            elif isinstance(host, OperatorHost) and life == self.broker.life:  # what a dead broker wrote died with it
-                if is_file:
+            if is_file and isinstance(host, AgentHost | OperatorHost):
+                if life == self.broker.life:  # what a dead broker wrote died with it
                     host.files.receive(frames)
-                else:
-                    host.receive(frames)
+            elif isinstance(host, AgentHost) or (isinstance(host, OperatorHost) and life == self.broker.life):
+                host.receive(frames)
 
         def arrive(line: int) -> None:
             self._arrived(host, self.broker.name, frames, line)
@@ -255,7 +253,8 @@ class ControlWorld:
 
     def _judge(self, name: str) -> None:
         if name == transfers_are_over.__name__:
-            waiting = [f"{host.name} {key}" for host in self.operators.values() for key in host.files.unfinished()]
+            clients: list[OperatorHost | AgentHost] = [*self.operators.values(), *self.agents.values()]
+            waiting = [f"{host.name} {key}" for host in clients for key in host.files.unfinished()]
             hold(transfers_are_over, Transfers(tuple(waiting), len(self.broker.shelf.service)))
             return
         settled = Settled(

@@ -175,6 +175,7 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "malformed_refused": _commanded("frames that are no message were refused"),
         "file_put": _commanded("a file arrived at the broker"),
         "file_got": _commanded("a file arrived at an operator"),
+        "file_synced": _commanded("a file arrived at a node that was told to sync it"),
         "file_resumed": _commanded("a file that was cut off went on where it had been"),
         "file_changed": _commanded("a file was another one in the end than in the beginning, and was not stored"),
         "file_refused": _commanded("a file was refused because too many, or the same one, were under way"),
