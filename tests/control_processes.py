@@ -65,9 +65,31 @@ class Site:
         [line] = re.findall(r"^server_public_key: .*$", self.log("broker"), re.MULTILINE)
         (self.folder / ".holloway" / "keys.yml").write_text(line + "\n")
 
+    def operator(self, *words: str) -> None:
+        """A broker, an admin and the agent web1, which is started with `words`."""
+        self.broker()
+        self.trust()
+        self.call("clients")
+        self.call("client", "create", "--role", "node", "--name", "web1")
+        self.agent("web1", *words)
+
     def end(self) -> None:
         """Kill what runs."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.kill()
             process.wait(10)
+
+
+def running(mark: str) -> list[int]:
+    """Programs `sleep` for that time."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[:2] == [b"sleep", mark.encode()]:
+                found.append(int(entry))
+    return found

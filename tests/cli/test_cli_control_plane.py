@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from control_thread import Plane
 
+from holloway.actors.control_plane.key_files import read_keys
 from holloway.cli import client
 from holloway.cli.job_views import PeopleView
 from holloway.protocols.control_plane.messages import Expect, NodeOutput, Role, Stream
@@ -216,6 +217,11 @@ def test_clients_are_made_listed_given_roles_and_revoked(ask: Callable[..., Any]
     assert made.code == 0
     path = Path(".holloway/ann.yml")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keys = read_keys(path)
+    assert keys is not None
+    below = [each.read_bytes() for each in plane.world.root.rglob("*") if each.is_file()]
+    assert any(keys.public_key.encode() in each for each in below)
+    assert not any(keys.private_key.encode() in each for each in below)  # it never left us
     ann = ("--curve-key-file", "ann.yml")
     assert ask("echo", *ann, "hi").code == 0
     assert ask("client", "list", *ann).error[1].startswith("the role operator may not call client-list")
