@@ -271,6 +271,22 @@ def test_mistakes_before_anybody_is_asked(holloway: Callable[..., Any], plane: P
     assert holloway("echo", "hi").error[2] == "chmod 600 .holloway/keys.yml"
 
 
+def test_without_keys_nobody_is_where_others_are_unless_forced(holloway: Callable[..., Any]) -> None:
+    null = ("--security", "null")
+    refused = holloway("broker", "--root", "b", "--bind", "0.0.0.0", *null)
+    assert (refused.code, refused.error[0]) == (4, "--security null is not for --bind 0.0.0.0")
+    assert not Path("b").exists()
+    agent = holloway("agent", "--name", "web1", "--host", "192.0.2.1", *null)
+    assert (agent.code, agent.error[0]) == (4, "--security null is not for --host 192.0.2.1")
+
+
+def test_a_client_without_keys_does_not_get_into_a_broker_with_keys(holloway: Callable[..., Any], plane: Plane) -> None:
+    refused = holloway("echo", "--host", f"127.0.0.1:{plane.world.port}", "--security", "null", "hi")
+    assert refused.code == 1
+    assert refused.error[0].endswith("speaks another language")
+    assert "it encrypts, and we do not" in refused.error[1]
+
+
 def test_a_broker_that_is_away_is_told_at_once(holloway: Callable[..., Any], plane: Plane) -> None:
     plane.key_file("keys", Role.OPERATOR)
     outcome = holloway("--host", "127.0.0.1:1", "echo", "hi")
