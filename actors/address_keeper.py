@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.membership import first_of
 from holloway.actors.registry import Delete, Entry, Lease, LeaseLostError, RegistryPort
 from holloway.actors.store_member import SECOND_NS, StoreMember
 from holloway.actors.store_settling import agree_on_settings, compare, refused
+from holloway.actors.store_visits import OpenStore, keep_visiting
 from holloway.protocols.address_claims import claim_suffix
 from holloway.protocols.address_plan import AddressClaim, Attempt, Claim
 from holloway.protocols.errors import LocalError, PortError, RegistryError
@@ -28,8 +28,6 @@ from holloway.protocols.network_settings import SettingsProblem, settings_key, w
 if TYPE_CHECKING:
     from holloway.supervisor import Context
 
-RETRY_S = 1.0
-RETRY_MAX_S = 4.0
 KEEP_MAX_S = 600.0
 """How often the lease is kept alive at least; its time begins again each time."""
 PATIENT_S = 10.0
@@ -40,7 +38,7 @@ LOG_LINES = 20
 async def address_keeper(
     ctx: Context,
     member: StoreMember,
-    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    open_store: OpenStore,
     wall_ns: Callable[[], int],
     problems: Counter[str],
     *,
@@ -50,22 +48,9 @@ async def address_keeper(
     log = BoundedLog(ctx.log, lines=LOG_LINES)
     keeper = _Keeper(member, wall_ns, problems, log)
     task_status.started(None)
-    pause_s, told = RETRY_S, ""
-    while True:
-        failure: RegistryError | None = None
-        try:
-            async with open_store() as registry:
-                while True:
-                    await keeper.visit(registry)
-                    pause_s, told = RETRY_S, ""
-        except* RegistryError as group:
-            failure = first_of(group)
-        assert failure is not None
-        if str(failure) != told:
-            told = str(failure)
-            log.warning("address: %s; trying again until it works", failure)
-        await trio.sleep(pause_s)
-        pause_s = min(2 * pause_s, RETRY_MAX_S)
+    await keep_visiting(
+        open_store, keeper.visit, lambda failure: log.warning("address: %s; trying again until it works", failure)
+    )
 
 
 class _Keeper:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, assert_never
@@ -26,13 +24,13 @@ from holloway.actors.floating_doubt import Doubt
 from holloway.actors.floating_reach import Reach
 from holloway.actors.floating_store import Done, Failure, Looked, Place
 from holloway.actors.local_addresses import LocalAddresses
-from holloway.actors.membership import first_of
 from holloway.actors.ports import Netlink, Ports
 from holloway.actors.registry import Delete, Entry, Put, RegistryPort
 from holloway.actors.roster import Roster
 from holloway.actors.router import Router
+from holloway.actors.store_visits import OpenStore, keep_visiting
 from holloway.actors.tun_reader import TunReader
-from holloway.protocols.errors import PortError, RegistryError
+from holloway.protocols.errors import HollowayError, PortError
 from holloway.protocols.floating import FloatingAddress
 from holloway.protocols.floating_claims import challenges_prefix, floating_prefix
 from holloway.protocols.floating_operations import (
@@ -74,7 +72,7 @@ class Surroundings:
     router: Router
     ports: Ports
     problems: Counter[str]
-    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]]
+    open_store: OpenStore
     timers: FloatingTimers
 
 
@@ -111,7 +109,6 @@ class Candidate:
         self._changed = trio.Event()
         self._standing = belief.standing()
         self._broken_until = -math.inf
-        self._told = ""
 
     @property
     def phase(self) -> Phase:
@@ -203,25 +200,23 @@ class Candidate:
 
     async def _stay_in_touch(self, scope: trio.CancelScope) -> None:
         """Keep a handle on the store, and hear of changes. Only `scope` ends this: the address is handed over through it."""
-        pause_s = RETRY_S
         with scope:
-            while True:
-                try:
-                    async with self._around.open_store() as registry, trio.open_nursery() as nursery:
-                        self._registry = registry
-                        for key in Key:
-                            nursery.start_soon(self._watch, registry, key)
-                        await trio.sleep(RETRY_MAX_S)
-                        pause_s, self._told = RETRY_S, ""
-                except* RegistryError as group:
-                    failure = str(first_of(group))
-                finally:
-                    self._registry = None
-                if failure != self._told:
-                    self._told = failure
-                    self._log.warning("floating address %s: %s; trying again until it works", self.address, failure)
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
+            await keep_visiting(
+                self._around.open_store, self._be_there, self._tell, retry_s=RETRY_S, retry_max_s=RETRY_MAX_S
+            )
+
+    async def _be_there(self, registry: RegistryPort) -> None:
+        """Raises `RegistryError` in the end, alone or in a group."""
+        self._registry = registry
+        try:
+            async with trio.open_nursery() as nursery:
+                for key in Key:
+                    nursery.start_soon(self._watch, registry, key)
+        finally:
+            self._registry = None
+
+    def _tell(self, failure: HollowayError) -> None:
+        self._log.warning("floating address %s: %s; trying again until it works", self.address, failure)
 
     async def _watch(self, registry: RegistryPort, key: Key) -> None:
         """Raises `RegistryError` in the end."""

@@ -13,7 +13,6 @@ import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,8 +21,8 @@ import trio
 
 from holloway.actors.authority_files import Asked, AuthorityFiles
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.membership import first_of
 from holloway.actors.registry import Changes, Entry, Put, RegistryPort
+from holloway.actors.store_visits import OpenStore, keep_visiting
 from holloway.protocols.errors import HollowayError, RegistryError
 from holloway.protocols.membership import NAME, network_prefix
 
@@ -37,8 +36,6 @@ CHECK_S = 60.0
 """How often we look whether what we say is getting old."""
 PUT_BACK_S = 1.0
 """How often what we say is put back, at most, when somebody goes on changing it."""
-RETRY_S = 1.0
-RETRY_MAX_S = 4.0
 AT_ONCE = 12
 """Requests that are decided about with the ledger written once. Their answers have to fit into one transaction."""
 FOREIGN_PAUSE_S = 0.005
@@ -53,7 +50,7 @@ Publish = Mapping[bytes, bytes]
 async def issuer(
     ctx: Context,
     authority: AuthorityFiles,
-    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    open_store: OpenStore,
     wall_ns: Callable[[], int],
     problems: Counter[str],
     *,
@@ -63,23 +60,12 @@ async def issuer(
     log = BoundedLog(ctx.log, lines=LOG_LINES)
     desk = _Desk(authority, wall_ns, problems, log)
     task_status.started(None)
-    pause_s, told = RETRY_S, ""
-    while True:
-        failure: HollowayError | None = None
-        try:
-            async with open_store() as registry:
-                pause_s = RETRY_S
-                await desk.work(registry)
-        except* RegistryError as group:
-            failure = first_of(group)
-        except* HollowayError as group:  # a file of ours: somebody has to mend it, and then we go on
-            failure = _first(group)
-        assert failure is not None
-        if str(failure) != told:
-            told = str(failure)
-            log.warning("authority: %s; trying again until it works", failure)
-        await trio.sleep(pause_s)
-        pause_s = min(2 * pause_s, RETRY_MAX_S)
+    await keep_visiting(
+        open_store,
+        desk.work,
+        lambda failure: log.warning("authority: %s; trying again until it works", failure),
+        survives=HollowayError,  # a file of ours may be the reason: somebody has to mend it, and then we go on
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +192,3 @@ class _Desk:
             self._log.info("authority: node %s was let in, with %s", admitted.name, addresses)
         elif decision.has_changed:
             self._log.info("authority: the certificate of %s was renewed", each.who)
-
-
-def _first(group: BaseExceptionGroup[HollowayError]) -> HollowayError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, HollowayError)
-    return error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from holloway.actors.pair_terms import policy_of
 from holloway.actors.records import Records
 from holloway.actors.registry import Absent, Delete, Entry, ModRevisionIs, Put, RegistryPort, Snapshot
 from holloway.actors.roster import Roster
+from holloway.actors.store_visits import OpenStore, first_of
 from holloway.protocols.errors import PortError, RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
@@ -349,7 +350,7 @@ async def membership(
     belief: Belief,
     describe: Describe,
     own_key: bytes,
-    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    open_store: OpenStore,
     floating: FloatingFollower | None = None,
     claims: ControlClaims | None = None,
     *,
@@ -479,16 +480,3 @@ async def _keep_lease(registry: RegistryPort, lease: Lease) -> None:
             await registry.keep_alive(lease.id)
         if patience.cancelled_caught:
             raise RegistryError("our lease could not be kept alive", f"the store did not answer within {pause_s:g} s")
-
-
-def first_of(group: BaseExceptionGroup[RegistryError]) -> RegistryError:
-    """The refusal that matters most: one that waiting cannot mend."""
-    leaves: list[RegistryError] = []
-    todo: list[BaseException] = [group]
-    while todo:
-        error = todo.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            todo += error.exceptions
-        elif isinstance(error, RegistryError):
-            leaves.append(error)
-    return next((error for error in leaves if error.kind == "denied"), leaves[0])

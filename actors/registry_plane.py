@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address, ip_network
@@ -28,10 +27,10 @@ from holloway.actors.issuer import issuer
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.membership import Describe, membership
 from holloway.actors.ports import Ports
-from holloway.actors.registry import RegistryPort
 from holloway.actors.roster import Roster
 from holloway.actors.router import Router
 from holloway.actors.store_member import StoreMember
+from holloway.actors.store_visits import OpenStore
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_operations import FloatingTimers
 from holloway.protocols.floating_table import FloatingTable
@@ -145,7 +144,7 @@ class RegistryPlane:
     describe: Describe
     claims: ControlClaims
 
-    def children(self, open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]]) -> list[Child[Any]]:
+    def children(self, open_store: OpenStore) -> list[Child[Any]]:
         """The actors, first to start first."""
         enrolled, wall_ns = self.enrolled, self.ports.wall_ns
         belief = floating_belief_of(self.config, enrolled, self.member, self.own_key, self.ports)
@@ -195,9 +194,7 @@ class RegistryPlane:
         bounded = BoundedLog(log, lines=LOG_LINES)
         return FloatingFollower(self.config.node.network, belief, self.table, self.roster, bounded, range_)
 
-    def _floating(
-        self, belief: FloatingBelief, open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]]
-    ) -> list[Child[Any]]:
+    def _floating(self, belief: FloatingBelief, open_store: OpenStore) -> list[Child[Any]]:
         around = Surroundings(
             self.config.node.network,
             belief,

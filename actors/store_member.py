@@ -10,8 +10,6 @@ on, and is named until then. Not responsible for the store (`store_settling`, `a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_interface
 
@@ -24,6 +22,7 @@ from holloway.actors.ports import Ports
 from holloway.actors.registry import RegistryPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.actors.store_settling import agree_on_settings, take_address
+from holloway.actors.store_visits import OpenStore, first_of
 from holloway.protocols.address_claims import Holder, fingerprint_of
 from holloway.protocols.errors import RegistryError
 from holloway.protocols.network_settings import (
@@ -112,7 +111,7 @@ async def settled_node(
     config: Config,
     ports: Ports,
     public_key: bytes,
-    open_store: Callable[[], AbstractAsyncContextManager[RegistryPort]],
+    open_store: OpenStore,
 ) -> tuple[Config, StoreMember]:
     """The node's configuration with the addresses that it has in its network, and what it keeps of that.
 
@@ -143,7 +142,7 @@ async def settled_node(
                 )
             failure = None
         except* RegistryError as group:
-            failure = _first(group)
+            failure = first_of(group)
     if failure is not None and (failure.kind == "denied" or not (is_known and _is_possible(address, settings))):
         raise failure
     assert settings is not None
@@ -217,11 +216,3 @@ def _tell_what_is_overruled(config: Config, member: StoreMember) -> None:
                 why if is_ours else f"the addresses are {', '.join(map(str, member.addresses))}",
                 member.network,
             )
-
-
-def _first(group: BaseExceptionGroup[RegistryError]) -> RegistryError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, RegistryError)
-    return error
