@@ -127,10 +127,10 @@ class _Keeper:
                 if entry is None:  # somebody removed them, or the store is another one
                     await trio.sleep(PUT_BACK_S)
                     await agree_on_settings(registry, member.network, member.newest)
-                elif self._hear(entry.value):
+                elif await self._hear(entry.value):
                     return
 
-    def _hear(self, value: bytes) -> bool:
+    async def _hear(self, value: bytes) -> bool:
         """Whether the lease time is another one."""
         changed = self._member.hear(value)
         if isinstance(changed, SettingsProblem):
@@ -143,7 +143,7 @@ class _Keeper:
         if changed:
             self._log.info("the network has other settings: %s", words_of(changed))
             try:
-                self._member.keep()
+                await self._member.state.apart(self._member.keep)
             except PortError as error:
                 self._log.warning("what is known of the network cannot be kept: %s", error)
         return "lease_s" in changed

@@ -11,16 +11,19 @@
     known.json         those records themselves: with the registry away, known nodes can be met again
 
 Everything of the registry is kept as it was signed, and verified again when it is read: whoever alters a file alters nothing.
-Each is written as soon as it counts, so that a restart brings back nobody; while the disk refuses, it counts all the same and is
-owed (`keep_owed`). Not responsible for the registry, for the authority's
+What is learned counts at once and is owed to the disk. Whoever learns it writes it next (`keep_owed`), in a thread, so that packets do
+not wait for the disk; while that refuses, it stays owed. Not responsible for the registry, for the authority's
 own files (`authority_files`), nor for what is believed (`holloway.protocols.trust`).
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Mapping
+from functools import partial
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
+
+import trio
 
 from holloway.actors.config.model import InterfaceAddress
 from holloway.actors.state_directory import StateDirectory
@@ -33,7 +36,7 @@ from holloway.protocols.certificates import (
     time_problem,
     to_pem,
 )
-from holloway.protocols.errors import LocalError, PortError
+from holloway.protocols.errors import LocalError
 from holloway.protocols.hostile_json import MAX_INTEGER
 from holloway.protocols.identity import ENTROPY_BYTES, Identity
 from holloway.protocols.joiner import Granted
@@ -55,6 +58,7 @@ SETTINGS = "network.json"
 SERIAL = "record.serial"
 SEEN = "seen.json"
 KNOWN = "known.json"
+_STATEMENTS = frozenset({AUTHORITIES, SETTINGS})
 _JOIN = "join the network: holloway join TOKEN; or make one: holloway init NETWORK"
 
 
@@ -105,9 +109,7 @@ def settings_of(value: bytes) -> NetworkSettings:
 
 
 class Enrolled:
-    """A node with a certificate, and what it has learned of its network. Methods that raise `PortError`, because a file cannot be
-    written, have done everything else.
-    """
+    """A node with a certificate, and what it has learned of its network."""
 
     def __init__(self, state: StateDirectory, network: str, now: int) -> None:
         """What `state` holds for a node of `network`; `now` in seconds since 1970.
@@ -117,6 +119,8 @@ class Enrolled:
         """
         self.state = state
         self._owed: dict[str, bytes] = {}
+        """What files have to hold that do not yet, in the order in which it was learned."""
+        self._writing = trio.Lock()
         self.identity = identity_in(self.state)
         bundle = kept_bundle(self._must_have(AUTHORITIES), network)
         self.trust = Trust(bundle, list_number=self._number(REVOKED_NUMBER))
@@ -154,7 +158,7 @@ class Enrolled:
         """The IPv4 addresses of the certificate, lowest first."""
         return tuple(sorted(each for each in self.certificate.addresses if isinstance(each, IPv4Address)))
 
-    # What the registry says. Each returns why it was not taken, or None.
+    # What the registry says. Each returns why it was not taken, or None; what was taken is owed (`keep_owed`).
 
     def take_bundle(self, value: bytes, now: int) -> str | None:
         """Other authorities, if those trusted until now say so."""
@@ -163,7 +167,7 @@ class Enrolled:
         if problem is not None:
             return problem.value
         if self.trust.bundle is not before:
-            self._keep_unless_older(AUTHORITIES, value)
+            self._owed[AUTHORITIES] = value
         return None
 
     def take_revocations(self, value: bytes) -> str | None:
@@ -174,7 +178,6 @@ class Enrolled:
             return problem.value
         if self.trust.revocations is not before:
             self._owed |= {REVOKED: value, REVOKED_NUMBER: f"{self.trust.list_number}\n".encode()}
-            self.keep_owed()
         return None
 
     def take_settings(self, value: bytes, now: int) -> str | None:
@@ -187,42 +190,48 @@ class Enrolled:
             if isinstance(found, SettingsProblem):  # the authority is of a version that we do not know
                 return found.value
             self.newest, self.settings_value = found, value
-            self._keep_unless_older(SETTINGS, value)
+            self._owed[SETTINGS] = value
         return None
 
     def take_certificate(self, certificate: NodeCertificate) -> None:
         """Another certificate of ours, which has been verified."""
         self.certificate = certificate
-        self._keep(CERTIFICATE, to_pem(certificate.der).encode())
+        self._owed[CERTIFICATE] = to_pem(certificate.der).encode()
 
     def next_serial(self, wall_us: int) -> int:
         """A serial number for our next record: the time, in microseconds since 1970, or more than the one before, also when the
-        clock was set back over a restart. With fewer than the others have seen they would not believe us.
+        clock was set back over a restart. With fewer than the others have seen they would not believe us: so it is owed, and kept
+        before the record is published.
         """
         self._serial = min(max(wall_us, self._serial + 1), MAX_SERIAL)
-        with suppress(PortError):  # then it is owed
-            self._keep(SERIAL, str(self._serial).encode())
+        self._owed[SERIAL] = str(self._serial).encode()
         return self._serial
 
     def keep_seen(self) -> None:
         """Remember the newest records for the next start. May be done in a thread."""
         self.state.write(SEEN, self.records.memory())
 
-    def keep_owed(self) -> None:
-        """Write what the disk has refused to take. Raises `PortError` while it does."""
-        for name, value in list(self._owed.items()):
-            self.state.write(name, value)
-            del self._owed[name]
+    async def keep_owed(self) -> None:
+        """Write what is owed. Raises `PortError` while the disk refuses. Once begun it is done to its end, also when cancelled."""
+        async with self._writing:  # one after the other: what is newer comes later
+            if not self._owed:
+                return
+            owed = dict(self._owed)
+            await self.state.apart(partial(self._write, owed))
+            for name, value in owed.items():
+                if self._owed.get(name) is value:  # otherwise something newer has come meanwhile
+                    del self._owed[name]
 
-    def _keep(self, name: str, value: bytes) -> None:
-        self._owed[name] = value
-        self.keep_owed()
+    def _write(self, owed: Mapping[str, bytes]) -> None:
+        """Where the authority lives in this folder it may have followed up a statement of its own already: that one stays."""
+        with self.state.alone():
+            for name, value in owed.items():
+                if name not in _STATEMENTS or not self._is_followed_up(name, value):
+                    self.state.write(name, value)
 
-    def _keep_unless_older(self, name: str, value: bytes) -> None:
-        """The same for a statement that the authority, where it lives in this folder, may have followed up already."""
+    def _is_followed_up(self, name: str, value: bytes) -> bool:
         there, new = read_statement(self.state.read(name) or b""), read_statement(value)
-        if not (isinstance(there, Statement) and isinstance(new, Statement) and there.number > new.number):
-            self._keep(name, value)
+        return isinstance(there, Statement) and isinstance(new, Statement) and there.number > new.number
 
     def _number(self, name: str) -> int:
         kept = self.state.read(name)

@@ -1,8 +1,7 @@
 """What a node of a network with an authority keeps of the others, so that another life of it meets them with the registry away.
 
 Records are kept as they were signed and verified again when they are read. Writing waits for the disk in a thread, so that packets
-do not. Not responsible for what is known (`records`), for what the authority says, which is written as soon as it counts
-(`enrolled`), nor for when to keep (`membership`).
+do not. Not responsible for what is known (`records`), for what the authority says (`enrolled`), nor for when to keep (`membership`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from holloway.actors.bounded_log import BoundedLog
     from holloway.actors.records import Records
 
-UNKEPT = "what is known cannot be kept: %s"
+_UNKEPT = "what is known cannot be kept: %s"
 _HEAD, _TAIL = '{"v":1,"records":{', "}}"
 
 
@@ -44,6 +43,13 @@ class KnownNodes:
         self._kept = self._records.values()
         return bool(self._kept)
 
+    async def keep_heard(self) -> None:
+        """Keep what the authority has said, and the serial number of our record, if the disk takes it."""
+        try:
+            await self._enrolled.keep_owed()
+        except PortError as error:
+            self._log.warning(_UNKEPT, error)
+
     async def keep(self) -> None:
         """Keep what we know, if the disk takes it; whoever has left may be back while the registry is away.
 
@@ -51,13 +57,13 @@ class KnownNodes:
         """
         with trio.CancelScope(shield=True):
             try:
-                self._enrolled.keep_owed()
+                await self._enrolled.keep_owed()
                 kept = self._worth_keeping()
                 if kept != self._kept:
                     await self._enrolled.state.apart(partial(_write, self._enrolled, kept))
                     self._kept = kept
             except PortError as error:
-                self._log.warning(UNKEPT, error)
+                self._log.warning(_UNKEPT, error)
 
     def _worth_keeping(self) -> dict[str, bytes]:
         known = self._records.values()

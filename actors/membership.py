@@ -21,13 +21,13 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.config import Config
 from holloway.actors.control_claims import ControlClaims
 from holloway.actors.floating_follower import FloatingFollower
-from holloway.actors.known_nodes import UNKEPT, KnownNodes
+from holloway.actors.known_nodes import KnownNodes
 from holloway.actors.pair_terms import policy_of
 from holloway.actors.records import Records
 from holloway.actors.registry import Absent, Delete, Entry, ModRevisionIs, Put, RegistryPort, Snapshot
 from holloway.actors.roster import Roster
 from holloway.actors.store_visits import OpenStore, first_of
-from holloway.protocols.errors import PortError, RegistryError
+from holloway.protocols.errors import RegistryError
 from holloway.protocols.membership import (
     NodeRecord,
     RecordProblem,
@@ -133,6 +133,7 @@ class Membership:
                 self._refuse_foreign(record, key, entry.value)
                 compares.append(ModRevisionIs(key, entry.mod_revision))
             self._record, self._ours = record, ours
+            await self.keep_heard()
             if (await registry.transact(compares, ours, lease=lease.id)).succeeded:
                 await self._pass_on(registry, found)
                 return
@@ -223,8 +224,13 @@ class Membership:
         self.tell(trio.current_time())
         return True
 
+    async def keep_heard(self) -> None:
+        """Keep what the authority has said for another life, and how new our record is."""
+        if self._known is not None:
+            await self._known.keep_heard()
+
     async def keep(self) -> None:
-        """Keep what we know for another life."""
+        """The same, and whom we know."""
         if self._known is not None:
             await self._known.keep()
 
@@ -284,13 +290,13 @@ class Membership:
             return
         if key == authority.renewed_key:
             certificate = authority.enrolled.certificate
-            problem = self._kept_or_owed(partial(authority.hear_renewed, value))
+            problem = authority.hear_renewed(value)
             if authority.enrolled.certificate is not certificate:
                 self._log.info("our certificate was renewed")
                 self._record = None  # it goes with our record
         elif key in authority.statement_keys:
             before, bundle = authority.enrolled.newest, authority.enrolled.trust.bundle
-            problem = self._kept_or_owed(partial(authority.hear, key, value))
+            problem = authority.hear(key, value)
             if authority.enrolled.trust.bundle is not bundle:
                 trusted = [each.key.fingerprint.hex()[:16] for each in authority.enrolled.trust.bundle.authorities]
                 self._log.info("the network has other authorities: %s", ", ".join(trusted))
@@ -315,14 +321,6 @@ class Membership:
             if self._addresses not in self._told:
                 self._told[self._addresses] = IGNORED_CLAIM
                 self._log.warning("registry: somebody claims addresses there; here certificates say who has them")
-
-    def _kept_or_owed(self, hear: Callable[[], str | None]) -> str | None:
-        """What is heard counts, also when it cannot be written down."""
-        try:
-            return hear()
-        except PortError as error:
-            self._log.warning(UNKEPT, error)
-            return None
 
     def tell(self, now: float) -> float:
         """Tell the roster what is known, unless it was told too often of late. Returns when to call again."""
@@ -450,6 +448,7 @@ class _Stay:
             await handle.replace(snapshot, lease)
             again_at = handle.tell(trio.current_time())
             self._is_there()
+            await handle.keep_heard()
             try:
                 async with registry.watch(handle.prefix, snapshot.revision) as watch:
                     while True:
@@ -457,6 +456,7 @@ class _Stay:
                             for change in await watch.receive():
                                 handle.note(change, lease, trio.current_time())
                         again_at = handle.tell(trio.current_time())
+                        await handle.keep_heard()
             except RegistryError as error:
                 if error.kind != "compacted":
                     raise

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from holloway.actors import InterfaceConfig, Node, NodeConfig, open_node
 from holloway.actors.config import ConfigProblems
-from holloway.actors.enrolled import CERTIFICATE, IDENTITY_KEY, KNOWN, REVOKED, SEEN
+from holloway.actors.enrolled import CERTIFICATE, IDENTITY_KEY, KNOWN, REVOKED, SEEN, SERIAL
 from holloway.protocols.authorities import authorities_key
 from holloway.protocols.errors import LocalError, RegistryError
 from holloway.protocols.membership import NodeRecord, encode_record, node_key
@@ -117,6 +117,28 @@ def test_a_node_that_was_revoked_says_so_and_publishes_nothing(tmp_path: Path) -
             assert node_key(NETWORK, name(2)) not in world.memory.snapshot(b"").entries
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_how_new_a_record_is_lies_on_the_disk_before_it_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, kept = EnrolledWorld(tmp_path), []
+    transact = world.memory.transact
+
+    def watched(compares: Any, puts: Any, *rest: Any) -> Any:
+        if node_key(NETWORK, name(1)) in puts:
+            serial = json.loads(json.loads(puts[node_key(NETWORK, name(1))])["record"])["serial"]
+            kept.append(int(world.state(name(1)).read(SERIAL) or b"0") == serial)
+        return transact(compares, puts, *rest)
+
+    async def main() -> None:
+        monkeypatch.setattr(world.memory, "transact", watched)
+        async with running(world, 1):
+            await world.delete(node_key(NETWORK, name(1)))
+            await trio.sleep(10)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert kept == [True, True]
 
 
 def stripped(world: EnrolledWorld) -> bytes:

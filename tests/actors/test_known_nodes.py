@@ -12,13 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import trio
+import trio.testing
 from enrolled_world import NETWORK, NOW, EnrolledWorld
 from node_world import name
 
 from holloway.actors.belief import AuthorityBelief
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.enrolled import KNOWN, SEEN, Enrolled
+from holloway.actors.enrolled import KNOWN, SEEN, SERIAL, Enrolled
 from holloway.actors.known_nodes import KnownNodes
 from holloway.actors.records import Records
 from holloway.actors.registry import Entry
@@ -115,3 +115,38 @@ async def test_no_more_is_kept_than_can_be_read_again(tmp_path: Path, monkeypatc
     assert len(kept) <= 2 * len(value)
     assert list(json.loads(kept)["records"]) == [name(2)]
     assert scene.known.recall()
+
+
+# What is owed to the disk.
+
+
+async def test_what_is_learned_while_the_disk_writes_is_written_after_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    first = scene.enrolled.next_serial(NOW * 10**6)
+    with trio.fail_after(PATIENCE_S - 1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.enrolled.keep_owed)
+            while not scene.disk.began.is_set():  # noqa: ASYNC110 - a thread tells
+                await trio.sleep(0.001)
+            assert scene.enrolled.next_serial(0) == first + 1
+            nursery.start_soon(scene.enrolled.keep_owed)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not (tmp_path / name(1) / SERIAL).exists()
+            scene.disk.go_on.set()
+    assert (tmp_path / name(1) / SERIAL).read_text() == str(first + 1)
+    scene.disk.began.clear()
+    await scene.enrolled.keep_owed()
+    assert not scene.disk.began.is_set()
+
+
+async def test_what_the_disk_refused_stays_owed_and_counts(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.disk.go_on.set()
+    scene.disk.is_broken = True
+    first = scene.enrolled.next_serial(NOW * 10**6)
+    with pytest.raises(PortError, match="is broken"):
+        await scene.enrolled.keep_owed()
+    assert scene.enrolled.next_serial(0) == first + 1
+    scene.disk.is_broken = False
+    await scene.enrolled.keep_owed()
+    assert Enrolled(scene.disk, NETWORK, NOW).next_serial(0) == first + 2

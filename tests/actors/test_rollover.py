@@ -263,7 +263,7 @@ def test_a_rollover_that_stops_in_the_middle_of_the_next_one_keeps_a_key_that_is
     assert office.enrol(2).certificate.authority == office.issuer()
 
 
-def test_with_a_list_of_an_authority_that_is_gone_nobody_is_believed_before_there_is_a_newer_one(
+async def test_with_a_list_of_an_authority_that_is_gone_nobody_is_believed_before_there_is_a_newer_one(
     office: Office,
 ) -> None:
     office.enrol(1)
@@ -274,6 +274,7 @@ def test_with_a_list_of_an_authority_that_is_gone_nobody_is_believed_before_ther
     theirs = office.enrol(3).certificate
     late = Enrolled(office.state(name(2)), NETWORK, NOW)
     assert late.take_bundle(said[authorities_key(NETWORK)], NOW) is None
+    await late.keep_owed()
     renewed = office.enrol(4)
     office.state(name(2)).write(CERTIFICATE, office.state(name(4)).read(CERTIFICATE) or b"")
     office.state(name(2)).write(IDENTITY_KEY, office.state(name(4)).read(IDENTITY_KEY) or b"")
@@ -284,13 +285,14 @@ def test_with_a_list_of_an_authority_that_is_gone_nobody_is_believed_before_ther
     assert again.trust.problem(theirs, NOW) is None
 
 
-def test_what_a_node_hears_late_does_not_undo_what_its_authority_has_said_since(office: Office) -> None:
+async def test_what_a_node_hears_late_does_not_undo_what_its_authority_has_said_since(office: Office) -> None:
     office.enrol(1)
     node = Enrolled(office.state(name(1)), NETWORK, NOW)
     first = office.authority.change_settings(lambda old: replace(old, rest_s=1))[settings_key(NETWORK)]
     office.authority.change_settings(lambda old: replace(old, rest_s=2))
     assert node.take_settings(first, NOW) is None
     assert node.newest.rest_s == 1
+    await node.keep_owed()
     assert Enrolled(office.state(name(1)), NETWORK, NOW).newest.rest_s == 2
 
 
