@@ -20,6 +20,7 @@ from holloway.protocols.enrolment import EnrolProblem, Refused
 from holloway.protocols.membership import NodeRecord, RecordProblem, decode_record, encode_record
 from holloway.protocols.network_settings import settings_key
 from holloway.protocols.renewal import is_due, make_renewal, read_renewed, renewal_key, renewed_key
+from holloway.protocols.revocation import RevocationProblem
 from holloway.protocols.signed_records import seal_record
 from holloway.protocols.trust import revoked_key
 
@@ -147,10 +148,9 @@ class AuthorityBelief(Belief):
         return (self.enrolled.certificate.not_after - self.now) // 86_400
 
     @property
-    def is_list_old(self) -> bool:
-        """Whether the authority meant to have made another revocation list by now."""
-        revocations = self.enrolled.trust.revocations
-        return revocations is not None and self.now > revocations.next_update
+    def list_problem(self) -> RevocationProblem | None:
+        """What is wrong with the revocation list that we have."""
+        return self.enrolled.trust.list_problem(self.now)
 
     def renewal(self) -> bytes | None:
         """What to ask the authority for another certificate with, when it is time."""

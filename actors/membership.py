@@ -39,6 +39,7 @@ from holloway.protocols.membership import (
 )
 from holloway.protocols.network_settings import differences, words_of
 from holloway.protocols.offers import agreed_security
+from holloway.protocols.revocation import RevocationProblem
 
 if TYPE_CHECKING:
     from holloway.actors.registry import Change, Lease
@@ -107,7 +108,7 @@ class Membership:
         self._judge_at = trio.current_time() + JUDGE_S
         self._told: dict[bytes, str] = {}
         self._warned_days = math.inf
-        self._is_list_old = False
+        self._list_problem: RevocationProblem | None = None
         self.is_in_touch = False
 
     # Ours.
@@ -167,10 +168,11 @@ class Membership:
             self._log.warning(
                 "our certificate runs out in %d days and was not renewed: is the authority's node up?", days
             )
-        was_old, self._is_list_old = self._is_list_old, authority.is_list_old
-        if self._is_list_old and not was_old:
+        before_it, self._list_problem = self._list_problem, authority.list_problem
+        if self._list_problem is not None and self._list_problem is not before_it:
             self._log.warning(
-                "there is no new revocation list: the authority's node is away, or the registry withholds it"
+                "there is no new revocation list (%s): the authority's node is away, or the registry withholds it",
+                self._list_problem.value,
             )
 
     def _claims(self, record: NodeRecord) -> dict[bytes, bytes]:

@@ -48,13 +48,20 @@ def memory_status(memory: MemoryBudget) -> dict[str, int]:
 
 
 def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
-    """The part `node.certificate` of `status`: for how long it is good, and why the others do not believe it, if so."""
+    """The part `node.certificate` of `status`: for how long it is good, and why the others do not believe it, if so; and the newest
+    revocation list, by which this node judges theirs."""
     now = wall_ns // 10**9
-    problem = enrolled.trust.problem(enrolled.certificate, now)
+    trust = enrolled.trust
+    problem, overdue = trust.problem(enrolled.certificate, now), trust.list_problem(now)
     return {
         "fingerprint": enrolled.identity.public.fingerprint.hex(),
         "expires_in_s": enrolled.certificate.not_after - now,
         "problem": None if problem is None else problem.value,
+        "revocations": {
+            "number": trust.list_number,
+            "next_in_s": None if trust.revocations is None else trust.revocations.next_update - now,
+            "problem": None if overdue is None else overdue.value,
+        },
     }
 
 

@@ -104,10 +104,11 @@ class RegistryStatus:
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The node's certificate."""
+    """The node's certificate, and what is wrong with the revocation list by which it judges others."""
 
     expires_in_s: float
     problem: str | None
+    list_problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,9 +349,11 @@ def _registry_status(registry: Fields) -> RegistryStatus:
 
 
 def _certificate_status(certificate: Fields) -> CertificateStatus:
+    revocations = certificate.inner("revocations") if certificate.has("revocations") else None
     return CertificateStatus(
         expires_in_s=certificate.number("expires_in_s"),
         problem=None if certificate.is_null("problem") else certificate.text("problem"),
+        list_problem=None if revocations is None else revocations.optional("problem", revocations.text),
     )
 
 

@@ -136,6 +136,11 @@ def _warn_of_membership(status: Status) -> None:
         print(f"warning: the others do not believe this node: {one_line(certificate.problem)}", file=sys.stderr)
     elif certificate is not None and certificate.expires_in_s < _SOON_S:
         print("warning: this node's certificate runs out soon; is the authority's node up?", file=sys.stderr)
+    if certificate is not None and certificate.list_problem is not None:
+        print(
+            f"warning: there is no new list of who is revoked: {one_line(certificate.list_problem)}; the authority's node is away, or the registry withholds it",
+            file=sys.stderr,
+        )
 
 
 def _warn(peer: PeerStatus, daemon: Daemon) -> None:

@@ -31,12 +31,17 @@ _HANDLED = {ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER}
 
 
 class RevocationProblem(Enum):
-    """Why a list is not taken; the value is the name under which it is counted."""
+    """Why a list is not taken, and what is wrong with the one that there is; the value is the name for which `status` has it.
+
+    A list that is known to exist is `MISSING` until it was seen; one is `OVERDUE` once its authority meant to have made another.
+    """
 
     TOO_BIG = "revocations_too_big"
     MALFORMED = "revocations_malformed"
     FOREIGN_AUTHORITY = "revocations_foreign_authority"
     STALE = "revocations_stale"
+    MISSING = "revocations_missing"
+    OVERDUE = "revocations_overdue"
 
 
 @dataclass(frozen=True, slots=True)

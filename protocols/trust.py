@@ -92,6 +92,15 @@ class Trust:
         self._revocations, self._list_number = found, found.number
         return None
 
+    def list_problem(self, now: int) -> RevocationProblem | None:
+        """Why somebody who was revoked may still be believed, or nobody is believed at all; None when all is as it should be.
+
+        For people: the authority is away, or the store withholds its lists.
+        """
+        if self._revocations is None:
+            return RevocationProblem.MISSING if self._list_number else None
+        return RevocationProblem.OVERDUE if now > self._revocations.next_update else None
+
     def take_settings(self, value: bytes, now: int) -> str | StatementProblem:
         """The text of the network's settings, when an authority signed it and it is not older than one seen before."""
         statement = read_statement(value)

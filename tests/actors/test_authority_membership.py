@@ -400,8 +400,17 @@ def test_a_certificate_that_is_not_renewed_is_warned_of_in_time(
         await world.put(world.authority.statements(NOW))
         ports = Later(world.wire, "192.0.2.1")
         ports.days = days
-        async with world.node(1, ports=ports):
+        async with world.node(1, ports=ports) as node:
             await trio.sleep(40)
+            status: Any = node.status()
+            validate("status", status)
+            assert status["node"]["certificate"]["revocations"]["problem"] == "revocations_overdue"
+            await world.put(
+                {revoked_key(NETWORK): world.authority.statements(ports.wall_ns() // 10**9)[revoked_key(NETWORK)]}
+            )
+            await trio.sleep(1)
+            status = node.status()
+            assert status["node"]["certificate"]["revocations"]["problem"] is None
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     warnings = [each.message for each in caplog.records if "runs out in" in each.message]

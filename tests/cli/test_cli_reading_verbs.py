@@ -93,6 +93,12 @@ def test_status_tells_of_the_registry_and_warns_of_what_is_refused(ask: Callable
     answer["node"]["certificate"]["problem"] = "certificate_revoked"
     outcome = ask(lines({"result": answer}), "status")
     assert "warning: the others do not believe this node: certificate_revoked" in outcome.err
+    answer["node"]["certificate"]["revocations"] = {"number": 3, "next_in_s": -60, "problem": "revocations_overdue"}
+    outcome = ask(lines({"result": answer}), "status")
+    assert (
+        "warning: there is no new list of who is revoked: revocations_overdue; the authority's node is away"
+        in outcome.err
+    )
 
 
 def test_status_says_who_is_believed_and_what_waits_for_the_next_start(ask: Callable[..., Any]) -> None:
