@@ -32,6 +32,7 @@ class Callbook:
         """Those that take a look-up."""
         self.proven: Address | None = None
         """Where an authentic datagram of the peer came from last."""
+        self._news = trio.Event()
         self.replace(endpoints)
 
     def replace(self, endpoints: Sequence[Endpoint]) -> None:
@@ -47,6 +48,7 @@ class Callbook:
             else:
                 self._found[endpoint] = [address] if self._can_reach(address) else []
         self.names = tuple(names)
+        self._tell()
 
     @property
     def addresses(self) -> list[Address]:
@@ -71,7 +73,17 @@ class Callbook:
             return "it has no address that can be called from the sockets that we have"
         if endpoint in self._found:  # it may have been replaced meanwhile
             self._found[endpoint] = list(dict.fromkeys(found))[:MAX_ADDRESSES]
+            self._tell()
         return None
+
+    async def wait_found(self) -> None:
+        """Wait until there is an address to call at."""
+        while not self.addresses:
+            await self._news.wait()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
 
 def numeric(endpoint: Endpoint) -> Address | None:

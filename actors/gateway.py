@@ -37,6 +37,8 @@ RECHECK_S = 30.0
 """How often what others may have changed, as a firewall that is loaded anew, is put right again."""
 NAMES_S = 10.0
 """How long the start waits for what can be found only by a name, while the way to a name server is still open."""
+PATIENT_S = 1.0
+"""Waiting for longer is told."""
 CLEANUP_S = 5.0
 LOG_LINES = 20
 
@@ -194,11 +196,24 @@ class _Keeper:
                 await self._netlink.set_gateway(self._interface, None)
             except PortError as error:
                 self._log.warning("%s", error)
-        if gateway.through is not None and gateway.must_look_up():
-            with trio.move_on_after(NAMES_S):
-                await (await self._roster.find(gateway.through)).wait_connected()
-        await self.look_up()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_of_waiting)
+            if gateway.through is not None and gateway.must_look_up():
+                await self._find(gateway.through)
+            await self.look_up()
+            nursery.cancel_scope.cancel()
         await self._tell()
+
+    async def _tell_of_waiting(self) -> None:
+        await trio.sleep(PATIENT_S)
+        self._log.info("gateway: waiting for a name server, %g s at most; until then the way out is as it was", NAMES_S)
+
+    async def _find(self, through: str) -> None:
+        """Where the peer can be called. It need not answer for that: its datagrams find the way when it is closed for all others."""
+        with trio.move_on_after(NAMES_S) as patience:
+            await (await self._roster.find(through)).callbook.wait_found()
+        if patience.cancelled_caught:
+            self._log.warning("gateway: no name server knows where %s is; there is no way out before one does", through)
 
     async def unmask(self) -> None:
         """What a killed node left of masquerading goes. It takes another program, so the start does not wait for it."""

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from holloway.actors.calling import Callbook
     from holloway.actors.pinging import Pong
     from holloway.actors.wanted import Peer
     from holloway.protocols.addresses import Address
@@ -74,6 +75,8 @@ class RunningPeer(Protocol):
     """The actor of one peer."""
 
     peer: Peer
+    callbook: Callbook
+    """Where it can be called."""
     drops: Counter[str]
     is_connected: bool
     """Whether the first handshake is complete."""

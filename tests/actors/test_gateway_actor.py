@@ -222,6 +222,29 @@ async def test_what_a_killed_node_left_is_out_of_the_way_before_names_are_looked
             assert told == [None, PLAN]
 
 
+async def test_an_exit_that_is_known_by_a_name_need_not_answer_before_the_way_is_closed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, takes_s = World(), 0.2
+    left = world.ports(1)
+    named = peer(2, allowed=(EVERYTHING,), endpoint=Endpoint("exit.example", 1099))
+
+    async def known(*question: object, **options: object) -> Any:
+        await trio.sleep(takes_s)
+        return [(2, 2, 17, "", ("192.0.2.2", 1099))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", known)
+    with caplog.at_level("INFO"), telling(left, monkeypatch) as told:
+        for takes_s in (0.2, 3.0):
+            began = trio.current_time()
+            async with world.node(config(1, peers=[named], gateway=TO_PEER), left):
+                assert trio.current_time() - began == pytest.approx(takes_s, abs=0.1)
+                assert told == [None, PLAN]
+            told.clear()
+            assert ("waiting for a name server" in caplog.text) == (takes_s > 1)
+    assert "there is no way out" not in caplog.text
+
+
 async def test_what_others_have_changed_is_told_again(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
