@@ -13,6 +13,7 @@ Not responsible for decisions (`holloway.protocols.issuer`), nor for the registr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from holloway.protocols.issuer import Decision, Issuer
 from holloway.protocols.issuing import SERIAL_ENTROPY_BYTES, Authority
 from holloway.protocols.ledger import Ledger
 from holloway.protocols.ledger_text import read_ledger, write_ledger
-from holloway.protocols.membership import Prefix
+from holloway.protocols.membership import NAME, Prefix, network_prefix
 from holloway.protocols.network_settings import NetworkSettings, encode_settings, settings_key
 from holloway.protocols.renewal import renewed_key
 from holloway.protocols.revocation import LIST_LIFETIME_S, RevocationList, read_list
@@ -45,6 +46,7 @@ INVITATION_KEY = "invitation.key"
 LEDGER = "ledger.json"
 LIST = "issued.crl"
 ID_BYTES = 16
+_INVITATION = re.compile(rb"[0-9a-f]{32}\Z")
 
 Entropy = Callable[[int], bytes]
 
@@ -57,6 +59,22 @@ class Asked:
     value: bytes = field(repr=False)
     invitation: bytes | None = None
     name: str = ""
+
+    @property
+    def who(self) -> str:
+        """Who asks, for people."""
+        return f"node {self.name}" if self.invitation is None else "a machine that wants to join"
+
+
+def asked_under(network: str, key: bytes, value: bytes) -> Asked | None:
+    """What stands in the registry under `key`, if that is a place for requests."""
+    prefix = network_prefix(network)
+    if key.startswith(prefix + b"enrol/") and _INVITATION.match(invitation := key.removeprefix(prefix + b"enrol/")):
+        return Asked(value, bytes.fromhex(invitation.decode("ascii")))
+    name = key.removeprefix(prefix + b"renew/").decode("ascii", "replace")
+    if key.startswith(prefix + b"renew/") and NAME.match(name):
+        return Asked(value, name=name)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.authorities import Bundle
-from holloway.protocols.certificates import from_pem, to_pem
+from holloway.protocols.certificates import from_pem, network_of, to_pem
 from holloway.protocols.errors import LocalError
 from holloway.protocols.identity import Identity
 from holloway.protocols.issuing import Authority
@@ -55,6 +55,18 @@ def authorities_at_hand(state: StateDirectory, bundle: Bundle) -> list[Authority
             )
         raise problem
     return [found[each] for each in fingerprints if each in found]
+
+
+def network_in(state: StateDirectory) -> str:
+    """The network whose authority lies there. Raises LocalError when none does."""
+    issued = state.read(AUTHORITY_CERTIFICATE)
+    if issued is None:
+        raise LocalError(
+            f"{state.path} holds no authority",
+            f"{AUTHORITY_CERTIFICATE} does not exist",
+            "run it where the authority's key is, or name its folder: --state DIR",
+        )
+    return network_of(from_pem(issued.decode("ascii", "replace")))
 
 
 def keep_authority(state: StateDirectory, authority: Authority) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.authority_files import Asked, AuthorityFiles
+from holloway.actors.authority_files import Asked, AuthorityFiles, asked_under
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.registry import Changes, Entry, Put, RegistryPort
 from holloway.actors.store_visits import OpenStore, keep_visiting
 from holloway.protocols.errors import HollowayError, RegistryError
-from holloway.protocols.membership import NAME, network_prefix
+from holloway.protocols.membership import network_prefix
 
 if TYPE_CHECKING:
     from holloway.actors.authority_files import Settled
@@ -42,8 +41,6 @@ FOREIGN_PAUSE_S = 0.005
 """For each request that proves nothing: whoever fills the store with them gets a small part of our time."""
 MAX_DONE = 4096
 LOG_LINES = 50
-_INVITATION = re.compile(rb"[0-9a-f]{32}\Z")
-
 Publish = Mapping[bytes, bytes]
 
 
@@ -70,11 +67,10 @@ async def issuer(
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request that was not answered yet. `digest`: SHA-256 of what stands under `key`; `who`: for people."""
+    """A request that was not answered yet. `digest`: SHA-256 of what stands under `key`."""
 
     key: bytes
     digest: bytes
-    who: str
     asked: Asked
 
 
@@ -85,8 +81,7 @@ class _Desk:
         self, authority: AuthorityFiles, wall_ns: Callable[[], int], problems: Counter[str], log: BoundedLog
     ) -> None:
         self._authority, self._wall_ns, self._problems, self._log = authority, wall_ns, problems, log
-        prefix = network_prefix(authority.network)
-        self._prefix, self._enrol, self._renew = prefix, prefix + b"enrol/", prefix + b"renew/"
+        self._prefix = prefix = network_prefix(authority.network)
         self._answers = prefix + b"grants/", prefix + b"renewed/"
         self._statements: Publish = {}
         self._spoken_at = -math.inf
@@ -148,16 +143,11 @@ class _Desk:
         if entry is None:
             self._done.pop(key, None)
             return None
-        if key.startswith(self._enrol) and _INVITATION.match(invitation := key.removeprefix(self._enrol)):
-            asked, who = Asked(entry.value, bytes.fromhex(invitation.decode("ascii"))), "a machine that wants to join"
-        elif key.startswith(self._renew) and NAME.match(
-            name := key.removeprefix(self._renew).decode("ascii", "replace")
-        ):
-            asked, who = Asked(entry.value, name=name), f"node {name}"
-        else:
+        asked = asked_under(self._authority.network, key, entry.value)
+        if asked is None:
             return None
         digest = hashlib.sha256(entry.value).digest()
-        return None if self._done.get(key) == digest else _Waiting(key, digest, who, asked)
+        return None if self._done.get(key) == digest else _Waiting(key, digest, asked)
 
     async def _answer(self, registry: RegistryPort, waiting: Sequence[_Waiting]) -> int:
         """Decide about these, and answer those that prove something. How many were decided about: one at least."""
@@ -186,9 +176,9 @@ class _Desk:
             self._done.popitem(last=False)
         if decision.reason is not None:
             self._problems[decision.reason.value] += 1
-            self._log.warning("authority: %s is refused: %s", each.who, decision.reason.value)
+            self._log.warning("authority: %s is refused: %s", each.asked.who, decision.reason.value)
         elif admitted is not None:
             addresses = ", ".join(sorted(map(str, admitted.addresses)))
             self._log.info("authority: node %s was let in, with %s", admitted.name, addresses)
         elif decision.has_changed:
-            self._log.info("authority: the certificate of %s was renewed", each.who)
+            self._log.info("authority: the certificate of %s was renewed", each.asked.who)

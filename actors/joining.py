@@ -10,13 +10,15 @@ from contextlib import aclosing, suppress
 
 import trio
 
-from holloway.actors.registry import Put, RegistryPort
+from holloway.actors.registry import Lease, LeaseLostError, Put, RegistryPort
 from holloway.protocols.enrolment import EnrolProblem, Refused
 from holloway.protocols.errors import HollowayError, RegistryError
 from holloway.protocols.joiner import Granted, Joiner
 
 REQUEST_S = 600.0
 """How long a request outlives the machine that made it."""
+ASK_AGAIN_S = 120.0
+"""How often we look whether it still stands there."""
 CLEANUP_S = 2.0
 
 _REASONS = {
@@ -52,20 +54,33 @@ async def join(
     lease = await registry.grant(REQUEST_S)
     told: set[EnrolProblem] = set()
     try:
-        await registry.put(joiner.request_key, joiner.request(), lease=lease.id)
         while True:
-            try:
-                async with aclosing(_values(registry, joiner.grant_key)) as values:
-                    async for value in values:
-                        granted = _judge(joiner.read(value, wall_ns() // 10**9), told, tell)
-                        if granted is not None:
-                            return granted
-            except RegistryError as error:
-                if error.kind != "compacted":
-                    raise
+            lease = await _ask(registry, joiner, lease)
+            with trio.move_on_after(ASK_AGAIN_S):
+                try:
+                    async with aclosing(_values(registry, joiner.grant_key)) as values:
+                        async for value in values:
+                            granted = _judge(joiner.read(value, wall_ns() // 10**9), told, tell)
+                            if granted is not None:
+                                return granted
+                except RegistryError as error:
+                    if error.kind != "compacted":
+                        raise
     finally:
         with trio.move_on_after(CLEANUP_S, shield=True), suppress(RegistryError):
             await registry.revoke(lease.id)
+
+
+async def _ask(registry: RegistryPort, joiner: Joiner, lease: Lease) -> Lease:
+    """Our request stands there from now on, for `REQUEST_S` at least. Returns the lease on which it hangs."""
+    try:
+        await registry.keep_alive(lease.id)
+    except LeaseLostError:
+        lease = await registry.grant(REQUEST_S)
+    entry = (await registry.snapshot(joiner.request_key)).entries.get(joiner.request_key)
+    if entry is None or entry.lease != lease.id or entry.value != joiner.request():
+        await registry.put(joiner.request_key, joiner.request(), lease=lease.id)
+    return lease
 
 
 def _judge(

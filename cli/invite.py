@@ -6,12 +6,14 @@ Not responsible for what an invitation is (`holloway.protocols.invitations`).
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from holloway.cli.authority_desk import is_offline
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import ADDRESS, DURATION, PREFIX
 from holloway.cli.printing import json_option, print_json
@@ -51,6 +53,11 @@ DEFAULT_TTL = "1h"
     metavar="TIME",
     help="How long it is good: 30m, 1h, 2d.",
 )
+@click.option(
+    "--registry",
+    metavar="URL",
+    help="Where the machine finds the others, for an authority that is kept offline.  [default: where this node does]",
+)
 @state_option
 @json_option
 @click.pass_context
@@ -60,6 +67,7 @@ def command(
     address: IPv4Address | None,
     prefixes: tuple[Prefix, ...],
     ttl_s: int,
+    registry: str | None,
     state: Path | None,
     as_json: bool,
 ) -> None:
@@ -69,6 +77,29 @@ def command(
 
     Where the store is believed any node can print one. It says where the registry is and what it takes to reach it, and does not expire.
     """
+    from holloway.actors.authority_keys import network_in
+    from holloway.actors.registry import open_registry
+
+    if registry is not None:
+        open_registry(registry, wall_ns=time.time_ns)  # a mistake in the URL is told before anything is made
+    made = partial(
+        invitation_text,
+        state_directory(state),
+        ttl_s=ttl_s,
+        name=name,
+        addresses=() if address is None else (address,),
+        prefixes=prefixes,
+    )
+    if is_offline(state):
+        if registry is None:
+            what, why = (
+                "nobody can be invited",
+                "this authority is kept offline, and does not know where the others meet",
+            )
+            raise CommandFailedError(what, why, "holloway invite --registry URL")
+        network = network_in(state_directory(state))
+        _print(network, made(network=network, registry=registry), ttl_s, as_json=as_json)
+        return
     config = node_config(state)
     trust = "pinned" if config.registry is None else config.registry.trust
     if config.registry is None or trust == "pinned":
@@ -80,18 +111,10 @@ def command(
     if trust == "store":
         if prefixes or context.get_parameter_source("ttl_s") is not ParameterSource.DEFAULT:
             raise click.UsageError("--prefix and --ttl need a network with an authority", context)
-        token = store_token(config.node.network, config.registry.url, name=name, address=address)
+        token = store_token(config.node.network, registry or config.registry.url, name=name, address=address)
         _print(config.node.network, token, None, as_json=as_json)
         return
-    token = invitation_text(
-        state_directory(state),
-        config.node.network,
-        config.registry.url,
-        ttl_s,
-        name=name,
-        addresses=() if address is None else (address,),
-        prefixes=prefixes,
-    )
+    token = made(network=config.node.network, registry=registry or config.registry.url)
     _print(config.node.network, token, ttl_s, as_json=as_json)
 
 

@@ -17,7 +17,7 @@ from holloway.cli.announced import announced, say_announced
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import seconds_between
-from holloway.cli.paper import PaperRequest, read_paper_grant
+from holloway.cli.paper import PaperRequest, read_paper_grant, write_paper
 from holloway.cli.printing import json_option, print_json, say
 from holloway.cli.registry_files import unpack
 from holloway.cli.state_option import Made, host_name, refuse_second_node, state_directory, state_option, write_config
@@ -162,11 +162,7 @@ def _nonce(folder: StateDirectory, entropy: Callable[[int], bytes], *, is_kept: 
 
 
 def _write_request(path: Path, invitation: Invitation, joiner: Joiner) -> None:
-    paper = PaperRequest(invitation.terms.network, invitation.terms.id, joiner.request())
-    try:
-        path.write_text(paper.text(), encoding="ascii")
-    except OSError as error:
-        raise CommandFailedError(f"cannot write {path}", error.strerror or str(error), "name another file") from error
+    write_paper(path, PaperRequest(invitation.terms.network, invitation.terms.id, joiner.request()).text())
 
 
 def _read_grant(path: Path, joiner: Joiner, folder: StateDirectory) -> Granted:

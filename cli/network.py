@@ -6,7 +6,6 @@ Not responsible for what they mean (`holloway.protocols.network_settings`), nor 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Network
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holloway.cli.authority_desk import open_desk, out_option
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.option_types import DURATION, Parsed
 from holloway.cli.printing import json_option, print_json, say
-from holloway.cli.publishing import PUBLISH_S, member_config, publish
+from holloway.cli.publishing import PUBLISH_S, member_config
 from holloway.cli.state_option import state_directory, state_option
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ _RANGE = Parsed("range", _range)
     help="Whose broker the agents of the network obey; replaces those before, may be repeated.",
 )
 @click.option("--rest", "rest_s", type=DURATION, metavar="TIME", help="How long an address that was let go rests: 1h.")
+@out_option
 @state_option
 @json_option
 def command(
@@ -61,6 +62,7 @@ def command(
     lease_s: int | None,
     brokers: tuple[str, ...],
     rest_s: int | None,
+    out: Path | None,
     state: Path | None,
     as_json: bool,
 ) -> None:
@@ -81,9 +83,8 @@ def command(
     def change(old: NetworkSettings) -> NetworkSettings:
         return replace(old, **changes)  # type: ignore[arg-type]  # each of its own kind, by its option
 
-    config, registry = member_config(state)
-    folder = state_directory(state)
-    if registry.trust == "authority":
+    desk = open_desk(state, out, decides=bool(changes))
+    if not isinstance(desk, str):
         from holloway.actors.enrolled import SETTINGS, settings_of
 
         if changes:
@@ -93,29 +94,32 @@ def command(
                     "in a network with an authority an address is held until its node is revoked or released",
                     "leave --lease out",
                 )
-            from holloway.actors.authority_files import AuthorityFiles
-
-            authority = AuthorityFiles(folder, config.node.network, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
-            publish(registry.url, authority.change_settings(change), "the settings are changed")
-        settings = settings_of(folder.read(SETTINGS) or b"")
-    elif registry.trust == "store" and config.identity is not None:
-        import trio
-
-        if brokers:
+            desk.publish(desk.authority.change_settings(change), "the settings are changed")
+        network, settings = desk.authority.network, settings_of(state_directory(state).read(SETTINGS) or b"")
+    else:
+        if brokers and desk == "store":
             raise CommandFailedError(
                 "--broker would change nothing",
                 "where the store is believed its owner could name himself, so no agent obeys a broker that it finds there",
                 "give each agent --host and the broker's key: holloway client create",
             )
+        network, settings = _without_authority(desk, change if changes else None, state)
+    _print(network, settings, as_json=as_json)
+    if changes:
+        say("changed; `holloway status` says on each node what waits for its next start")
 
-        settings = trio.run(_in_store, registry.url, config.node.network, change if changes else None)
-    else:
+
+def _without_authority(
+    trust: str, change: Callable[[NetworkSettings], NetworkSettings] | None, state: Path | None
+) -> tuple[str, NetworkSettings]:
+    import trio
+
+    config, registry = member_config(state)
+    if trust != "store" or config.identity is None:
         raise CommandFailedError(
             "this network has no settings", "each node goes by its own configuration", "holloway config show -c FILE"
         )
-    _print(config.node.network, settings, as_json=as_json)
-    if changes:
-        say("changed; `holloway status` says on each node what waits for its next start")
+    return config.node.network, trio.run(_in_store, registry.url, config.node.network, change)
 
 
 async def _in_store(

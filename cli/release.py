@@ -5,7 +5,6 @@ Not responsible for who may have the name and the address afterwards (`holloway.
 
 from __future__ import annotations
 
-import os
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,60 +12,61 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holloway.cli.authority_desk import open_desk, out_option
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.printing import say
-from holloway.cli.publishing import PUBLISH_S, member_config, publish
-from holloway.cli.state_option import state_directory, state_option
+from holloway.cli.publishing import PUBLISH_S, member_config
+from holloway.cli.state_option import state_option
 
 if TYPE_CHECKING:
-    from holloway.actors.config.model import RegistryConfig
+    from holloway.cli.authority_desk import Desk
 
 
 @click.command()
 @click.argument("what", metavar="NODE|ADDRESS")
+@out_option
 @state_option
-def command(what: str, state: Path | None) -> None:
+def command(what: str, out: Path | None, state: Path | None) -> None:
     """Let go of a node that is gone, or of its address.
 
     Its name is free at once, and its addresses rest for as long as the network says; then another machine can have them. Other than after
     `revoke`, the machine may come back. Runs where the authority's key is; where the store is believed, on any node, for a node that is not up.
     """
-    config, registry = member_config(state)
     try:
         address = IPv4Address(what)
     except ValueError:
         address = None
-    if config.node.name == what:
+    desk = open_desk(state, out)
+    if not isinstance(desk, str):
+        _release_by_authority(what, address, desk)
+        return
+    config, registry = member_config(state)
+    _refuse_own(what, config.node.name)
+    if desk != "store":
+        raise CommandFailedError(
+            "nothing can be let go of", "keys are pinned in this network", "remove the file of that peer"
+        )
+    import trio
+
+    trio.run(_release_in_store, what, address, config.node.network, registry.url)
+
+
+def _refuse_own(what: str, own: str | None) -> None:
+    if own == what:
         raise CommandFailedError(
             f"node {what} cannot be let go from here",
             "it is this node",
             "run it on another one, or stop it and remove its state",
         )
-    match registry.trust:
-        case "authority":
-            _release_by_authority(what, address, config.node.network, config.node.name, registry, state)
-        case "store":
-            import trio
-
-            trio.run(_release_in_store, what, address, config.node.network, registry.url)
-        case _:
-            raise CommandFailedError(
-                "nothing can be let go of", "keys are pinned in this network", "remove the file of that peer"
-            )
 
 
-def _release_by_authority(
-    what: str, address: IPv4Address | None, network: str, own: str, registry: RegistryConfig, state: Path | None
-) -> None:
-    from holloway.actors.authority_files import AuthorityFiles
-
-    authority = AuthorityFiles(state_directory(state), network, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
-    node = what if address is None else authority.holder_of(address)
-    if node is None or node == own:
+def _release_by_authority(what: str, address: IPv4Address | None, desk: Desk) -> None:
+    _refuse_own(what, desk.own)
+    node = what if address is None else desk.authority.holder_of(address)
+    if node is None or node == desk.own:
         why = "nobody has it" if node is None else "it is this node's"
         raise CommandFailedError(f"{what} cannot be let go of", why, "holloway status   shows who has what")
-    values = authority.release(node, time.time_ns() // 10**9)
-    publish(registry.url, values, f"node {node} is let go")
+    desk.publish(desk.authority.release(node, time.time_ns() // 10**9), f"node {node} is let go")
     say(f"node {node} is let go: its certificate counts no more, its name is free, its addresses rest")
 
 

@@ -131,6 +131,19 @@ def read_authority(der: bytes, network: str) -> AuthorityCertificate | Certifica
         return CertificateProblem.MALFORMED
 
 
+def network_of(der: bytes) -> str:
+    """The network of whose authority this is the certificate, from our own files. Raises LocalError when it cannot be read."""
+    try:
+        names = _load(der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (name,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        read = read_authority(der, name.removeprefix(authority_uri("")))
+    except HOSTILE:
+        read = CertificateProblem.MALFORMED
+    if isinstance(read, CertificateProblem):
+        raise LocalError("not the certificate of an authority", read.value)
+    return read.network
+
+
 def read_node(
     der: bytes, network: str, authorities: Iterable[AuthorityCertificate]
 ) -> NodeCertificate | CertificateProblem:

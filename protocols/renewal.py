@@ -79,13 +79,8 @@ def make_renewed(answer: NodeCertificate | EnrolProblem) -> bytes:
     return compact({"v": RENEWAL_VERSION, "certificate": base64_text(answer.der)}).encode()
 
 
-def read_renewed(
-    value: bytes, current: NodeCertificate, trust: Trust, now: int
-) -> NodeCertificate | Refused | EnrolProblem:
-    """The certificate to use instead of `current`, or why there is none. Takes any bytes.
-
-    It is another one of the same node and key, it is believed now, and it lasts as long at least: an old answer is none.
-    """
+def open_renewed(value: bytes, trust: Trust, now: int) -> NodeCertificate | Refused | EnrolProblem:
+    """What the authority answered to somebody, as far as it is believed. Takes any bytes."""
     if len(value) > MAX_RENEWAL_BYTES:
         return EnrolProblem.TOO_BIG
     try:
@@ -97,8 +92,19 @@ def read_renewed(
         found = trust.check(octets(fields, "certificate", MAX_CERTIFICATE_BYTES), now)
     except ValueError:
         return EnrolProblem.MALFORMED
-    if isinstance(found, CertificateProblem):
-        return EnrolProblem.BAD_CERTIFICATE
+    return EnrolProblem.BAD_CERTIFICATE if isinstance(found, CertificateProblem) else found
+
+
+def read_renewed(
+    value: bytes, current: NodeCertificate, trust: Trust, now: int
+) -> NodeCertificate | Refused | EnrolProblem:
+    """The certificate to use instead of `current`, or why there is none. Takes any bytes.
+
+    It is another one of the same node and key, it is believed now, and it lasts as long at least: an old answer is none.
+    """
+    found = open_renewed(value, trust, now)
+    if not isinstance(found, NodeCertificate):
+        return found
     if (found.key, found.name) != (current.key, current.name):
         return EnrolProblem.WRONG_PLACE
     if found.serial == current.serial or found.not_after < current.not_after:

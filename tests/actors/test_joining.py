@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import trio
 from enrolled_world import NETWORK, NOW, PREFIX, EnrolledWorld, Entropy, until
+from trio.testing import MockClock
 
 from holloway.actors.authority_files import LEDGER, Asked, AuthorityFiles
 from holloway.actors.enrolled import identity_in, keep_granted
 from holloway.actors.founding import found_network
 from holloway.actors.issuer import issuer
-from holloway.actors.joining import join
+from holloway.actors.joining import REQUEST_S, join
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.authorities import authorities_key
 from holloway.protocols.enrolment import EnrolProblem
@@ -92,6 +93,19 @@ async def test_who_joins_waits_until_the_authority_is_there(tmp_path: Path) -> N
         await trio.sleep(0.1)
         async with open_desk(world):
             await until(lambda: not nursery.child_tasks)
+
+
+async def test_a_request_stands_there_for_as_long_as_somebody_waits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = EnrolledWorld(tmp_path)
+    joiner = Joiner(world.invite(), identity_in(world.state("patient"), world.entropy(ENTROPY_BYTES)), bytes(16))
+    async with handle(world) as registry, trio.open_nursery() as nursery:
+        nursery.start_soon(join, registry, joiner, wall_ns, print)
+        for _ in range(3):
+            await trio.sleep(2 * REQUEST_S)
+            assert world.value(joiner.request_key) == joiner.request()
+            await world.delete(joiner.request_key)
+        nursery.cancel_scope.cancel()
+    assert joiner.request_key not in world.memory.snapshot(b"").entries
 
 
 async def test_an_interrupted_join_is_repeated_and_a_used_invitation_is_no_good_to_others(tmp_path: Path) -> None:

@@ -64,6 +64,20 @@ def holloway(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def let_in(holloway: Callable[..., Outcome], tmp_path: Path) -> Callable[[tuple[str, str], str], None]:
+    """Lets node NAME, whose folder is `tmp_path / NAME`, in by file; `owner` are the words that name the authority's folder."""
+
+    def by_file(owner: tuple[str, str], name: str) -> None:
+        token, where = holloway("invite", *owner).out.strip(), ("--state", str(tmp_path / name))
+        request, grant = str(tmp_path / "request"), tmp_path / "grant"
+        assert holloway("join", token, "--name", name, "--request", request, *where).code == 0
+        grant.write_text(holloway("sign", request, *owner).out)
+        assert holloway("join", token, "--name", name, "--grant", str(grant), *where).code == 0
+
+    return by_file
+
+
+@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[..., FakeDaemon]]:
     """Starts fake daemons; they end with the test."""
     running: list[tuple[FakeDaemon, socket.socket, threading.Thread]] = []

@@ -41,23 +41,14 @@ def site(holloway: Holloway, tmp_path: Path) -> Callable[[str], tuple[str, str]]
     return node
 
 
-def let_in(holloway: Holloway, owner: tuple[str, str], tmp_path: Path, name: str) -> None:
-    """Node `name` joins by file."""
-    token, where = holloway("invite", *owner).out.strip(), ("--state", str(tmp_path / name))
-    request, grant = str(tmp_path / "request"), tmp_path / "grant"
-    assert holloway("join", token, "--name", name, "--request", request, *where).code == 0
-    grant.write_text(holloway("sign", request, *owner).out)
-    assert holloway("join", token, "--name", name, "--grant", str(grant), *where).code == 0
-
-
 # Letting go.
 
 
 def test_a_node_or_an_address_is_let_go_by_the_authority_that_gave_it(
-    holloway: Holloway, owner: tuple[str, str], state: Path, tmp_path: Path
+    holloway: Holloway, owner: tuple[str, str], state: Path, tmp_path: Path, let_in: Callable[..., None]
 ) -> None:
     for name in ("b", "c"):
-        let_in(holloway, owner, tmp_path, name)
+        let_in(owner, name)
     assert "node b is let go" in holloway("release", "b", *owner).err
     assert "node c is let go" in holloway("release", "10.99.4.3", *owner).err
     assert list(AuthorityFiles(StateDirectory(state), "home", bytes).standing().nodes) == ["a"]
@@ -117,9 +108,9 @@ def test_settings_are_shown_and_changed_where_they_may_be(
 
 
 def test_an_authority_is_followed_by_another_once_everybody_has_come_along(
-    holloway: Holloway, owner: tuple[str, str], state: Path, tmp_path: Path
+    holloway: Holloway, owner: tuple[str, str], state: Path, tmp_path: Path, let_in: Callable[..., None]
 ) -> None:
-    let_in(holloway, owner, tmp_path, "b")
+    let_in(owner, "b")
     before = holloway("authority", "list", "--json", *owner).document
     validate("authority-list", before)
     assert [each["nodes"] for each in before["authorities"]] == [["a", "b"]]
@@ -137,7 +128,7 @@ def test_an_authority_is_followed_by_another_once_everybody_has_come_along(
         assert refused.error[1].endswith("a, b")
         assert "start this node, a" in refused.error[2]
     assert holloway("authority", "rollover", *owner).error[0] == "another authority follows this one already"
-    let_in(holloway, owner, tmp_path, "c")
+    let_in(owner, "c")
     now = holloway("authority", "list", "--json", *owner).document["authorities"]
     assert [each["nodes"] for each in now] == [["a", "b"], ["c"]]
     assert holloway("authority", "list", "--state", str(tmp_path / "c")).code == 1
