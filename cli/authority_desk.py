@@ -82,14 +82,19 @@ def open_desk(state: Path | None, out: Path | None = None, *, decides: bool = Tr
     from holloway.actors.authority_keys import network_in
 
     folder = state_directory(state)
-    if out is not None:
-        check_paper(out)
     entropy = os.urandom  # noqa: TID251 - a verb is where randomness comes in
     if not is_offline(state):
         config, registry = member_config(state)
         if registry.trust != "authority":
+            if out is not None:
+                what, why = "nothing can be published by file", f"trust is {registry.trust}: there is no authority"
+                raise CommandFailedError(what, why, "leave --out out")
             return registry.trust
+        if out is not None:
+            check_paper(out)
         return Desk(AuthorityFiles(folder, config.node.network, entropy), config.node.name, registry.url, out)
-    if decides and out is None:
+    if out is not None:
+        check_paper(out)
+    elif decides:
         raise CommandFailedError(f"nobody would hear of it from {folder.path}", *_OFFLINE)
     return Desk(AuthorityFiles(folder, network_in(folder), entropy), None, None, out)

@@ -8,7 +8,7 @@ VERBS: Final = {
     "init": "Make a network, and its first node on this machine.",
     "invite": "Print an invitation for one more machine.",
     "join": "Become a node of a network that this machine was invited to.",
-    "sign": "Answer a request to be let in that came as a file.",
+    "sign": "Answer requests that came as a file.",
     "certify": "Let a node of the network announce more networks.",
     "revoke": "Take a node out of the network.",
     "release": "Let go of a node that is gone, or of its address.",

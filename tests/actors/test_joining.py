@@ -97,7 +97,9 @@ async def test_who_joins_waits_until_the_authority_is_there(tmp_path: Path) -> N
 
 async def test_a_request_stands_there_for_as_long_as_somebody_waits(tmp_path: Path, autojump_clock: MockClock) -> None:
     world = EnrolledWorld(tmp_path)
-    joiner = Joiner(world.invite(), identity_in(world.state("patient"), world.entropy(ENTROPY_BYTES)), bytes(16))
+    joiner = Joiner(
+        world.invite(name="patient"), identity_in(world.state("patient"), world.entropy(ENTROPY_BYTES)), bytes(16)
+    )
     async with handle(world) as registry, trio.open_nursery() as nursery:
         nursery.start_soon(join, registry, joiner, wall_ns, print)
         for _ in range(3):

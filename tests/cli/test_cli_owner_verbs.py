@@ -134,5 +134,11 @@ def test_an_authority_is_followed_by_another_once_everybody_has_come_along(
     assert holloway("authority", "list", "--state", str(tmp_path / "c")).code == 1
 
 
-def test_a_network_without_an_authority_says_so(holloway: Holloway, site: Callable[[str], tuple[str, str]]) -> None:
+def test_a_network_without_an_authority_says_so(
+    holloway: Holloway, site: Callable[[str], tuple[str, str]], tmp_path: Path
+) -> None:
     assert holloway("authority", "list", *site("a")).error[0] == "this network has no authority"
+    assert holloway("authority", "collect", *site("b")).error[0] == "this network has no authority"
+    out = ("--out", str(tmp_path / "out"))
+    assert holloway("network", "--rest", "2h", *out, *site("c")).error[0] == "nothing can be published by file"
+    assert not (tmp_path / "out").exists()
