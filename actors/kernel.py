@@ -14,8 +14,9 @@ from pathlib import Path
 from holloway.actors.netlink import open_netlink
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
 from holloway.actors.state_directory import StateDirectory
-from holloway.actors.tun import open_tun
-from holloway.actors.udp_binding import open_udp
+from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
+from holloway.actors.udp import UdpSocket
+from holloway.actors.udp_binding import open_beside, open_udp
 
 
 class KernelPorts(Ports):
@@ -27,13 +28,23 @@ class KernelPorts(Ports):
         """
         self._offloads, self._receive_super = offloads, receive_super
 
-    def open_tun(self, name: str, mtu: int) -> TunPort:
+    def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
-        return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super)
+        return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=several)
+
+    def open_tun_queue(self, device: TunPort) -> TunPort:
+        """See `Ports` and `open_tun_queue`."""
+        assert isinstance(device, KernelTun)
+        return open_tun_queue(device, receive_super=self._receive_super)
 
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""
         return list(open_udp(address, port, offloads=self._offloads, mark=mark))
+
+    def open_beside(self, port: DatagramPort) -> DatagramPort:
+        """See `Ports` and `open_beside`."""
+        assert isinstance(port, UdpSocket)
+        return open_beside(port, offloads=self._offloads)
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""

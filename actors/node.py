@@ -9,6 +9,7 @@
     │  ├─ netlink     addresses, routes, MTU
     │  ├─ udp         the sockets, demux
     │  ├─ tun         the device, routing to peers
+    │  ├─ queues      who reads the sockets and the device               (with more than one queue)
     │  ├─ dtls        handshakes over DTLS                            (with that back end)
     │  ├─ peers       dynamic pool, one session actor a peer
     │  ├─ roster      keeps the pool equal to the wanted peers
@@ -57,6 +58,7 @@ from holloway.actors.own_endpoints import OwnEndpoints
 from holloway.actors.pair_terms import codec_of, policy_of, refuse_contradictions, warn_of_policy
 from holloway.actors.peers import RESTARTS_IN_A_PERIOD, Peers
 from holloway.actors.ports import Netlink, Ports
+from holloway.actors.queue_readers import queue_readers
 from holloway.actors.registry import HandleSource, RegistryPort, open_registry
 from holloway.actors.registry_plane import RegistryPlane, enrolled_node, is_store_member
 from holloway.actors.roster import Roster, keep_roster
@@ -222,6 +224,7 @@ class Node:
             private_key=self._private_key,
             past_drops=self.past_drops,
             mark=self.gateway.mark,
+            queues=config.interface.queues,
         )
         interface, addresses = config.interface, self._addresses
         tun = partial(
@@ -241,6 +244,7 @@ class Node:
                 Child(name="netlink", run=partial(netlink_service, ports=ports)),
                 Child(name="udp", run=udp),
                 Child(name="tun", run=tun),
+                *([queue_readers(interface.queues).as_child()] if interface.queues > 1 else ()),
                 *self._dtls(),
                 self._peers.as_child(),
                 Child(name="roster", run=roster, start_timeout=ROSTER_TIMEOUT_S),

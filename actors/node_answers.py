@@ -43,6 +43,7 @@ from holloway.actors.status import (
     peer_drops,
     peer_status,
     program_version,
+    queues_status,
     security_status,
     settings_status,
     summary,
@@ -111,6 +112,7 @@ class NodeAnswers:
                 "security": security_status(policy_of(config)),
                 "offloads": self._offloads(),
                 "refused_runs": self._refused_runs(),
+                "queues": self._queues(),
                 "memory": memory_status(self.memory),
                 "registry": self._registry_status(),
                 "certificate": None
@@ -156,6 +158,11 @@ class NodeAnswers:
     def _refused_runs(self) -> dict[str, int]:
         udp: UdpEndpoint | None = self.running("dataplane.udp")
         return dict(sorted(udp.refused_runs().items())) if udp else {}
+
+    def _queues(self) -> list[dict[str, object]]:
+        tun: TunReader | None = self.running("dataplane.tun")
+        udp: UdpEndpoint | None = self.running("dataplane.udp")
+        return queues_status(tun.port if tun else None, udp.sockets if udp else ())
 
     def _registry_status(self) -> dict[str, object] | None:
         if self.config.registry is None:

@@ -169,8 +169,17 @@ class Netlink(Protocol):
 class Ports(Protocol):
     """What a node asks of the world."""
 
-    def open_tun(self, name: str, mtu: int) -> TunPort:
-        """The TUN device `name`. Raises `TunError`. Setting the MTU is `Netlink.configure`'s work."""
+    def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
+        """The TUN device `name`; with `several` it may have more queues than this port (`open_tun_queue`). Raises `TunError`.
+        Setting the MTU is `Netlink.configure`'s work.
+        """
+        ...
+
+    def open_tun_queue(self, device: TunPort) -> TunPort:
+        """One more queue of a device that was opened with `several`: from now on the host spreads its flows over all of them.
+
+        Raises `TunError`.
+        """
         ...
 
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
@@ -178,6 +187,12 @@ class Ports(Protocol):
         send carries `mark` inside the host, so that its rules can tell it (`Netlink.set_gateway`).
 
         A family that the host lacks is left out; the list is never empty. Raises `PortError`.
+        """
+        ...
+
+    def open_beside(self, port: DatagramPort) -> DatagramPort:
+        """One more socket of the same address, and like it in everything: from now on what arrives is spread over all such
+        sockets by where it comes from. Raises `PortError`.
         """
         ...
 

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from holloway.actors.tun_queues import TunQueues
+from holloway.actors.udp_queues import UdpQueues
 from holloway.protocols.addresses import format_address
 from holloway.protocols.compression import Packing
 from holloway.protocols.keys import encode_key
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from holloway.actors.dtls_handshaker import DtlsHandshaker
     from holloway.actors.enrolled import Enrolled
     from holloway.actors.floating import Candidate
+    from holloway.actors.ports import DatagramPort, TunPort
     from holloway.actors.running_peer import RunningPeer
     from holloway.actors.store_member import StoreMember
     from holloway.actors.wanted import Peer
@@ -45,6 +48,29 @@ def program_version() -> str:
 def memory_status(memory: MemoryBudget) -> dict[str, int]:
     """The part `node.memory` of `status`."""
     return {"held_bytes": memory.held, "peak_bytes": memory.peak, "cap_bytes": memory.cap}
+
+
+def queues_status(device: TunPort | None, sockets: Sequence[DatagramPort]) -> list[dict[str, object]]:
+    """The part `node.queues` of `status`: what came by each queue, of the device and of all sockets of that number; nothing with
+    only one, where it would say what the sums over the peers say.
+    """
+    tun = device.queues if isinstance(device, TunQueues) else []
+    families = [family.queues for family in sockets if isinstance(family, UdpQueues)]
+    return [
+        {
+            "udp": {
+                "datagrams": sum(queue.datagrams for queue in queues),
+                "bytes": sum(queue.bytes for queue in queues),
+                "drops": _by_reason(queue.drops for queue in queues),
+            },
+            "tun": {"packets": mine.packets, "bytes": mine.bytes, "drops": _by_reason([mine.drops])},
+        }
+        for mine, *queues in zip(tun, *families, strict=False)  # between two lives one of them may be missing
+    ]
+
+
+def _by_reason(drops: Iterable[Counter[str]]) -> dict[str, int]:
+    return dict(sorted(sum(drops, Counter[str]()).items()))
 
 
 def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:

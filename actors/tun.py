@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import trio
 
 from holloway.actors.ports import TunPort, refusal
+from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_offload import (
     IFF_VNET_HDR,
     IFREQ,
@@ -36,6 +37,7 @@ CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
+IFF_MULTI_QUEUE = 0x0100
 NAME_MAX_BYTES = 15  # IFNAMSIZ less its NUL
 
 RECEIVE_BUDGET = 128  # packets one `receive` takes before other tasks have their turn
@@ -76,6 +78,16 @@ _ATTACH_REFUSED = {
         "raise user.max_net_namespaces and its neighbours: sysctl user",
     ),
 }
+_ATTACH_SEVERAL_REFUSED = _ATTACH_REFUSED | {
+    errno.EPERM: (
+        "EPERM from TUNSETIFF: this process lacks CAP_NET_ADMIN and the device is not one made for its user",
+        "run as root, or once: sudo ip tuntap add {name} mode tun multi_queue user $USER",
+    ),
+    errno.EINVAL: (
+        "EINVAL from TUNSETIFF: an interface of that name exists and is not a TUN device of several queues",
+        "choose another interface name, or: sudo ip link delete {name}",
+    ),
+}
 _ANY_REFUSED = {
     errno.EMFILE: ("EMFILE: this process has too many open files", "raise the limit: ulimit -n 65536"),
     errno.ENFILE: ("ENFILE: the system has too many open files", "raise it: sudo sysctl -w fs.file-max=1000000"),
@@ -91,7 +103,7 @@ class KernelTun(TunPort):
 
     def __init__(self, descriptor: int, name: str, mtu: int, *, receive_super: bool = True) -> None:
         """`receive_super`: see `open_tun`. Raises `OSError` for a descriptor that is not attached."""
-        self._has_header = has_virtio_header(descriptor)
+        self._has_header = self.has_header = has_virtio_header(descriptor)
         self.offloads: tuple[str, ...] = ()
         if self._has_header:
             self.offloads = agree(descriptor, receive_super=receive_super)
@@ -223,13 +235,16 @@ class KernelTun(TunPort):
         self._descriptor = -1
 
 
-def open_tun(name: str, mtu: int, *, offloads: bool = True, receive_super: bool = True) -> KernelTun:
+def open_tun(
+    name: str, mtu: int, *, offloads: bool = True, receive_super: bool = True, several: bool = False
+) -> KernelTun:
     """Make the TUN device `name`, or attach to a persistent one of that name, which needs no privilege for its owner.
 
     `mtu` is remembered as `KernelTun.mtu`; the device gets it from `Netlink.configure`. Without `offloads` every packet is
     one packet, with its checksums; so it is with a kernel that has none. Without `receive_super` it is so for `receive`
     alone: the kernel cuts and sums the packets it gives, which for somebody who needs them cut is cheaper than
-    `SuperPacket.segments`. Raises `TunError`.
+    `SuperPacket.segments`. With `several` it may get more queues (`open_tun_queue`), but never those of another program:
+    the kernel would share it out without a word. Raises `TunError`.
     """
     what = f"cannot open the TUN device {name!r}"
     if reason := _name_fault(name):
@@ -239,16 +254,38 @@ def open_tun(name: str, mtu: int, *, offloads: bool = True, receive_super: bool 
     except OSError as error:
         raise _refused(what, name, error, _OPEN_REFUSED) from error
     try:
-        _attach(descriptor, name, offloads=offloads)
+        if several and attached_queues(name):
+            raise OSError(errno.EBUSY, "in use")
+        _attach(descriptor, name, IFF_MULTI_QUEUE if several else 0, offloads=offloads)
+        if several and (attached_queues(name) or 1) > 1:  # by somebody who began when we did
+            raise OSError(errno.EBUSY, "in use")
         return KernelTun(descriptor, name, mtu, receive_super=receive_super)
     except OSError as error:
         os.close(descriptor)
-        raise _refused(what, name, error, _ATTACH_REFUSED) from error
+        raise _refused(what, name, error, _ATTACH_SEVERAL_REFUSED if several else _ATTACH_REFUSED) from error
 
 
-def _attach(descriptor: int, name: str, *, offloads: bool) -> None:
+def open_tun_queue(device: KernelTun, *, receive_super: bool = True) -> KernelTun:
+    """One more queue of a device that `open_tun` opened with `several`. `receive_super`: as it was there. Raises `TunError`."""
+    what = f"cannot open one more queue of the TUN device {device.name!r}"
+    try:
+        descriptor = os.open(CLONE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(what, device.name, error, _OPEN_REFUSED) from error
+    try:
+        flags = (
+            IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR * device.has_header
+        )  # they are the device's, not the queue's
+        fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(device.name.encode(), flags))
+        return KernelTun(descriptor, device.name, device.mtu, receive_super=receive_super)
+    except OSError as error:
+        os.close(descriptor)
+        raise _refused(what, device.name, error, _ATTACH_SEVERAL_REFUSED) from error
+
+
+def _attach(descriptor: int, name: str, more: int, *, offloads: bool) -> None:
     """Raises `OSError`."""
-    flags = IFF_TUN | IFF_NO_PI
+    flags = IFF_TUN | IFF_NO_PI | more
     if offloads:
         try:
             fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(name.encode(), flags | IFF_VNET_HDR))

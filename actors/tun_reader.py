@@ -14,6 +14,7 @@ from holloway.actors.config import InterfaceConfig
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
+from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.packets import Packet, byte_length
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ async def tun_reader(
 
     What it counted goes into `past_drops` at its end.
     """
-    port = ports.open_tun(interface.name, interface.device_mtu)
+    port = ports.open_tun(interface.name, interface.device_mtu, several=interface.queues > 1)
+    if interface.queues > 1:
+        port = TunQueues(port, interface.queues, ports)  # which `queue_readers` read
     try:
         netlink: Netlink = ctx.sibling("netlink").get()
         await netlink.configure(port.name, addresses.all(), interface.device_mtu)

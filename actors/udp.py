@@ -103,6 +103,11 @@ class UdpSocket(DatagramPort):
         self._space = memoryview(b"")  # for many, when they first come
         self._overflows_seen = 0
 
+    @property
+    def socket(self) -> socket.socket:
+        """The socket itself, for what concerns its address and options. It stays this port's to read, write and close."""
+        return self._socket
+
     async def receive(self) -> list[Arrival]:
         """See `DatagramPort`. Takes datagrams up to `RECEIVE_BUDGET` and `RECEIVE_BUDGET_BYTES`, a run being one `Arrival`.
 

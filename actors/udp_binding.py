@@ -40,6 +40,24 @@ def open_udp(address: str | None, port: int, *, offloads: bool = True, mark: int
     return [UdpSocket(sock, offloads=offloads) for sock in bound]
 
 
+def open_beside(first: UdpSocket, *, offloads: bool = True) -> UdpSocket:
+    """One more socket of the address of `first`, like it in everything: the kernel spreads what arrives over all of them by
+    where it comes from (SO_REUSEPORT, socket(7)). `offloads`: see `open_udp`. Raises `PortError`.
+
+    That `first` was bound without the option is what keeps the port ours: another node that wants it binds its own first socket
+    like that, too, and is refused. The option stays set, since the kernel looks at it for each datagram.
+    """
+    try:
+        first.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        mark = first.socket.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)
+    except OSError as error:
+        raise _refused(first.local, error) from error
+    sock = _bind(first.socket.family, first.local, is_shared=True)
+    if mark:
+        _set_mark([sock], mark)
+    return UdpSocket(sock, offloads=offloads)
+
+
 def _bind_everywhere(port: int) -> list[socket.socket]:
     attempts = 1 if port else SAME_PORT_ATTEMPTS
     while True:
@@ -84,10 +102,12 @@ def _parse(address: str, port: int) -> tuple[socket.AddressFamily, Address]:
     return family, sockaddr  # type: ignore[return-value]
 
 
-def _bind(family: socket.AddressFamily, address: Address) -> socket.socket:
+def _bind(family: int, address: Address, *, is_shared: bool = False) -> socket.socket:
     sock: socket.socket | None = None
     try:
         sock = socket.socket(family, socket.SOCK_DGRAM)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):

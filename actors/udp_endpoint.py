@@ -14,6 +14,7 @@ import trio
 
 from holloway.actors.ports import DatagramPort, Ports
 from holloway.actors.running_peer import Receiver
+from holloway.actors.udp_queues import shared
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret
@@ -36,6 +37,11 @@ class UdpEndpoint:
         self._unreachable: Counter[str] = Counter()
         self.dtls: DtlsHandshaker | None = None
         """Whoever takes what belongs to DTLS."""
+
+    @property
+    def sockets(self) -> Sequence[DatagramPort]:
+        """One of each family that the host has; with several queues `UdpQueues`."""
+        return self._sockets
 
     @property
     def listening(self) -> list[Address]:
@@ -121,14 +127,18 @@ async def udp_endpoint(
     past_drops: Counter[str],
     *,
     mark: int = 0,
+    queues: int = 1,
     task_status: trio.TaskStatus[UdpEndpoint],
 ) -> None:
-    """Actor: the node's UDP sockets; `mark`: see `Ports.open_datagrams`. Raises `PortError` when none can be bound.
+    """Actor: the node's UDP sockets; `mark`: see `Ports.open_datagrams`. Several `queues` are read by `queue_readers`. Raises
+    `PortError` when none can be bound.
 
     What it counted goes into `past_drops` at its end, so that a restart does not turn the node's counters back.
     """
     static, secret = StaticKey(private_key), index_secret(private_key)
     sockets = ports.open_datagrams(address, port, mark=mark)
+    if queues > 1:
+        sockets = shared(sockets, queues, ports)
     endpoint = UdpEndpoint(sockets, static, secret, ports)
     try:
         async with trio.open_nursery() as nursery:

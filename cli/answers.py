@@ -153,6 +153,15 @@ class NodeSecurity:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What came by one of several queues: from the network, and from the host; `drops` are those of both."""
+
+    datagrams: int
+    packets: int
+    drops: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node in `status`."""
 
@@ -172,6 +181,7 @@ class NodeStatus:
     security: NodeSecurity | None
     offloads: list[str]
     refused_runs: dict[str, int]
+    queues: list[QueueStatus]
     memory: Memory
     registry: RegistryStatus | None
     certificate: CertificateStatus | None
@@ -325,6 +335,7 @@ def read_status(answer: Json) -> Status:
             security=_node_security(node.inner("security")) if node.has("security") else None,
             offloads=node.texts("offloads"),
             refused_runs=node.counters("refused_runs"),
+            queues=[_queue_status(each) for each in node.inners("queues")] if node.has("queues") else [],
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
             registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),
             certificate=None if node.is_null("certificate") else _certificate_status(node.inner("certificate")),
@@ -336,6 +347,12 @@ def read_status(answer: Json) -> Status:
         peers=[_peer_status(each) for each in fields.inners("peers")],
         drops=fields.counters("drops"),
     )
+
+
+def _queue_status(queue: Fields) -> QueueStatus:
+    udp, tun = queue.inner("udp"), queue.inner("tun")
+    drops = sum(udp.counters("drops").values()) + sum(tun.counters("drops").values())
+    return QueueStatus(udp.integer("datagrams"), tun.integer("packets"), drops)
 
 
 def _registry_status(registry: Fields) -> RegistryStatus:

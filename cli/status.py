@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from holloway.cli.answers import FloatingStatus, GatewayStatus, NodeStatus, PeerStatus, Status, read_status
+from holloway.cli.answers import FloatingStatus, GatewayStatus, NodeStatus, PeerStatus, QueueStatus, Status, read_status
 from holloway.cli.control_client import Daemon, Patience, ask
 from holloway.cli.find_daemon import daemon_options, find_daemon
 from holloway.cli.gateway_warning import warn_of_gateway
@@ -70,6 +70,9 @@ def _print(status: Status, *, color: bool) -> None:
         f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}"
         f"  memory {size(node.memory.held)} of {size(node.memory.cap)}, peak {size(node.memory.peak)}"
     )
+    if node.queues:
+        words = ", ".join(map(_queue_words, node.queues))
+        print(f"{len(node.queues)} queues, datagrams from the network / packets from here: {words}")
     if node.registry is not None:
         print(f"registry {'in touch' if node.registry.is_in_touch else 'away'}, trust {node.registry.trust}", end="")
         print(_BELIEVED if node.registry.trust == "store" else "", end="")
@@ -89,6 +92,11 @@ def _print(status: Status, *, color: bool) -> None:
         print(f"sent one by one, as the kernel refused runs: {counters(node.refused_runs)}")
     if any(status.drops.values()):
         print(f"dropped: {counters(status.drops)}")
+
+
+def _queue_words(queue: QueueStatus) -> str:
+    lost = f" {queue.drops} lost" if queue.drops else ""
+    return f"{queue.datagrams} / {queue.packets}{lost}"
 
 
 def _requires(node: NodeStatus) -> str:

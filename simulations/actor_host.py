@@ -274,7 +274,7 @@ class ActorHost(Host):
 
     def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
         """See `Host`."""
-        if self._life is not None and (socket := self._life.ports.socket) is not None and socket.is_open:
+        if self._life is not None and (socket := self._life.ports.socket_for(source)) is not None:
             if is_forged:
                 self.world.forged[datagram] = None
             socket.take(Heard(datagram, source, is_forged, cause, now_ns))

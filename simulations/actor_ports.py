@@ -21,6 +21,7 @@ from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
+from holloway.protocols.flows import address_number
 from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.icmp import answer_echo, parse_echo_reply
 from holloway.protocols.packets import Packet
@@ -42,22 +43,41 @@ class LifePorts(Ports):
     def __init__(self, life: Life) -> None:
         self._life = life
         self.tun: LifeTun | None = None
-        self.socket: LifeDatagrams | None = None
+        self.sockets: list[LifeDatagrams] = []
         self._netlink = LifeNetlink(life)
 
-    def open_tun(self, name: str, mtu: int) -> TunPort:
+    def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports`. Raises `TunError` while one is open."""
         if self.tun is not None and self.tun.is_open:
             raise TunError(f"cannot open the TUN device {name!r}", "EBUSY: the node has one open", "close it first")
         self.tun = LifeTun(name, mtu, self._life)
         return self.tun
 
+    def open_tun_queue(self, device: TunPort) -> TunPort:
+        """See `Ports`."""
+        assert isinstance(device, LifeTun)
+        return device.add_queue()
+
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports`. One socket. Raises `PortError` while one is open."""
-        if self.socket is not None and self.socket.is_open:
+        if any(socket.is_open for socket in self.sockets):
             raise PortError(f"cannot listen on port {port}", "EADDRINUSE: the node has a socket open", "close it first")
-        self.socket = LifeDatagrams((str(self._life.configured[0]), port), self._life)
-        return [self.socket]
+        self.sockets = [LifeDatagrams((str(self._life.configured[0]), port), self._life)]
+        return [*self.sockets]
+
+    def open_beside(self, port: DatagramPort) -> DatagramPort:
+        """See `Ports`."""
+        assert isinstance(port, LifeDatagrams)
+        self.sockets = [*self._open_sockets(), LifeDatagrams(port.local, self._life)]
+        return self.sockets[-1]
+
+    def socket_for(self, source: Address) -> LifeDatagrams | None:
+        """The open socket by which a datagram from `source` arrives, if there is one: always the same of several."""
+        sockets = self._open_sockets()
+        return sockets[address_number(source) % len(sockets)] if sockets else None
+
+    def _open_sockets(self) -> list[LifeDatagrams]:
+        return [socket for socket in self.sockets if socket.is_open]
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports`."""
@@ -93,8 +113,8 @@ class LifePorts(Ports):
         return self._life.entropy(n)
 
     def break_one(self, bits: int) -> str:
-        """Break the device, the socket or netlink, as `bits` say; the name of what was broken, nothing if it is not open."""
-        choices = [port for port in (self.tun, self.socket) if port is not None and port.is_open]
+        """Break the device, a socket or netlink, as `bits` say; the name of what was broken, nothing if it is not open."""
+        choices = [port for port in (self.tun, *self.sockets) if port is not None and port.is_open]
         number = below(bits, len(choices) + 1)
         if number == len(choices):
             self._netlink.break_down()
@@ -124,8 +144,10 @@ class LifeTun(SimulatedTun):
 
     def break_down(self) -> None:
         """Somebody deletes the device."""
-        self._broken = TunError(f"lost the TUN device {self.name}", "ENODEV: somebody deleted it")
-        self.close()
+        for queue in self.queues:
+            assert isinstance(queue, LifeTun)
+            queue._broken = TunError(f"lost the TUN device {self.name}", "ENODEV: somebody deleted it")
+            queue.close()
 
     def _deliver(self, packet: bytes) -> None:
         if not self.is_open:

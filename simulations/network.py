@@ -27,6 +27,7 @@ from holloway.actors.ports import DatagramPort
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, PortError
+from holloway.protocols.flows import address_number
 
 RECEIVE_QUEUE = 4096  # datagrams a socket holds for a reader that lags; a real one holds 4 MiB
 RECEIVE_BUDGET = 128  # datagrams one `receive` takes
@@ -110,6 +111,15 @@ class SimulatedNetwork:
             "close it, or bind another port",
         )
 
+    def bind_beside(self, first: SimulatedDatagrams) -> SimulatedDatagrams:
+        """One more socket with the address of `first`: what arrives is spread over them by where it comes from."""
+        if first not in first.group:
+            raise PortError(f"cannot share {format_address(first.local)}", "EBADF: the socket is closed")
+        socket = SimulatedDatagrams(self, first.local)
+        socket.public, socket.group = first.public, first.group
+        socket.group.append(socket)
+        return socket
+
     def rebind(self, old: Address, new: Address) -> None:
         """Let a socket be seen as `new` on the wire instead of `old`, as when a NAT forgets its mapping.
 
@@ -124,13 +134,17 @@ class SimulatedNetwork:
             )
         if len(old) != len(new):
             raise LocalError(f"cannot rebind {format_address(old)}", f"{format_address(new)} is of another family")
-        socket = self._sockets.pop(old)
-        socket.public = new
-        self._sockets[new] = socket
+        self._sockets[new] = self._sockets.pop(old)
+        for socket in self._sockets[new].group:
+            socket.public = new
 
     def release(self, socket: SimulatedDatagrams) -> None:
         """Forget a socket that was closed."""
-        del self._sockets[socket.public]
+        socket.group.remove(socket)
+        if socket.group:
+            self._sockets[socket.public] = socket.group[0]
+        else:
+            del self._sockets[socket.public]
 
     def carry(self, sender: SimulatedDatagrams, datagram: bytes, destination: Address) -> None:
         """Put one datagram on the wire. It is delivered, or counted in `drops`."""
@@ -141,6 +155,8 @@ class SimulatedNetwork:
         if receiver is None:
             self.drops["no_such_address"] += 1
             return
+        if len(receiver.group) > 1:
+            receiver = receiver.group[address_number(sender.public) % len(receiver.group)]
         hosts = sender.local[0], receiver.local[0]
         link = self._links.get(hosts, self._default)
         way = self._ways.get(hosts)
@@ -160,12 +176,13 @@ class SimulatedNetwork:
 class SimulatedDatagrams(DatagramPort):
     """A UDP socket of the simulated network. Made by `SimulatedNetwork.bind`.
 
-    `public` is its address on the wire, which is `local` until a NAT changes it.
+    `public` is its address on the wire, which is `local` until a NAT changes it; `group` are all that share it.
     """
 
     def __init__(self, network: SimulatedNetwork, local: Address) -> None:
         self.local = local
         self.public = local
+        self.group = [self]
         self.drops: Counter[str] = Counter()
         self._network = network
         self._is_open = True

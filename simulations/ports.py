@@ -16,20 +16,22 @@ import random
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import trio
 
 from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.errors import LocalError, PortError, TunError
+from holloway.protocols.flows import flow_number
 from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.icmp import answer_echo
 from holloway.protocols.packets import Packet, SuperPacket
-from holloway.simulations.network import SimulatedNetwork
+from holloway.simulations.network import SimulatedDatagrams, SimulatedNetwork
 
 TUN_QUEUE = 4096  # packets that wait in each direction of a device
 RECEIVE_BUDGET = 128  # packets one `receive` takes, as the kernel's port does
@@ -56,6 +58,15 @@ class SimulatedTun(TunPort):
         self._delivered: deque[bytes] = deque()
         self._readers = trio.lowlevel.ParkingLot()
         self._collectors = trio.lowlevel.ParkingLot()
+        self.queues = [self]
+        """All queues of the device: what the host sends is spread over them by its flow."""
+
+    def add_queue(self) -> Self:
+        """One more queue of the same device."""
+        queue = copy(self)
+        queue.drops, queue._outbound, queue._readers = Counter(), deque(), trio.lowlevel.ParkingLot()
+        self.queues.append(queue)
+        return queue
 
     def inject(self, packets: Sequence[Packet]) -> None:
         """Send packets into the network, as a program on the host would. At once; beyond `TUN_QUEUE` they are dropped
@@ -125,6 +136,13 @@ class SimulatedTun(TunPort):
             self._collectors.unpark_all()
 
     def _queue(self, packets: Sequence[Packet]) -> None:
+        if len(self.queues) == 1:
+            self._take_in(packets)
+            return
+        for packet in packets:
+            self.queues[flow_number(packet) % len(self.queues)]._take_in((packet,))
+
+    def _take_in(self, packets: Sequence[Packet]) -> None:
         room = TUN_QUEUE - len(self._outbound)
         self._outbound.extend(packets[:room])
         self._readers.unpark_all()
@@ -277,12 +295,17 @@ class SimulatedPorts(Ports):
             raise LocalError(f"there is no TUN device on {self.host}", "the node has not opened one yet")
         return self._tun
 
-    def open_tun(self, name: str, mtu: int) -> TunPort:
+    def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports`."""
         if self._tun is not None and self._tun.is_open:
             raise TunError(f"cannot open the TUN device {name!r}", "EBUSY: the node has one open", "close it first")
         self._tun = SimulatedTun(name, mtu, answer_pings=self._answer_pings)
         return self._tun
+
+    def open_tun_queue(self, device: TunPort) -> TunPort:
+        """See `Ports`."""
+        assert isinstance(device, SimulatedTun)
+        return device.add_queue()
 
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports`. One socket, of the family of `host`; there is one way out of it, whatever the mark."""
@@ -292,6 +315,11 @@ class SimulatedPorts(Ports):
                 f"cannot listen on {address!r}", "EADDRNOTAVAIL: this host has no such address", f"use {self.host}"
             )
         return [self.network.bind(self.host, port)]
+
+    def open_beside(self, port: DatagramPort) -> DatagramPort:
+        """See `Ports`."""
+        assert isinstance(port, SimulatedDatagrams)
+        return self.network.bind_beside(port)
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports`. Always the same `netlink`."""

@@ -137,8 +137,9 @@ class FragileTun(SimulatedTun):
     failure: Exception | None = None
 
     def vanish(self) -> None:
-        self.failure = TunError("lost the TUN device hw0", "ENODEV: somebody deleted it")
-        self.close()
+        for queue in self.queues:
+            queue.failure = TunError("lost the TUN device hw0", "ENODEV: somebody deleted it")
+            queue.close()
 
     async def receive(self) -> list[Packet]:
         try:
@@ -153,18 +154,18 @@ class FragileDatagrams(DatagramPort):
     """A socket that can break."""
 
     def __init__(self, port: DatagramPort) -> None:
-        self._port = port
+        self.port = port
         self.local, self.drops = port.local, port.drops
         self.failure: Exception | None = None
         self.may_fragment: list[bool] = []
 
     def vanish(self) -> None:
         self.failure = PortError("the socket broke", "EIO")
-        self._port.close()
+        self.port.close()
 
     async def receive(self) -> list[Arrival]:
         try:
-            return await self._port.receive()
+            return await self.port.receive()
         except trio.ClosedResourceError:
             if self.failure is None:
                 raise
@@ -172,10 +173,10 @@ class FragileDatagrams(DatagramPort):
 
     def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         self.may_fragment += [may_fragment] * len(datagrams)
-        self._port.send(datagrams, destination, may_fragment=may_fragment)
+        self.port.send(datagrams, destination, may_fragment=may_fragment)
 
     def close(self) -> None:
-        self._port.close()
+        self.port.close()
 
 
 class FragileNetlink(RecordingNetlink):
@@ -222,7 +223,7 @@ class FragilePorts(SimulatedPorts):
         self._netlink_crash = trio.Event()
         self.datagrams_refused = 0
 
-    def open_tun(self, name: str, mtu: int) -> TunPort:
+    def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         if self._tun is not None and self._tun.is_open:
             raise TunError(f"cannot open {name}", "EBUSY")
         self._tun = FragileTun(name, mtu, answer_pings=self._answer_pings)
@@ -235,6 +236,10 @@ class FragilePorts(SimulatedPorts):
             raise PortError("cannot listen", "EADDRINUSE")
         self.socket = FragileDatagrams(super().open_datagrams(address, port, mark=mark)[0])
         return [self.socket]
+
+    def open_beside(self, port: DatagramPort) -> DatagramPort:
+        assert isinstance(port, FragileDatagrams)
+        return FragileDatagrams(super().open_beside(port.port))
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         return self._fragile_netlink()

@@ -29,6 +29,7 @@ BACKENDS = (
 SECURITY = ("session", "dtls", "none")
 COMPRESSION = ("none", "lz4")
 TRUST_MODES = ("authority", "pinned", "store")
+MAX_QUEUES = 16
 MAX_FLOATING = 16
 """Floating addresses that one node may be a candidate for: each costs the registry five reads a second."""
 MAX_PRIORITY = 1000  # as holloway.protocols.floating_claims has it, which a test holds to this
@@ -75,13 +76,15 @@ class NodeConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceConfig:
     """The TUN device: its name, its overlay addresses with their prefix lengths (none: those of the node's certificate), its
-    MTU in bytes (None: what the back end leaves of 1500); `offloads`: the kernel may cut, join and check packets for us, on this device and on the sockets.
+    MTU in bytes (None: what the back end leaves of 1500); `offloads`: the kernel may cut, join and check packets for us, on this
+    device and on the sockets; `queues`: how many of each family's sockets, and of this device's queues.
     """
 
     name: str
     addresses: tuple[InterfaceAddress, ...] = ()
     mtu: int | None = None
     offloads: bool = True
+    queues: int = 1
 
     @property
     def device_mtu(self) -> int:

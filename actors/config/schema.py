@@ -43,6 +43,7 @@ from holloway.actors.config.model import (
     DTLS_MTU,
     MAX_FLOATING,
     MAX_PRIORITY,
+    MAX_QUEUES,
     SECURITY,
     SUITES,
     TRUST_MODES,
@@ -143,6 +144,15 @@ SECTIONS: Final = (
                 flag_kind(),
                 "Let the kernel cut, join and check packets and datagrams where it can (TSO, USO, GSO, GRO).",
                 True,
+            ),
+            Field(
+                "queues",
+                integer_kind(1, MAX_QUEUES),
+                "With more than 1, the kernel spreads the flows of this machine over so many queues of the device, and what comes "
+                "from the network over so many sockets of each family, by its source: what floods one of them leaves the others "
+                "alone (docs/operations.md).",
+                1,
+                example="4",
             ),
         ),
     ),

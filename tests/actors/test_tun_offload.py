@@ -342,7 +342,7 @@ async def test_the_device_is_told_the_addresses_once_they_are_configured() -> No
             assert not device.local
 
     context = SimpleNamespace(sibling=lambda _: SimpleNamespace(get=Configuring))
-    ports = SimpleNamespace(open_tun=lambda *_: device)
+    ports = SimpleNamespace(open_tun=lambda *_, **__: device)
     interface = InterfaceConfig(name="hw0", addresses=(ip_interface("10.9.0.1/24"), ip_interface("fd09::1/64")))
     async with trio.open_nursery() as nursery:
         router = Router([])

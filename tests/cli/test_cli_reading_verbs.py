@@ -74,6 +74,25 @@ def test_status_without_peers_and_drops(ask: Callable[..., Any]) -> None:
     assert outcome.err == ""
 
 
+def test_status_shows_what_came_by_each_of_several_queues(ask: Callable[..., Any]) -> None:
+    answer = status(drops={})
+    answer["node"]["refused_runs"] = {}
+    answer["node"]["queues"] = [
+        {
+            "udp": {"datagrams": 120, "bytes": 9000, "drops": {"receive_buffer_full": 7}},
+            "tun": {"packets": 3, "bytes": 252, "drops": {"tun_einval": 1}},
+        },
+        {"udp": {"datagrams": 0, "bytes": 0, "drops": {}}, "tun": {"packets": 41, "bytes": 3444, "drops": {}}},
+    ]
+    validator("status").validate(answer)
+    outcome = ask(lines({"result": answer}), "status")
+    assert outcome.out.splitlines()[2] == (
+        "2 queues, datagrams from the network / packets from here: 120 / 3 8 lost, 0 / 41"
+    )
+    del answer["node"]["queues"]  # as an older daemon says it
+    assert ask(lines({"result": answer}), "status").out.splitlines()[2:] == ["no peers"]
+
+
 def test_status_tells_of_the_registry_and_warns_of_what_is_refused(ask: Callable[..., Any]) -> None:
     answer = status(drops={})
     answer["node"]["refused_runs"] = {}
