@@ -60,6 +60,7 @@ class Daemon:
     keys: KeyPair = field(default_factory=KeyPair.fresh)
     peers: list[Peer] = field(default_factory=list)
     port: int = 1099
+    interface: str = ""
     listen: str = ""
     session: str = ""
     extra: str = ""
@@ -93,7 +94,7 @@ class Daemon:
         )
         self.config.write_text(
             f'[node]\nname = "{self.name}"\n'
-            f'[interface]\nname = "hw0"\naddresses = {json.dumps(list(self.addresses))}\n'
+            f'[interface]\nname = "hw0"\naddresses = {json.dumps(list(self.addresses))}\n{self.interface}\n'
             f"[listen]\nport = {self.port}\n{self.listen}\n"
             f'[session]\nprivate_key_file = "{key.name}"\n{self.session}\n{tables}'
             f'[control]\nsocket = "{self.socket}"\n{self.extra}\n'
