@@ -18,8 +18,8 @@ from holloway.actors.control_plane.monitor import GIVEN_UP, Change, Monitor
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.protocols.errors import BrokerError, PortError
 
-PATIENCE_S = 2.5
-"""For a first connection, until the silence of the other side is told."""
+PATIENCE_S = 2.0
+"""For a first connection, until the silence of the other side is told: with what a program takes to start, within 3 s."""
 JUST_NOW = "just now"
 RETRY_S = 2.0
 """After a refusal, until the next attempt."""

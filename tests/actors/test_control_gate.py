@@ -85,9 +85,9 @@ async def test_a_known_key_comes_in_and_every_message_says_whose_it_is() -> None
 
 
 async def fault(broker: Broker) -> BrokerError:
-    """Why there is no connection, and that it takes no longer than a person waits."""
+    """Why there is no connection, and that it takes no longer than a person waits, who has also waited for a program to start."""
     async with clients() as context:
-        with Link(context, broker) as link, trio.fail_after(3), pytest.raises(BrokerError) as caught:
+        with Link(context, broker) as link, trio.fail_after(2.5), pytest.raises(BrokerError) as caught:
             await link.connected()
     return caught.value
 
