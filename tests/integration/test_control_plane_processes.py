@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_from_nothing_to_a_command_on_two_nodes_and_back(site: Site) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.settimeout(10)
+    manager.bind(str(site.folder / "notify"))
+    site.environ["NOTIFY_SOCKET"] = str(site.folder / "notify")
     site.broker()
     site.trust()
     first = site.call("clients")
@@ -42,9 +47,12 @@ def test_from_nothing_to_a_command_on_two_nodes_and_back(site: Site) -> None:
     assert "does not let us in" in second.stderr
     # A node's key commands nobody.
     assert "a node commands nobody" in site.call("--curve-key-file", "web1.yml", "echo", "hi").stderr
-    for name in ("web1", "web2", "broker"):
-        site.processes[name].terminate()
-        assert site.processes[name].wait(10) == 0, site.log(name)
+    with manager:
+        assert [manager.recv(100) for _ in site.processes] == [b"READY=1"] * 3
+        for name in ("web1", "web2", "broker"):
+            site.processes[name].terminate()
+            assert manager.recv(100) == b"STOPPING=1"
+            assert site.processes[name].wait(10) == 0, site.log(name)
     audit = ["b/broker/audit.jsonl", ".holloway/web1/agent/audit.jsonl"]
     for path in audit:
         verdict = json.loads(site.call("audit", "verify", path, "--json").stdout)
