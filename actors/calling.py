@@ -1,7 +1,7 @@
 """Where a peer can be called: its endpoints as socket addresses, in the order in which they are worth a try.
 
 A numeric endpoint is an address already; a host name, or an address with a zone, is one after a look-up, which may fail,
-and give something else the next time. Not responsible for when to look up or to call: that is `peer_session`.
+and give something else the next time. Not responsible for when to call: that is `peer_session`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ import trio
 from holloway.actors.config import Endpoint
 from holloway.protocols.addresses import Address
 
+LOOK_UP_RETRY_S = 1.0
+LOOK_UP_RETRY_MAX_S = 300.0
+LOOK_UP_AGAIN_S = 15.0
+"""A peer that does not answer has its names looked up again, but not more often than this."""
 MAX_ADDRESSES = 16
 """A name with more addresses than this is not tried out on all of them."""
 
@@ -33,6 +37,7 @@ class Callbook:
         self.proven: Address | None = None
         """Where an authentic datagram of the peer came from last."""
         self._news = trio.Event()
+        self._unanswered = trio.Event()
         self.replace(endpoints)
 
     def replace(self, endpoints: Sequence[Endpoint]) -> None:
@@ -75,6 +80,37 @@ class Callbook:
             self._found[endpoint] = list(dict.fromkeys(found))[:MAX_ADDRESSES]
             self._tell()
         return None
+
+    def not_answered(self) -> None:
+        """The peer does not answer: what its names came to may be out of date."""
+        self._unanswered.set()
+
+    async def keep_looking_up(self, warn: Callable[[Endpoint, str], None], has_changed: Callable[[], None]) -> None:
+        """Look every name up until all have addresses, and again whenever the peer does not answer. For the names there are now:
+        cancel it when they are replaced. `warn` is told why there is nothing, once for each reason.
+        """
+        pause_s = LOOK_UP_RETRY_S
+        failed: dict[Endpoint, str] = {}
+        names = self.names
+        while True:
+            self._unanswered = trio.Event()
+            before = self.addresses
+            for name in names:
+                why = await self.look_up(name)
+                if why is None:
+                    failed.pop(name, None)
+                elif failed.get(name) != why:
+                    failed[name] = why
+                    warn(name, why)
+            if self.addresses != before:
+                has_changed()
+            if failed:
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LOOK_UP_RETRY_MAX_S)
+            else:
+                pause_s = LOOK_UP_RETRY_S
+                await self._unanswered.wait()
+                await trio.sleep(LOOK_UP_AGAIN_S)
 
     async def wait_found(self) -> None:
         """Wait until there is an address to call at."""

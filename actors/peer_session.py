@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -59,10 +59,6 @@ __all__ = ["INBOX_MESSAGES", "PING_PAYLOAD", "PeerSession", "Pong"]
 
 INBOX_MESSAGES = 64
 """Messages, each a batch, that may wait for the actor's task."""
-LOOK_UP_RETRY_S = 1.0
-LOOK_UP_RETRY_MAX_S = 300.0
-LOOK_UP_AGAIN_S = 15.0
-"""A peer that does not answer has its names looked up again, but not more often than this."""
 
 
 class PeerSession:
@@ -95,13 +91,14 @@ class PeerSession:
         self._queued = 0
         self._may_be_answered = False
         self._waiting = trio.CancelScope()
+        self._armed_at = math.inf  # the deadline of `_waiting`
+        self._now = trio.lowlevel.current_clock().current_time  # `trio.current_time` is two calls more
         self._crash: Exception | None = None
         self._pinger = Pinger(first_ping)
         self._terms_with = terms_with
         self._told_terms = SEALED
         self._nursery: trio.Nursery | None = None
         self._looking_up = trio.CancelScope()
-        self._unanswered = trio.Event()
         self._settled = trio.Event()
         self.is_connected = False
         """Whether the first handshake is complete."""
@@ -115,17 +112,31 @@ class PeerSession:
 
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer."""
-        if not self._queued and self.session.is_ready:
-            self._take(Outbound(packets))
-        else:
+        if self._queued or self.is_stopped or not self.session.is_ready:
             self._queue(Outbound(packets))
+            return
+        try:
+            self.session.send(packets, self._now())
+            self._flush()
+            self._rearm()
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._fail(error)
+        if self._may_be_answered:
+            self._look_for_answers()
 
     def offer_arrivals(self, arrivals: list[Arrival]) -> None:
         """Datagrams of the network for this peer. Their memory may be used again as soon as this returns."""
-        if not self._queued and self.session.is_ready:
-            self._take(Inbound(arrivals))
-        else:
+        if self._queued or self.is_stopped or not self.session.is_ready:
             self._queue(Inbound(arrivals))
+            return
+        try:
+            self.session.receive(arrivals, self._now())
+            self._flush()
+            self._rearm()
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._fail(error)
+        if self._may_be_answered:
+            self._look_for_answers()
 
     def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
         """A handshake that names this peer. Never in the caller's turn: it costs three Diffie-Hellmans."""
@@ -166,13 +177,17 @@ class PeerSession:
             self.drops[DropReason.PEER_DOWN.value] += count(message)
             return
         try:
-            self._handle(message, trio.current_time())
+            self._handle(message, self._now())
             self._rearm()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
-        if self._may_be_answered:  # now that this turn is over: the answer is a turn of its own
-            self._may_be_answered = False
-            self._tun.take_answers()
+        if self._may_be_answered:
+            self._look_for_answers()
+
+    def _look_for_answers(self) -> None:
+        """Now that a turn is over: what the host answered is a turn of its own."""
+        self._may_be_answered = False
+        self._tun.take_answers()
 
     def _take_turn(self, act: Callable[[], None]) -> None:
         """Any other turn."""
@@ -266,7 +281,8 @@ class PeerSession:
         """Until a turn crashes."""
         while not self.is_stopped:
             message: Message | None = None
-            with trio.CancelScope(deadline=self._deadline()) as self._waiting:
+            self._armed_at = self._deadline()
+            with trio.CancelScope(deadline=self._armed_at) as self._waiting:
                 message = await self._outlet.receive()
             while message is not None:
                 self._leaves_inbox(message)
@@ -289,9 +305,9 @@ class PeerSession:
 
     def _rearm(self) -> None:
         """A turn outside the task may have brought a deadline nearer."""
-        at = self._deadline()
-        if at < self._waiting.deadline:  # noqa: PLR1730 - an assignment costs a heap operation: not for every batch
-            self._waiting.deadline = at
+        at = self.session.next_timeout()
+        if at is not None and at < self._armed_at:  # an assignment costs a heap operation: not for every batch
+            self._armed_at = self._waiting.deadline = at
 
     # What happens in a turn.
 
@@ -311,10 +327,12 @@ class PeerSession:
     def _flush(self) -> None:
         """Hand on what the session has to say, to the log, the network and the host."""
         session = self.session
-        while (event := session.next_event()) is not None:  # first, because one may say where to send
-            self._note(event)
-        for answer, source in session.answers_to_send():
-            self._udp.send((answer,), source)
+        if session.events:  # first, because one may say where to send
+            while (event := session.next_event()) is not None:
+                self._note(event)
+        if session.answers:
+            for answer, source in session.answers_to_send():
+                self._udp.send((answer,), source)
         runs = session.runs_to_send()
         if runs and session.endpoint is not None:
             self._udp.send_runs(runs, session.endpoint, may_fragment=self._may_fragment)
@@ -343,7 +361,7 @@ class PeerSession:
                 self._settled.set()
             case HandshakeGaveUp(attempts):
                 log.warning("peer %s: no answer to %d initiations", name, attempts)
-                self._unanswered.set()
+                self.callbook.not_answered()
             case EndpointMoved(old, new):
                 self.callbook.proven = new
                 before = format_address(old) if old else "nowhere"
@@ -384,39 +402,21 @@ class PeerSession:
         address = self.callbook.at(attempt)
         if address is not None and address != self.session.endpoint:
             self.session.set_endpoint(address)
-        self._unanswered.set()
+        self.callbook.not_answered()
 
     def _look_up_names(self) -> None:
         """Look up the names among the present endpoints, and no others any more."""
         self._looking_up.cancel()
         if self.callbook.names and self._nursery is not None:
             self._looking_up = trio.CancelScope()
-            self._nursery.start_soon(self._keep_looking_up, self._looking_up, self.callbook.names)
+            self._nursery.start_soon(self._keep_looking_up, self._looking_up)
 
-    async def _keep_looking_up(self, scope: trio.CancelScope, names: Sequence[Endpoint]) -> None:
-        """Look every name up until all have addresses, and again whenever the peer does not answer."""
-        pause_s = LOOK_UP_RETRY_S
-        failed: dict[Endpoint, str] = {}
+    async def _keep_looking_up(self, scope: trio.CancelScope) -> None:
         with scope:
-            while True:
-                self._unanswered = trio.Event()
-                before = self.callbook.addresses
-                for name in names:
-                    why = await self.callbook.look_up(name)
-                    if why is None:
-                        failed.pop(name, None)
-                    elif failed.get(name) != why:
-                        failed[name] = why
-                        self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
-                if self.callbook.addresses != before:
-                    self._take_turn(self._call)
-                if failed:
-                    await trio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, LOOK_UP_RETRY_MAX_S)
-                else:
-                    pause_s = LOOK_UP_RETRY_S
-                    await self._unanswered.wait()
-                    await trio.sleep(LOOK_UP_AGAIN_S)
+            await self.callbook.keep_looking_up(self._cannot_look_up, lambda: self._take_turn(self._call))
+
+    def _cannot_look_up(self, name: Endpoint, why: str) -> None:
+        self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
 
     # What the node asks.
 

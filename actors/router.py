@@ -77,19 +77,26 @@ class Router:
             del self._owners[prefix]
             self.routes.remove(prefix)
 
+    def find(self, packet: Packet) -> RunningPeer | None:
+        """The peer that a packet is for. None when there is none: then it is counted in `drops`."""
+        address = destination(packet.data if isinstance(packet, SuperPacket) else packet)
+        if address is None:
+            self.drops[DropReason.NOT_IP.value] += 1
+            return None
+        peer = self.routes.lookup(address)
+        if peer is None:
+            self.drops[DropReason.NO_ROUTE.value] += 1
+        return peer
+
     def sort(self, packets: Iterable[Packet]) -> dict[RunningPeer, list[Packet]]:
         """The packets of each peer in their order. What has no peer is counted in `drops`."""
         batches: dict[RunningPeer, list[Packet]] = {}
-        lookup = self.routes.lookup
+        find = self.find
         for packet in packets:
-            address = destination(packet.data if isinstance(packet, SuperPacket) else packet)
-            if address is None:
-                self.drops[DropReason.NOT_IP.value] += 1
-                continue
-            peer = lookup(address)
+            peer = find(packet)
             if peer is None:
-                self.drops[DropReason.NO_ROUTE.value] += 1
-            elif peer in batches:
+                continue
+            if peer in batches:
                 batches[peer].append(packet)
             else:
                 batches[peer] = [packet]

@@ -47,10 +47,15 @@ class TunReader:
         if packets:
             self.offer(packets)
 
-    def offer(self, packets: Sequence[Packet]) -> None:
+    def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
         takes a while, and a lone packet to somebody else need not wait for that.
         """
+        if len(packets) == 1:
+            only = self._router.find(packets[0])
+            if only is not None:
+                only.offer_packets(packets)
+            return
         batches = list(self._router.sort(packets).items())
         if len(batches) > 1:
             batches.sort(key=lambda each: sum(map(byte_length, each[1])))

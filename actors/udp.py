@@ -279,7 +279,8 @@ class UdpSocket(DatagramPort):
         if may_fragment is not self._may_fragment:
             self._let_fragment(may_fragment)
         if len(runs) == 1 and runs[0].length <= runs[0].stride:
-            self._send_singly(runs[0].datagrams(), destination)
+            parts = runs[0].parts
+            self._send_singly(parts if len(parts) == 1 else runs[0].datagrams(), destination)
             return
         if not self._sends_runs:
             self._send_singly(flatten(runs), destination)

@@ -97,8 +97,13 @@ class UdpEndpoint:
         while True:
             self._offer(await socket.receive())
 
-    def _offer(self, arrivals: Sequence[Arrival]) -> None:
+    def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""
+        if len(arrivals) == 1:
+            only = self.demux.find(arrivals[0])
+            if only is not None:
+                only.offer_arrivals(arrivals)
+                return
         found = self.demux.sort(arrivals, trio.current_time())
         batches = list(found.arrivals.items())
         if len(batches) > 1:  # whoever sends little does not wait for the work that bulk is

@@ -19,12 +19,12 @@ from holloway.protocols.record_wire import RecordKind
 class Delivery:
     """Packets of one peer that wait to be taken, in order."""
 
-    __slots__ = ("_inspect", "_journal", "_packets", "_unfinished")
+    __slots__ = ("_inspect", "_journal", "packets", "unfinished")
 
     def __init__(self, inspect: Callable[[bytes], DropReason | None], journal: Journal) -> None:
         self._inspect, self._journal = inspect, journal
-        self._packets: list[Packet] = []
-        self._unfinished: list[bytes] = []  # they come after `_packets`
+        self.packets: list[Packet] = []
+        self.unfinished: list[bytes] = []  # they come after `packets`
 
     def add(self, kind: RecordKind, packets: Sequence[Packet], source: Address) -> int:
         """Packets of an authentic record. How many of them are good, a super-packet counting as what it stands for."""
@@ -37,24 +37,25 @@ class Delivery:
             else:
                 self._journal.drop(reason, source, packet.count if isinstance(packet, SuperPacket) else 1)
         if kind is RecordKind.UNFINISHED:
-            self._unfinished += good  # type: ignore[arg-type]  # this kind holds no super-packets; to ask each would cost
+            self.unfinished += good  # type: ignore[arg-type]  # this kind holds no super-packets; to ask each would cost
         else:
-            self._join()
-            self._packets += good
+            if self.unfinished:
+                self._join()
+            self.packets += good
         return count_packets(good) if kind is RecordKind.SUPER_PACKETS else len(good)
 
     def add_own(self, packet: bytes) -> None:
         """A packet that we made for our own host."""
         self._join()
-        self._packets.append(packet)
+        self.packets.append(packet)
 
     def _join(self) -> None:
-        if self._unfinished:
-            self._packets += coalesce(self._unfinished, Checksums.GOOD)
-            self._unfinished = []
+        if self.unfinished:
+            self.packets += coalesce(self.unfinished, Checksums.GOOD)
+            self.unfinished = []
 
     def take(self) -> list[Packet]:
         """Everything added since, ready for a device."""
         self._join()
-        packets, self._packets = self._packets, []
+        packets, self.packets = self.packets, []
         return packets

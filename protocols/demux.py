@@ -205,6 +205,14 @@ class Demux(Generic[Handle]):
         if links is not None:
             links.close()
 
+    def find(self, arrival: Arrival) -> Handle | None:
+        """The session that one lone datagram of a record is for. None for anything else: `sort` knows more."""
+        _, data, stride = arrival
+        if stride != len(data) or stride < MIN_TRANSPORT_BYTES:
+            return None
+        word = int.from_bytes(data[:4], "little")
+        return self._indices.owner(word) if word >= FIRST_RECEIVER_INDEX else None
+
     def sort(self, arrivals: Iterable[Arrival], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""
         result: Sorted[Handle] = Sorted()

@@ -12,9 +12,9 @@ Not responsible for agreeing on keys (`handshakes`), nor for when (`session`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from holloway.protocols.compression import Codec
 from holloway.protocols.journal import Journal
@@ -50,16 +50,16 @@ class Keyring:
     """At most one current, one next and `RETIRED_KEYS` retired keys."""
 
     __slots__ = (
-        "_by_index",
-        "_current",
         "_journal",
         "_lifetime_s",
         "_links",
         "_make_keys",
-        "_next",
         "_retired",
         "_suite",
+        "by_index",
+        "current",
         "made_total",
+        "next",
     )
 
     def __init__(
@@ -79,67 +79,55 @@ class Keyring:
             partial(kind, memory=memory, codec=codec) if kind is RecordKeys else kind
         )
         self._suite, self._lifetime_s, self._links, self._journal = suite, lifetime_s, links, journal
-        self._current: TransportKeys | None = None
-        self._next: TransportKeys | None = None
+        self.current: TransportKeys | None = None
+        self.next: TransportKeys | None = None
         self._retired: deque[TransportKeys] = deque()
-        self._by_index: dict[int, TransportKeys] = {}
+        self.by_index: Final[dict[int, TransportKeys]] = {}
+        """Every slot by our receiver index. These three are for others to read: a call for each would be felt in every batch."""
         self.made_total = 0
         """How many keys there have been; the epoch of the latest."""
 
     def __repr__(self) -> str:
-        return f"<Keyring current={self._current} next={self._next} retired={len(self._retired)}>"
-
-    @property
-    def current(self) -> TransportKeys | None:
-        return self._current
-
-    @property
-    def next(self) -> TransportKeys | None:
-        return self._next
-
-    @property
-    def by_index(self) -> Mapping[int, TransportKeys]:
-        """Every slot by our receiver index. The same object always; it follows the ring."""
-        return self._by_index
+        return f"<Keyring current={self.current} next={self.next} retired={len(self._retired)}>"
 
     def add_next(self, derived: DerivedKeys, now: float) -> None:
         """Keys of an initiation that we answered. A next key that the peer never used makes room."""
-        if self._next is not None:
-            self._forget(self._next)
-        self._next = self._make(derived, now, is_initiator=False)
+        if self.next is not None:
+            self._forget(self.next)
+        self.next = self._make(derived, now, is_initiator=False)
 
     def add_current(self, derived: DerivedKeys, now: float, *, keep_next: bool) -> None:
         """Keys of a handshake that we began, which the peer therefore has.
 
         `keep_next`: the next key may yet replace this one; otherwise it opens only, from now on.
         """
-        self._retire(self._current)
+        self._retire(self.current)
         if not keep_next:
-            self._retire(self._next)
-            self._next = None
-        self._current = self._make(derived, now, is_initiator=True)
+            self._retire(self.next)
+            self.next = None
+        self.current = self._make(derived, now, is_initiator=True)
 
     def confirm_next(self) -> None:
         """The peer has used the next key: it becomes the current one."""
-        self._retire(self._current)
-        self._current, self._next = self._next, None
+        self._retire(self.current)
+        self.current, self.next = self.next, None
 
     def retire_clear(self) -> None:
         """Seal under no key in clear any more; what the peer says under it is still opened."""
-        if self._current is not None and Terms.CLEAR in self._current.terms:
-            self._retire(self._current)
-            self._current = None
-        if self._next is not None and Terms.CLEAR in self._next.terms:
-            self._retire(self._next)
-            self._next = None
+        if self.current is not None and Terms.CLEAR in self.current.terms:
+            self._retire(self.current)
+            self.current = None
+        if self.next is not None and Terms.CLEAR in self.next.terms:
+            self._retire(self.next)
+            self.next = None
 
     def expire(self, now: float) -> None:
         """Forget every key whose life is over."""
-        for keys in [keys for keys in self._by_index.values() if keys.expires_at <= now]:
-            if keys is self._current:
-                self._current = None
-            elif keys is self._next:
-                self._next = None
+        for keys in [keys for keys in self.by_index.values() if keys.expires_at <= now]:
+            if keys is self.current:
+                self.current = None
+            elif keys is self.next:
+                self.next = None
             else:
                 self._retired.remove(keys)
             self._forget(keys)
@@ -150,7 +138,7 @@ class Keyring:
 
     def earliest_expiry(self) -> float | None:
         """When `expire` has something to do next."""
-        return min((keys.expires_at for keys in self._by_index.values()), default=None)
+        return min((keys.expires_at for keys in self.by_index.values()), default=None)
 
     def watch_pieces(self) -> float | None:
         """When `expire_pieces` has something to do next; None while nothing waits for the rest of its record.
@@ -158,7 +146,7 @@ class Keyring:
         After this no key `is_waiting`: whoever asks will come in time.
         """
         earliest: float | None = None
-        for keys in self._by_index.values():
+        for keys in self.by_index.values():
             keys.is_waiting = False
             at = keys.next_expiry()
             if at is not None and (earliest is None or at < earliest):
@@ -167,7 +155,7 @@ class Keyring:
 
     def expire_pieces(self, now: float) -> None:
         """Drop what has waited too long for the rest of its record."""
-        for keys in self._by_index.values():
+        for keys in self.by_index.values():
             keys.expire(now)
 
     def _make(self, derived: DerivedKeys, now: float, *, is_initiator: bool) -> TransportKeys:
@@ -181,7 +169,7 @@ class Keyring:
             expires_at=now + self._lifetime_s,
             epoch=self.made_total,
         )
-        self._by_index[keys.local_index] = keys
+        self.by_index[keys.local_index] = keys
         if keys.remote_token:
             self._links.expect_reset(keys.remote_token)
         return keys
@@ -194,10 +182,10 @@ class Keyring:
 
     def _forget(self, keys: TransportKeys) -> None:
         keys.forget()
-        del self._by_index[keys.local_index]
+        del self.by_index[keys.local_index]
         self._links.release(keys.local_index)
         token = keys.remote_token
-        if token and all(other.remote_token != token for other in self._by_index.values()):
+        if token and all(other.remote_token != token for other in self.by_index.values()):
             self._links.forget_reset(token)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cryptography.exceptions import InvalidTag
+
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.clear_text import ClearText
@@ -40,7 +42,7 @@ from holloway.protocols.records import packets_of, plan, super_packets_of
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.sealing import seal
 from holloway.protocols.suites import Suite
-from holloway.protocols.transport import MIN_TRANSPORT_BYTES, Opened, TransportKeys
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES, MOST_COUNTERS, Opened, TransportKeys
 
 REKEY_AFTER_BYTES = 1 << 37
 """With 2^33 blocks of AES under one key its outputs stay 2^-63 from random ones (NIST SP 800-38D; RFC 8446, section 5.5)."""
@@ -75,6 +77,7 @@ class RecordKeys(TransportKeys):
         "_end_in",
         "_first_in",
         "_first_out",
+        "_fresh_until",
         "_kinds",
         "_mark",
         "_meter",
@@ -116,6 +119,7 @@ class RecordKeys(TransportKeys):
         self._kinds = _KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
+        self._fresh_until = min(suite.rekey_after_messages, self._limit - MOST_COUNTERS)
         self._bytes = 0
         self._size = RecordSize()
         self._meter = LossMeter(self._first_in)
@@ -166,13 +170,63 @@ class RecordKeys(TransportKeys):
         return self._seal_alone(kind, plaintext)
 
     def _seal_alone(self, kind: int, plaintext: bytes) -> Run:
-        header = HEADER.pack(
-            self.remote_index, 0, kind | self._mark, (self._first_out + self._take_counters(1)) << SPREAD_BITS
-        )
+        number = self._take_counters(1)
+        header = HEADER.pack(self.remote_index, 0, kind | self._mark, (self._first_out + number) << SPREAD_BITS)
         self._size.sent(1, 1)
         self._bytes += len(plaintext)
-        datagram = header + self._seal.encrypt(header[4:], plaintext, None)
-        return lone_run(datagram)
+        return lone_run(header + self._seal.encrypt(header[4:], plaintext, None))
+
+    # The short way: see `express`.
+
+    @property
+    def has_short_way(self) -> bool:
+        """Whether records are what they seem: not compressed."""
+        return self._packer is None
+
+    def seal_lone(self, packet: bytes) -> bytes | None:
+        """One short packet in a datagram; None, and nothing happens, when the key wears out."""
+        number = self._sent
+        if number >= self._fresh_until or self._bytes >= REKEY_AFTER_BYTES:
+            return None
+        self._sent = number + 1
+        header = HEADER.pack(self.remote_index, 0, _PACKETS | self._mark, (self._first_out + number) << SPREAD_BITS)
+        self._size.sent(1, 1)
+        self._bytes += len(packet)
+        return header + self._seal.encrypt(header[4:], packet, None)
+
+    def open_lone(self, data: bytes | memoryview, source: Address, now: float) -> Sequence[bytes] | None:
+        """The packets in one datagram that is a whole record; None, and nothing happens, when it is no such one."""
+        if len(data) < MIN_TRANSPORT_BYTES:
+            return None
+        index, number, kind, word = HEADER.unpack_from(data)
+        counter = word >> SPREAD_BITS
+        if (
+            counter <= self._window.top
+            or not self._first_in <= counter < self._end_in
+            or index != self.local_index
+            or kind != _PACKETS | self._mark
+            or number
+            or word & _SPREAD_MASK
+        ):
+            return None
+        try:
+            plaintext = self._receive.decrypt(bytes(data[4:HEADER_BYTES]), data[HEADER_BYTES:], None)
+        except InvalidTag:
+            return None
+        self._window.commit(counter)
+        self._note_arrival(counter, 1, now, is_report=False)
+        packets = packets_of(plaintext, 1)
+        if packets is None:
+            self._journal.drop(DropReason.MALFORMED, source)
+            return ()
+        return packets
+
+    def _note_arrival(self, counter: int, count: int, now: float, *, is_report: bool) -> None:
+        meter = self._meter
+        due_at = meter.due_at
+        meter.arrived(counter, count, now, is_report=is_report)
+        if meter.due_at is not due_at or (due_at is not None and due_at <= now):
+            self.is_waiting = True
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""
@@ -285,11 +339,7 @@ class RecordKeys(TransportKeys):
         name, is_packed = self._kinds[kind], False
         if kind >= _MARKED:
             kind, is_packed = name.value, kind & _PACKED != 0
-        meter = self._meter
-        due_at = meter.due_at
-        meter.arrived(counter, count, now, is_report=kind >= _REPORT)
-        if meter.due_at is not due_at or (due_at is not None and due_at <= now):
-            self.is_waiting = True
+        self._note_arrival(counter, count, now, is_report=kind >= _REPORT)
         if kind >= _REPORT:
             reason = self._size.hear(plaintext, now) if kind == _REPORT else None
             if reason is not None:

@@ -26,7 +26,7 @@ class ReplayWindow:
     Raises LocalError for another size.
     """
 
-    __slots__ = ("_mask", "_seen", "_size", "_top")
+    __slots__ = ("_mask", "_seen", "_size", "top")
 
     def __init__(self, size: int = WINDOW_SIZE) -> None:
         if not MIN_WINDOW_SIZE <= size <= MAX_WINDOW_SIZE or size & (size - 1):
@@ -34,16 +34,12 @@ class ReplayWindow:
         self._size: Final = size
         self._mask: Final = size - 1
         self._seen: Final = bytearray(size)
-        self._top = -1
-
-    @property
-    def top(self) -> int:
-        """The greatest counter committed, -1 before the first."""
-        return self._top
+        self.top = -1
+        """The greatest counter committed, -1 before the first. For others to read."""
 
     def is_new(self, counter: int) -> bool:
         """Whether `counter` (0 to 2^64 - 1) may still be accepted. Changes nothing."""
-        top = self._top
+        top = self.top
         if counter > top:
             return True
         return top - counter < self._size and counter >= 0 and not self._seen[counter & self._mask]
@@ -54,21 +50,21 @@ class ReplayWindow:
         False means that it was not, and nothing has changed: whoever asked `is_new` for a whole batch before opening it
         must not deliver the second of two messages with the same counter.
         """
-        skipped = counter - self._top - 1
+        skipped = counter - self.top - 1
         if skipped < 0:
             if not self.is_new(counter):
                 return False
         else:
             if skipped:
                 self._forget(skipped)
-            self._top = counter
+            self.top = counter
         self._seen[counter & self._mask] = 1
         return True
 
     def _forget(self, count: int) -> None:
         """Clear the places of the `count` counters after the top: they held counters that leave the window."""
         size = self._size
-        start = (self._top + 1) & self._mask
+        start = (self.top + 1) & self._mask
         end = start + count
         if end <= size:
             self._seen[start:end] = bytes(count)
@@ -79,4 +75,4 @@ class ReplayWindow:
             self._seen[:] = bytes(size)
 
     def __repr__(self) -> str:
-        return f"ReplayWindow(size={self._size}, top={self._top})"
+        return f"ReplayWindow(size={self._size}, top={self.top})"

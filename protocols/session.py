@@ -23,14 +23,14 @@ and then the key of the one begun by the smaller public key is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.dialling import Dialling
-from holloway.protocols.errors import LocalError
 from holloway.protocols.events import DropReason, EndpointMoved, Event, HandshakeCompleted, KeyExpired, PeerForgotUs
+from holloway.protocols.express import ExpressLane
 from holloway.protocols.handshakes import Handshakes
 from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
@@ -78,7 +78,7 @@ class Session:
         self.endpoint = endpoint
         self._journal = Journal()
         self._ring = Keyring(suite, config.timers.reject_after_s, links, self._journal, config.memory, config.codec)
-        self._events = self._journal.events
+        self.events = self._journal.events
         self.drops, self.packing = self._journal.drops, self._journal.packing
         self._tunnel = Tunnel(config, self._ring, self._timers, self._journal)
         self.received = self._tunnel.received
@@ -91,7 +91,8 @@ class Session:
         self.round_trip_s: float | None = None
         self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
         self._staged = Waiting(config.memory, self._timers, self._journal)
-        self._answers: list[tuple[bytes, Address]] = []
+        self.answers: list[tuple[bytes, Address]] = []
+        self._lane = ExpressLane(self._ring, self._tunnel, self._timers, config.timers, self._staged)
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -118,7 +119,7 @@ class Session:
     @property
     def is_ready(self) -> bool:
         """Whether a packet handed in now would be sealed at once."""
-        return self._ring.current is not None and not self._staged
+        return self._ring.current is not None and not self._staged.queue.packets
 
     @property
     def is_silent(self) -> bool:
@@ -134,13 +135,13 @@ class Session:
 
     def connect(self, now: float) -> None:
         """Begin a handshake unless one is under way or a key is in use. Without an endpoint, wait for one or a call."""
-        self._refuse_if_closed()
+        self._standing.refuse_if_closed()
         if self._ring.current is None:
             self._dial(now)
 
     def rekey(self, now: float) -> None:
         """Agree on new keys now, at most once every `rekey_timeout_s`."""
-        self._refuse_if_closed()
+        self._standing.refuse_if_closed()
         self._dial(now)
 
     def set_terms(self, terms: Terms, now: float) -> None:
@@ -149,7 +150,7 @@ class Session:
 
         Raises `LocalError` for terms that the session cannot keep.
         """
-        self._refuse_if_closed()
+        self._standing.refuse_if_closed()
         self._config.refuse_terms(terms)
         if terms != self._handshakes.terms:
             has_keys = self._ring.current is not None or self._ring.next is not None
@@ -162,12 +163,14 @@ class Session:
 
     def announce(self, now: float) -> None:
         """Send a keepalive, so that the peer learns where we are now; without a key, begin a handshake."""
-        self._refuse_if_closed()
+        self._standing.refuse_if_closed()
         self._send_keepalive(now)
 
     def send(self, packets: Sequence[Packet], now: float) -> None:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
-        self._refuse_if_closed()
+        if len(packets) == 1 and self._lane.send(packets[0], now):
+            return
+        self._standing.refuse_if_closed()
         if not packets:
             return
         keys = self._ring.current
@@ -193,17 +196,20 @@ class Session:
         self._dialling.close()
         self._ring.clear()
         self._tunnel.clear()
-        self._answers.clear()
+        self.answers.clear()
         self._timers.disarm_all()
         self._standing.move(State.CLOSED)
 
     # Inputs from the network.
 
-    def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
+    def receive(self, arrivals: Sequence[Arrival], now: float) -> None:
         """Responses, cookie replies and transport datagrams whose receiver index is ours, in order of arrival.
 
         The datagrams of a run are all for one receiver index.
         """
+        if len(arrivals) == 1 and self._lane.receive(arrivals[0], self.endpoint, now):
+            self.last_received_at = now
+            return
         if self.state is State.CLOSED:
             return
         ring, tunnel = self._ring, self._tunnel
@@ -270,7 +276,7 @@ class Session:
         if source == self.endpoint:
             self._tunnel.queue([lone_run(message)], now)
         else:
-            self._answers.append((message, source))
+            self.answers.append((message, source))
             self.transmitted.bytes += len(message)
         self._settle()
 
@@ -284,7 +290,7 @@ class Session:
             return
         self._dial(now)
         if source != self.endpoint and (message := self._dialling.call_back(now)) is not None:
-            self._answers.append((message, source))
+            self.answers.append((message, source))
             self.transmitted.bytes += len(message)
 
     def receive_reset(self, token: bytes, source: Address, now: float) -> None:
@@ -342,23 +348,21 @@ class Session:
     # Outputs.
 
     def runs_to_send(self) -> list[Run]:
-        """Datagrams for `endpoint`, in order. Taking them empties the outbox. Send them before any session of this node seals
-        again: their memory is then used for others.
-        """
+        """Datagrams for `endpoint`, in order; they are taken. To be sent before any session of this node seals again."""
         return self._tunnel.take_runs()
 
     def answers_to_send(self) -> list[tuple[bytes, Address]]:
-        """Answers to calls from elsewhere than `endpoint`, and where they go. Taking them empties the list."""
-        answers, self._answers = self._answers, []
+        """Answers to calls from elsewhere than `endpoint`, and where they go; they are taken."""
+        answers, self.answers = self.answers, []
         return answers
 
     def packets_to_deliver(self) -> list[Packet]:
-        """Inner packets from the peer that passed every check, in order. Taking them empties the list."""
+        """Inner packets from the peer that passed every check, in order; they are taken."""
         return self._tunnel.deliver()
 
     def next_event(self) -> Event | None:
         """The oldest unread event."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout`, in monotonic seconds, perhaps past; `None` while nothing is awaited."""
@@ -488,10 +492,6 @@ class Session:
         self.set_endpoint(source)
         if self._ring.current is not None:
             self._tunnel.aim(source, now)
-
-    def _refuse_if_closed(self) -> None:
-        if self.state is State.CLOSED:
-            raise LocalError("the session is closed")
 
     def _settle(self) -> None:
         """Bring `state` in line with keys and handshakes."""

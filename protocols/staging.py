@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from holloway.protocols.memory import MemoryBudget, packet_cost
 from holloway.protocols.packets import Packet, byte_length
@@ -29,17 +29,17 @@ class Staging:
     refused itself.
     """
 
-    __slots__ = ("_bytes", "_packets", "_share")
+    __slots__ = ("_bytes", "_share", "packets")
 
     def __init__(self, memory: MemoryBudget | None = None) -> None:
         """`memory`: what packets take from, by default a budget of their own."""
-        self._packets: deque[Packet] = deque()
+        self.packets: Final[deque[Packet]] = deque()
         self._bytes = 0
         self._share = (memory or MemoryBudget()).host.share()
 
     def __len__(self) -> int:
         """How many wait; a super-packet is one."""
-        return len(self._packets)
+        return len(self.packets)
 
     @property
     def held_bytes(self) -> int:
@@ -53,7 +53,7 @@ class Staging:
 
     def put(self, packets: Iterable[Packet]) -> Displaced:
         """Queue `packets`. Those, of all, that had to make room or found none."""
-        queue, share = self._packets, self._share
+        queue, share = self.packets, self._share
         displaced = Displaced([], [])
         for packet in packets:
             length = byte_length(packet)
@@ -73,19 +73,19 @@ class Staging:
         return displaced
 
     def _push_out(self) -> Packet:
-        oldest = self._packets.popleft()
+        oldest = self.packets.popleft()
         self._bytes -= byte_length(oldest)
         self._share.give(packet_cost(oldest))
         return oldest
 
     def peek(self) -> tuple[Packet, ...]:
         """All packets in order; they stay."""
-        return tuple(self._packets)
+        return tuple(self.packets)
 
     def take(self) -> list[Packet]:
         """All packets in order; the queue is empty then."""
-        packets = list(self._packets)
-        self._packets.clear()
+        packets = list(self.packets)
+        self.packets.clear()
         self._bytes = 0
         self._share.give(self._share.held)
         return packets

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
 
+from holloway.protocols.errors import LocalError
+
 
 class State(Enum):
     """What a session can do at the moment."""
@@ -86,3 +88,8 @@ class Standing:
             assert state in TRANSITIONS[self.state], f"no way from {self.state.name} to {state.name}"
             self.transitions[self.state, state] += 1
             self.state = state
+
+    def refuse_if_closed(self) -> None:
+        """Raises `LocalError` when nothing can be asked of the session any more."""
+        if self.state is State.CLOSED:
+            raise LocalError("the session is closed")

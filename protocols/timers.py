@@ -83,11 +83,21 @@ class SessionTimers:
     Its methods say what happened, and it knows what that arms and disarms (wireguard-go, device/timers.go).
     """
 
-    __slots__ = ("_entropy", "_jitter_s", "_keepalive_s", "_timers", "_times", "is_unanswered", "owes_keepalive")
+    __slots__ = (
+        "_entropy",
+        "_jitter_s",
+        "_keepalive_s",
+        "_silence_s",
+        "_timers",
+        "_times",
+        "is_unanswered",
+        "owes_keepalive",
+    )
 
     def __init__(self, timers: Timers, keepalive_s: float, entropy: Callable[[int], bytes], now: float) -> None:
         """`keepalive_s`: the interval of unasked keepalives, 0 for none."""
         self._timers, self._keepalive_s, self._entropy = timers, keepalive_s, entropy
+        self._silence_s = timers.silence_s
         self._jitter_s = self._draw_jitter()
         self._times: dict[Deadline, float] = {}
         self.owes_keepalive = False
@@ -120,7 +130,7 @@ class SessionTimers:
     def data_sent(self, now: float) -> None:
         """Inner packets left: the peer has to answer them, if only with a keepalive."""
         if Deadline.NEW_HANDSHAKE not in self._times:
-            self._times[Deadline.NEW_HANDSHAKE] = now + self._timers.silence_s + self._jitter_s
+            self._times[Deadline.NEW_HANDSHAKE] = now + self._silence_s + self._jitter_s
 
     def data_received(self, now: float) -> None:
         """Inner packets arrived: the peer will want to hear that we live."""
@@ -134,6 +144,28 @@ class SessionTimers:
         self._disarm(Deadline.SEND_KEEPALIVE)
         self.owes_keepalive = False
         self._any_traffic(now)
+
+    def packets_sent(self, now: float) -> None:
+        """`any_sent` and `data_sent` in one."""
+        times = self._times
+        times.pop(Deadline.SEND_KEEPALIVE, None)
+        self.owes_keepalive = False
+        if self._keepalive_s:
+            times[Deadline.PERSISTENT_KEEPALIVE] = now + self._keepalive_s
+        if Deadline.NEW_HANDSHAKE not in times:
+            times[Deadline.NEW_HANDSHAKE] = now + self._silence_s + self._jitter_s
+
+    def packets_received(self, now: float) -> None:
+        """`any_received` and `data_received` in one."""
+        times = self._times
+        times.pop(Deadline.NEW_HANDSHAKE, None)
+        self.is_unanswered = False
+        if self._keepalive_s:
+            times[Deadline.PERSISTENT_KEEPALIVE] = now + self._keepalive_s
+        if Deadline.SEND_KEEPALIVE in times:
+            self.owes_keepalive = True
+        else:
+            times[Deadline.SEND_KEEPALIVE] = now + self._timers.keepalive_timeout_s
 
     def any_received(self, now: float) -> None:
         """An authentic datagram arrived."""

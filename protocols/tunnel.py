@@ -42,25 +42,26 @@ class Tunnel:
 
     __slots__ = (
         "_aimed_at",
-        "_inside",
         "_journal",
-        "_mtu",
-        "_path",
         "_ring",
         "_sealing",
         "_timers",
         "_too_big_at",
+        "inside",
         "outbox",
+        "path",
         "received",
         "transmitted",
+        "widest",
     )
 
     def __init__(self, config: SessionConfig, ring: Keyring, timers: SessionTimers, journal: Journal) -> None:
-        self._ring, self._timers, self._journal, self._mtu = ring, timers, journal, config.mtu
-        self._inside = Delivery(config.inspect, journal)
-        most = config.mtu + OVERHEAD_BYTES
+        self._ring, self._timers, self._journal = ring, timers, journal
+        self.inside = Delivery(config.inspect, journal)
+        self.widest = most = config.mtu + OVERHEAD_BYTES
+        """How long datagrams are when any packet of the device passes in one."""
         # A foreign peer knows no probes; what is too long for the way to it is fragmented.
-        self._path = PathMtu(BASE_DATAGRAM_BYTES if config.suite.transport is None else most, most)
+        self.path = PathMtu(BASE_DATAGRAM_BYTES if config.suite.transport is None else most, most)
         self._sealing = config.memory.sealing
         self._aimed_at: Address | None = None
         self._too_big_at = float("-inf")
@@ -71,13 +72,13 @@ class Tunnel:
     @property
     def room(self) -> int:
         """Inner bytes a datagram."""
-        return self._path.size - OVERHEAD_BYTES
+        return self.path.size - OVERHEAD_BYTES
 
     # Sending.
 
     def send(self, keys: TransportKeys, packets: Sequence[Packet], now: float) -> None:
         """Seal packets of the host under a key that may seal them."""
-        if self._path.size < self._mtu + OVERHEAD_BYTES:
+        if self.path.size < self.widest:
             packets = self._fitted(packets, now)
         if self.seal(keys, packets, now):
             self.transmitted.packets += count_packets(packets)
@@ -85,11 +86,11 @@ class Tunnel:
 
     def seal(self, keys: TransportKeys, packets: Sequence[Packet], now: float) -> bool:
         """Whether there was anything to send: not if all of it was malformed."""
-        runs = keys.seal(packets, self._path.size - OVERHEAD_BYTES, now)
+        runs = keys.seal(packets, self.path.size - OVERHEAD_BYTES, now)
         if not runs:
             return False
         self.queue(runs, now)
-        if self._path.sent(max([run.stride for run in runs]), now):
+        if self.path.sent(max([run.stride for run in runs]), now):
             self.probe(now)
         return True
 
@@ -102,6 +103,8 @@ class Tunnel:
 
     def take_runs(self) -> list[Run]:
         """What is to be sent, at once: see `SealingBuffers`."""
+        if not self.outbox:
+            return []
         outbox, self.outbox = self.outbox, []
         self._sealing.give_back()
         return outbox
@@ -110,7 +113,7 @@ class Tunnel:
         """On a narrow path: what is too long for a datagram is spread over two, so that nothing is lost, and whoever sent
         it is told to send less, so that not every packet depends on two.
         """
-        if not self._path.is_settled:
+        if not self.path.is_settled:
             return packets  # most likely it is wide, and will be known to be in a moment
         room = self.room
         for packet in packets:
@@ -119,7 +122,7 @@ class Tunnel:
                 answer = None if answerer is None else too_big(packet, room, answerer)
                 if answer is not None:
                     self._too_big_at = now + TOO_BIG_INTERVAL_S
-                    self._inside.add_own(answer)
+                    self.inside.add_own(answer)
         return [clamped(packet, room) for packet in packets]
 
     # Receiving.
@@ -131,7 +134,7 @@ class Tunnel:
             self.received.bytes += record.size
             if record.packets:
                 has_data = True
-                self.received.packets += self._inside.add(record.kind, record.packets, source)
+                self.received.packets += self.inside.add(record.kind, record.packets, source)
             elif record.kind is RecordKind.PROBE:
                 self._answer_probe(record, source, now)
             elif record.kind is RecordKind.PROBE_ACK:
@@ -140,8 +143,12 @@ class Tunnel:
 
     def deliver(self) -> list[Packet]:
         """What is for the host. Taking it empties the list."""
-        packets = self._inside.take()
-        if self._path.size < self._mtu + OVERHEAD_BYTES and self._path.is_settled:
+        inside = self.inside
+        if not inside.packets and not inside.unfinished:
+            return []
+        packets = inside.take() if inside.unfinished else inside.packets
+        inside.packets = []
+        if self.path.size < self.widest and self.path.is_settled:
             room = self.room
             return [clamped(packet, room) for packet in packets]
         return packets
@@ -164,12 +171,12 @@ class Tunnel:
         """The peer is reached at `endpoint` from now on."""
         if endpoint != self._aimed_at:
             self._aimed_at = endpoint
-            self._path.path_changed(now)
+            self.path.path_changed(now)
             self.probe(now)
 
     def connected(self, now: float) -> None:
         """There is a new key to seal with."""
-        self._path.connected(now)
+        self.path.connected(now)
         self.probe(now)
 
     def probe(self, now: float) -> None:
@@ -178,10 +185,10 @@ class Tunnel:
         if not isinstance(keys, RecordKeys):
             self._timers.path_due(None)
             return
-        self._path.handle_timeout(now)
-        while keys.can_seal(KEEPALIVE) and (probe := self._path.next_probe(now)) is not None:
+        self.path.handle_timeout(now)
+        while keys.can_seal(KEEPALIVE) and (probe := self.path.next_probe(now)) is not None:
             self.queue([keys.seal_record(RecordKind.PROBE, probe.encode())], now)
-        self._timers.path_due(self._path.next_timeout())
+        self._timers.path_due(self.path.next_timeout())
 
     def _answer_probe(self, record: Opened, source: Address, now: float) -> None:
         probe = Probe.parse(record.plaintext)
@@ -193,7 +200,7 @@ class Tunnel:
 
     def _hear_acknowledgement(self, record: Opened, source: Address, now: float) -> None:
         told = ProbeAck.parse(record.plaintext)
-        if told is None or not self._path.acknowledged(told.number, told.size, now):
+        if told is None or not self.path.acknowledged(told.number, told.size, now):
             self._journal.drop(DropReason.PROBE_UNKNOWN, source)
         else:
             self.probe(now)

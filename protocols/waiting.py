@@ -18,35 +18,35 @@ from holloway.protocols.timers import SessionTimers
 class Waiting:
     """See the head of this module. Times are monotonic seconds."""
 
-    __slots__ = ("_journal", "_queue", "_timers")
+    __slots__ = ("_journal", "_timers", "queue")
 
     def __init__(self, memory: MemoryBudget, timers: SessionTimers, journal: Journal) -> None:
-        self._queue, self._timers, self._journal = Staging(memory), timers, journal
+        self.queue, self._timers, self._journal = Staging(memory), timers, journal
 
     def __len__(self) -> int:
         """How many wait; a super-packet is one."""
-        return len(self._queue)
+        return len(self.queue)
 
     @property
     def held_bytes(self) -> int:
         """Their length."""
-        return self._queue.held_bytes
+        return self.queue.held_bytes
 
     def put(self, packets: Sequence[Packet], now: float) -> None:
         """They wait from now on. The oldest make room."""
         self._timers.packets_staged(now)
-        displaced = self._queue.put(packets)
+        displaced = self.queue.put(packets)
         self._journal.drop(DropReason.STAGING_FULL, None, count_packets(displaced.by_bounds))
         self._journal.drop(DropReason.MEMORY_FULL, None, count_packets(displaced.by_memory))
 
     def peek(self) -> tuple[Packet, ...]:
         """All of them in order; they stay."""
-        return self._queue.peek()
+        return self.queue.peek()
 
     def take(self) -> list[Packet]:
         """All of them in order: they wait no more."""
         self._timers.nothing_staged()
-        return self._queue.take()
+        return self.queue.take()
 
     def discard(self, reason: DropReason) -> None:
         """They have waited in vain."""

@@ -158,8 +158,8 @@ def queues_are_bounded(session: Session) -> str | None:
         return f"{session.staged} packets wait for a key"
     if session._staged.held_bytes > STAGED_BYTES:
         return f"{session._staged.held_bytes} bytes wait for a key"
-    if len(session._events) > max(EVENTS, DROP_EVENTS):
-        return f"{len(session._events)} events are unread"
+    if len(session.events) > max(EVENTS, DROP_EVENTS):
+        return f"{len(session.events)} events are unread"
     return None
 
 

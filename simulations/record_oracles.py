@@ -137,7 +137,7 @@ def pieces_held_by(session: Session) -> int:
 
 def path_of(session: Session) -> Path:
     """What the session believes of the path to its peer."""
-    path = session._tunnel._path
+    path = session._tunnel.path
     return Path(path.size, path._base, path._most)
 
 

@@ -14,8 +14,7 @@ from node_world import PORT, World, config, crosses, name, outer, packet, peer, 
 from trio.testing import MockClock
 
 from holloway.actors import Endpoint
-from holloway.actors.calling import MAX_ADDRESSES, Callbook, numeric
-from holloway.actors.peer_session import LOOK_UP_RETRY_MAX_S
+from holloway.actors.calling import LOOK_UP_RETRY_MAX_S, MAX_ADDRESSES, Callbook, numeric
 from holloway.actors.wanted import Peer
 from holloway.simulations.network import Link
 

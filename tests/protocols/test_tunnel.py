@@ -28,7 +28,7 @@ NOTICED_S = 0.6
 
 
 def path_of(node: Node) -> PathMtu:
-    return node.session._tunnel._path
+    return node.session._tunnel.path
 
 
 def sizes(world: World) -> tuple[int, int]:

@@ -1,0 +1,175 @@
+"""The short way of a lone packet does what the general way does: byte for byte, deadline for deadline."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from session_world import World
+
+from holloway.protocols.arrivals import lone
+from holloway.protocols.events import DropReason
+from holloway.protocols.express import SHORT_BYTES, ExpressLane
+from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.suites import SUITES
+
+Step = tuple[str, Any]
+
+
+def steps_of(dice: random.Random, count: int = 60) -> list[Step]:
+    """What happens: mostly lone packets to and fro, and now and then everything that makes them take the other way."""
+    steps: list[Step] = []
+    for _ in range(count):
+        side = dice.choice("ab")
+        steps.append(
+            dice.choice(
+                [
+                    *[("send", (side, 1, 80))] * 8,
+                    *[("run", dice.choice([0.001, 0.02, 0.1]))] * 6,
+                    ("send", (side, dice.randint(1, 3), dice.choice([40, SHORT_BYTES, SHORT_BYTES + 1, 1420]))),
+                    ("run", dice.choice([0.3, 12.0, 70.0, 200.0])),
+                    ("loss", dice.choice([0.0, 0.0, 0.2])),
+                    ("duplicate", dice.choice([0.0, 0.0, 0.3])),
+                    ("garble", dice.randrange(2**16)),
+                    ("again", dice.randrange(50)),
+                    ("roam", side),
+                    ("restart", side),
+                ]
+            )
+        )
+    return steps
+
+
+@contextmanager
+def closed_lane(*, is_closed: bool) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if is_closed:
+            patch.setattr(ExpressLane, "send", lambda self, packet, now: False)
+            patch.setattr(ExpressLane, "receive", lambda self, arrival, home, now: False)
+        yield
+
+
+def seen(world: World, steps: list[Step]) -> list[Any]:
+    """Everything that can be told from outside after each step."""
+    told: list[Any] = []
+    world.establish()
+    world.run(1.0)
+    for what, how in steps:
+        if what == "send":
+            world.send(world.nodes[how[0]], how[1], how[2])
+        elif what == "run":
+            world.run(how)
+        elif what == "loss":
+            world.network.loss = how
+        elif what == "duplicate":
+            world.network.duplicate = how
+        elif what == "roam":
+            world.roam(world.nodes[how])
+        elif what == "restart":
+            world.restart(world.nodes[how])
+        elif world.captured:
+            datagram, source, _ = world.captured[-1 - how % len(world.captured)]
+            if what == "garble":
+                place = how % len(datagram)
+                datagram = datagram[:place] + bytes([datagram[place] ^ 1]) + datagram[place + 1 :]
+            for node in world.nodes.values():
+                if node.address != source and node.is_running:
+                    world._receive(node, [lone(datagram, source)])
+        for node in world.nodes.values():
+            session = node.session
+            told.append(
+                (
+                    repr(session._timers),
+                    session.last_received_at,
+                    repr(session),
+                    (session.received.packets, session.received.bytes),
+                    (session.transmitted.packets, session.transmitted.bytes),
+                    dict(session.drops),
+                    session.is_silent,
+                    session.staged,
+                )
+            )
+    world.run(5.0)
+    return [*told, world.captured, world.delivered, [node.events for node in world.nodes.values()]]
+
+
+@pytest.mark.parametrize("keepalive_s", [0.0, 25.0])
+@pytest.mark.parametrize("terms", [SEALED, Terms.CLEAR], ids=["sealed", "clear"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_nobody_can_tell_which_way_a_packet_took(keepalive_s: float, terms: Terms, seed: int) -> None:
+    steps, both = steps_of(random.Random(seed)), []
+    for is_closed in (False, True):
+        with closed_lane(is_closed=is_closed):
+            both.append(seen(World(seed=seed, keepalive_s=keepalive_s, terms=(terms, terms)), steps))
+    assert both[0] == both[1]
+
+
+def counted(patch: pytest.MonkeyPatch, name: str) -> list[bool]:
+    results: list[bool] = []
+    way: Callable[..., bool] = getattr(ExpressLane, name)
+
+    def counting(self: ExpressLane, *arguments: Any) -> bool:
+        results.append(way(self, *arguments))
+        return results[-1]
+
+    patch.setattr(ExpressLane, name, counting)
+    return results
+
+
+def test_lone_short_packets_take_the_short_way_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    sent, received = counted(monkeypatch, "send"), counted(monkeypatch, "receive")
+    for node in (world.a, world.b) * 10:
+        world.send(node)
+        world.run(0.05)
+    assert sent == received == [True] * 20
+
+
+@pytest.mark.parametrize("size", [SHORT_BYTES + 1, 1420])
+def test_long_packets_and_batches_do_not(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    sent = counted(monkeypatch, "send")
+    world.send(world.a, 1, size)
+    world.send(world.a, 2)
+    world.run(0.05)
+    assert sent == [False]
+    assert len(world.delivered["b"]) == len(world.sent)
+
+
+def test_under_the_other_suite_nothing_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(SUITES["wireguard"])
+    world.establish()
+    sent = counted(monkeypatch, "send")
+    world.send(world.a)
+    assert sent == [False]
+
+
+def test_a_datagram_from_elsewhere_moves_the_endpoint_as_ever() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    world.roam(world.a)
+    world.send(world.a)
+    world.run(0.1)
+    assert world.b.session.endpoint == world.a.address
+
+
+def test_the_same_datagram_is_not_taken_twice() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    world.send(world.a)
+    datagram, source, _ = world.captured[-1]
+    world.run(0.1)
+    world._receive(world.b, [lone(datagram, source)])
+    assert world.b.session.drops == {DropReason.REPLAYED: 1}
