@@ -34,6 +34,10 @@ def with_backend(config: Config, enrolled: Enrolled | None, member: StoreMember 
     backend = wanted or settled or Backend.SESSION.value
     node = replace(config.node, backend=backend)
     if backend == Backend.SESSION.value:
+        for position, peer in enumerate(config.peers):
+            if peer.plain_dtls:
+                key, fix = f"peer[{position}].plain_dtls", "take the peer out, or use a network whose nodes speak dtls"
+                raise _problem(config, key, "the nodes of this network speak session", fix)
         return replace(config, node=node)
     if config.dtls is None and enrolled is None:
         raise _problem(config, "node.backend", "dtls needs a certificate", "join a network, or name one under [dtls]")

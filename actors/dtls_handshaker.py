@@ -142,7 +142,7 @@ class DtlsHandshaker:
         self._channels: dict[int, tuple[SecureChannel, DtlsPeer]] = {}
         self._plain: dict[Address, tuple[SecureChannel, DtlsPeer]] = {}
         """The associations of foreign programs, which put nothing before their datagrams, by their addresses."""
-        self._dialled: dict[int, _Dialled] = {}
+        self._dialled: dict[int | Address, _Dialled] = {}  # by number, or those of foreign programs by address
         self._answered: dict[Place, _Handshake] = {}  # the oldest first
         self._load = LoadMeter()
         self._rate = RateLimiter()
@@ -184,7 +184,7 @@ class DtlsHandshaker:
             peer.offer_records(records)
 
     def _offer_handshake(self, number: int | None, record: bytes, source: Address) -> None:
-        dialled = None if number is None else self._dialled.get(number)
+        dialled = self._dialled.get(source if number is None else number)
         place = (*source, number) if dialled is None else dialled.place
         if dialled is not None and record[0] == APPLICATION_DATA:
             dialled.keep(record, source)
@@ -219,10 +219,16 @@ class DtlsHandshaker:
 
     # Handshakes.
 
-    async def dial(self, peer: DtlsPeer, address: Address) -> SecureChannel:
-        """An association with `peer` at `address`. Raises `HandshakeRefused`."""
-        number = self._draw()
-        dialled = self._dialled[number] = _Dialled((*address, number))
+    async def dial(self, peer: DtlsPeer, address: Address, *, is_plain: bool = False) -> SecureChannel:
+        """An association with `peer` at `address`; `is_plain`: with nothing before its datagrams, so only one at a time with that
+        address. Raises `HandshakeRefused`.
+        """
+        number = None if is_plain else self._draw()
+        place: Place = (*address, number)
+        key = address if number is None else number
+        if is_plain and (address in self._plain or address in self._dialled or place in self._answered):
+            raise HandshakeRefused(DtlsProblem.ADDRESS_IN_USE)
+        dialled = self._dialled[key] = _Dialled(place)
         handshake = _Handshake(lambda speaker: self._expected(peer, speaker))
         try:
             try:
@@ -233,7 +239,7 @@ class DtlsHandshaker:
             made.early = dialled.early
             return made
         finally:
-            del self._dialled[number]
+            del self._dialled[key]
 
     async def answer(self, channel: trio.DTLSChannel) -> None:
         """Serve one association that somebody else dials, until it is closed."""

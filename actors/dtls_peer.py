@@ -462,7 +462,7 @@ class DtlsPeer:
             address = self.callbook.at(attempt)
             if address is None:
                 raise HandshakeRefused(DtlsProblem.UNANSWERED, "it has no endpoint that can be called")
-            channel = await self._handshaker.dial(self, address)
+            channel = await self._handshaker.dial(self, address, is_plain=self.peer.is_plain_dtls)
         except HandshakeRefused as refused:
             self._take_turn(partial(self._note_refusal, refused, attempt))
         else:

@@ -116,10 +116,13 @@ class Peers:
     def _over_dtls(self, ctx: Context, peer: Peer, udp: UdpEndpoint) -> DtlsPeer:
         from holloway.actors.dtls_peer import DtlsPeer  # needs OpenSSL, which most nodes do not
 
-        has_exporter = self._config.node.backend == Backend.DTLS_EXPORTER.value
+        is_offered = (
+            self._config.node.backend == Backend.DTLS_EXPORTER.value and self._config.security.require != "dtls"
+        )
+        has_exporter = is_offered and not peer.is_plain_dtls
         return DtlsPeer(
             peer,
-            partial(self._exported, udp) if has_exporter and self._config.security.require != "dtls" else None,
+            partial(self._exported, udp) if has_exporter else None,
             own_name=self._config.node.name,
             timers=Timers(**asdict(self._config.session.timers)),
             router=self._router,

@@ -45,6 +45,8 @@ class Peer:
     endpoints: tuple[Endpoint, ...] = ()
     suite: str = SUITES[0]
     keepalive_s: int = 0
+    is_plain_dtls: bool = False
+    """A program that speaks DTLS and nothing of ours."""
     offers: Offers | None = None
     """What its record offers; None for a configured peer, which needs no record."""
 
@@ -58,6 +60,7 @@ class Peer:
             endpoints=() if config.endpoint is None else (config.endpoint,),
             suite=config.suite,
             keepalive_s=config.keepalive_s,
+            is_plain_dtls=config.plain_dtls,
         )
 
     @property

@@ -10,6 +10,8 @@ which packets leave, and all of them are listened to.
 * When both dial at once, both associations come up, and both sides use the one dialled by the smaller name.
 * One of a foreign program, which knows no probes, is used only while none of a node is heard.
 * One that is not current any more is listened to for `RETIRED_S` after the last word.
+* Of a foreign program, which knows no probes, there is one association at a time, because its two addresses are all that it is known
+  by. The next one that we dial begins with the end of the old one, and packets wait meanwhile.
 
 The object is pure: `now` is monotonic seconds, associations are known by their numbers, and what is to be done comes out of
 `next_action`. Not responsible for handshakes, records, nor for who the peer is.
@@ -92,7 +94,7 @@ class _Association:
     """When the first of what is unanswered was sent."""
     probed_at: float = -math.inf
     is_foreign: bool = False
-    """Of a program that knows no probes: it is never silent, and dials by itself."""
+    """Of a program that knows no probes: it is never silent; and if it dialled, then it does so again by itself."""
     records: int = 0
 
 
@@ -192,7 +194,7 @@ class Link:
         self.last_handshake_at = self.last_heard_at = now
         if is_ours or self._current is None:
             self._promote(new, now)
-            if is_ours:
+            if is_ours and not is_foreign:
                 self._probe(new, now)
         for old in sorted(self._known.values(), key=lambda each: each.heard_at):
             if len(self._known) <= MAX_ASSOCIATIONS:
@@ -256,6 +258,9 @@ class Link:
                 self._dialling = _Dialling(now, now)
             self._dialling.attempts += 1
             self._dialling.at, self._dialling.tried_at = math.inf, now
+            if (current := self._current) is not None and current.is_foreign and current.is_ours:
+                self._current = None
+                self._drop(current)
             self._actions.append(Dial(self._dialling.attempts))
 
     def next_timeout(self) -> float:
@@ -334,7 +339,7 @@ class Link:
 
     def _wanted_at(self, current: _Association) -> float:
         """When an association is to have a successor."""
-        if current.is_foreign:
+        if current.is_foreign and not current.is_ours:
             return math.inf
         if current.records >= REKEY_AFTER_RECORDS:
             return -math.inf

@@ -50,6 +50,8 @@ class DtlsProblem(Enum):
     REFUSED_BY_PEER = "dtls_refused_by_peer"
     NOT_COMPLETED = "dtls_not_completed"
     """Somebody began a handshake with us and did not go on."""
+    ADDRESS_IN_USE = "dtls_address_in_use"
+    """There is an association with a foreign program at that address already, and one is all that there can be."""
     PUSHED_OUT = "dtls_pushed_out"
     """Too many began handshakes with us at once."""
 

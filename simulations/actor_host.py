@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from holloway.actors import (
     Config,
+    DtlsConfig,
     Endpoint,
     FloatingConfig,
     IdentityConfig,
@@ -32,6 +34,7 @@ from holloway.actors import (
 )
 from holloway.actors.registry_plane import floating_name
 from holloway.protocols.addresses import Address
+from holloway.protocols.dtls_names import DtlsProblem
 from holloway.protocols.events import DropReason
 from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.membership import RecordProblem
@@ -73,10 +76,16 @@ NETWORK = "simulated"
 INTERFACE = "hw0"
 PREFIX_BITS = 16
 PREFIX_BITS_6 = 112
+ELSEWHERE = Path("/simulated/certificates")
+"""Nobody reads this: certificates are made (`dtls_certificates`)."""
 STARTED_AGAIN_NS = 10**9
 """How long the service manager waits before it starts a node again that ended by itself."""
 _PLACES = {problem.value: "record_refused" for problem in RecordProblem} | {
-    RevocationProblem.STALE.value: "stale_list_refused"
+    RevocationProblem.STALE.value: "stale_list_refused",
+    "dtls_hello_repeated": "repeated_hello_refused",
+    DtlsProblem.EXPIRED.value: "bad_certificate_refused",
+    DtlsProblem.FOREIGN_AUTHORITY.value: "bad_certificate_refused",
+    DtlsProblem.REFUSED_BY_PEER.value: "refused_by_peer",
 }
 _REASONS = {reason.value: reason for reason in DropReason}
 
@@ -382,7 +391,11 @@ class ActorHost(Host):
         """A session of this host has another state or key."""
         if self._liar is not None:
             self._liar.corrupt(session)
-        self._tell("state", self._by_key.get(peer_key, "stranger"), f"{session.state.name} epoch {session.epoch}")
+        self.tell_state(self._by_key.get(peer_key, "stranger"), f"{session.state.name} epoch {session.epoch}")
+
+    def tell_state(self, peer: str, what: str) -> None:
+        """The link to a peer has another state or key."""
+        self._tell("state", peer, what)
 
     # What its supervisors say.
 
@@ -422,7 +435,7 @@ class ActorHost(Host):
 def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     plan = world.plan
     return Config(
-        node=NodeConfig(name=own.name, network=NETWORK),
+        node=NodeConfig(name=own.name, network=NETWORK, backend=plan.backend if plan.is_dtls else None),
         interface=InterfaceConfig(name=INTERFACE, addresses=() if world.office is not None else _interfaces(own)),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
         security=SecurityConfig(require=policy_of(plan, own.name).require.word),
@@ -436,7 +449,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
                 allowed=(IPv4Network((peer.inner, 32)), IPv6Network((peer.inner6, 128))),
                 endpoint=Endpoint(str(peer.configured[0]), PORT),
                 suite=plan.suite,
-                preshared_key=preshared(own.static.public, peer.static.public),
+                preshared_key=None if plan.is_dtls else preshared(own.static.public, peer.static.public),
                 keepalive_s=int(plan.keepalive_s),
             )
             for peer in peers
@@ -449,6 +462,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
             for number, each in enumerate(() if plan.registry is None else plan.registry.floating)
             if own.name in each.nodes
         ),
+        dtls=DtlsConfig(cert_file=ELSEWHERE, key_file=ELSEWHERE, ca_file=ELSEWHERE) if plan.is_dtls else None,
         identity=None if world.office is None else IdentityConfig(directory=world.office.disks[own.name].path),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,12 @@ from holloway.simulations.store import Store
 from holloway.simulations.trace import Trace
 from holloway.simulations.watched import watched_suite
 from holloway.simulations.watched_session import watched_sessions
-from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World, has_forgers
+from holloway.simulations.world import EVENTS_PER_SECOND, NOBODY_THERE, SECOND_NS, Host, World, has_forgers
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
     from holloway.simulations.disk import Disk
+    from holloway.simulations.dtls_watch import DtlsWatch
 
 
 class ActorWorld(World):
@@ -67,6 +68,11 @@ class ActorWorld(World):
         """Datagrams that are not as a peer made them."""
         self.store: Store | None = None
         self.has_store_faults = any(KINDS[fault.kind].scope is Scope.STORE for fault in plan.faults)
+        self._dtls: DtlsWatch | None = None
+        if plan.is_dtls:  # needs OpenSSL, which sessions do not
+            from holloway.simulations.dtls_watch import DtlsWatch
+
+            self._dtls = DtlsWatch(self, NETWORK, plan.nodes)
         self.office: Office | None = None
         if plan.registry is not None and plan.registry.has_authority:
             members = {name: identity(plan.seed, number, name) for number, name in enumerate(plan.nodes)}
@@ -106,7 +112,7 @@ class ActorWorld(World):
         self.freezer = Freezer()
         self._pump.start()
         async with trio.open_nursery() as self.nursery:
-            with watched_sessions():
+            with watched_sessions(), self._watched_links():
                 try:
                     self.populate()
                     await self._pass_time(progress)
@@ -114,6 +120,13 @@ class ActorWorld(World):
                     self.violated(broken)
                 finally:
                     self._end()
+
+    def _watched_links(self) -> AbstractContextManager[None]:
+        if self._dtls is None:
+            return nullcontext()
+        from holloway.simulations.dtls_watch import watched_links
+
+        return watched_links()
 
     async def _pass_time(self, progress: Callable[[int], None] | None) -> None:
         pump, end_ns = self._pump, self.plan.duration_ns
@@ -135,6 +148,8 @@ class ActorWorld(World):
                     hold(deadlines_are_kept, session.next_timeout(), now_s, host.name)
                 if (demux := host.demux()) is not None:
                     hold(tables_are_bounded, demux, len(self.plan.nodes) - 1)
+                if self._dtls is not None:
+                    self._dtls.look(host)
             hold(stopping_ends, host.stopping_since_ns, self.timeline.now_ns, host.name)
             self.look_at_trust(host)
         self.floating.look(self.timeline.now_ns)
@@ -199,6 +214,8 @@ class ActorWorld(World):
 
     def calm(self) -> Calm:
         """See `World`."""
+        if self._dtls is not None:
+            return self._dtls.calm(super().calm())
         if self.store is None:
             return super().calm()
         return replace(
@@ -236,6 +253,31 @@ class ActorWorld(World):
         if self.office is None or fault.kind != "disk_full":
             return []
         return [self.office.disks[name] for name in fault.nodes or self.plan.nodes]
+
+    # DTLS.
+
+    @property
+    def dtls(self) -> DtlsWatch:
+        """The associations of the network, and who looks at them."""
+        assert self._dtls is not None, "a plan without DTLS has no such fault"
+        return self._dtls
+
+    def certificate_fails(self, host: Host, kind: str) -> None:
+        """See `World`."""
+        self.dtls.spoil(host.name, kind)
+
+    def certificate_recovers(self, host: Host, kind: str) -> None:
+        """See `World`."""
+        self.dtls.mend(host.name, kind)
+
+    def words(self, datagram: bytes) -> str:
+        """See `World`. Nothing of what OpenSSL has drawn may be in the trace."""
+        return super().words(datagram) if self._dtls is None else self._dtls.words(datagram)
+
+    def _note(self, kind: str, node: str, peer: str, datagram: bytes, cause: int, why: str = "") -> int:
+        if self._dtls is not None and (kind == "send" or (kind == "lost" and why != NOBODY_THERE)):
+            self._dtls.sent(node, datagram, why)
+        return super()._note(kind, node, peer, datagram, cause, why)
 
     # The authority.
 

@@ -30,6 +30,7 @@ def obstacle(
     actor_words: Iterable[str],
     has_control: bool = False,
     has_compression: bool = False,
+    has_dtls: bool = False,
 ) -> str | None:
     """Why something cannot run at `depth`, or `None`.
 
@@ -40,6 +41,8 @@ def obstacle(
             words = list(dict.fromkeys(actor_words))
             if has_registry or words:
                 return f"only whole nodes have {', '.join((['a registry'] if has_registry else []) + words)}"
+            if has_dtls:
+                return "only whole nodes speak DTLS"
         case Depth.ACTORS:
             if has_control:
                 return "a control plane is simulated as its pure protocols only"

@@ -50,6 +50,7 @@ def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None, *, offl
         offloads=scenario.offloads if offloads is None else offloads,
         in_clear=scenario.in_clear,
         compressing=scenario.compressing,
+        backend=scenario.backend,
     )
 
 

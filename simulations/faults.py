@@ -38,7 +38,7 @@ class Parameter:
 class Kind:
     """A kind of fault. `has_end`: it lasts, and `for` says how long; the others happen at one moment. `needs_actors`:
     it befalls what only whole nodes have. `needs_authority`: and only in a network with an authority. `needs_control`: it
-    befalls what only a control plane has.
+    befalls what only a control plane has. `needs_dtls`: and only nodes that speak DTLS have that.
     """
 
     scope: Scope
@@ -48,6 +48,7 @@ class Kind:
     needs_actors: bool = False
     needs_authority: bool = False
     needs_control: bool = False
+    needs_dtls: bool = False
 
 
 _LINK, _NODE = Scope.LINKS, Scope.NODES
@@ -157,6 +158,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "somebody has the key of the node and sends what the node may not, beside the node",
             (Parameter("every", Quantity.PAUSE),),
             needs_control=True,
+        ),
+        "expired_certificate": Kind(
+            _NODE, "the certificate that the node shows is over", needs_actors=True, needs_dtls=True
+        ),
+        "foreign_certificate": Kind(
+            _NODE, "the certificate that the node shows is of another authority", needs_actors=True, needs_dtls=True
         ),
         "revoke": Kind(
             _NODE,

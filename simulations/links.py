@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.dtls_wire import PREFIX_BYTES, is_handshake
+from holloway.protocols.suites import MessageType
 from holloway.simulations.faults import Fault
 from holloway.simulations.quantities import Value
 from holloway.simulations.streams import below, stream
@@ -129,8 +131,7 @@ class Listener:
 
     def hear(self, sender: str, receiver: str, datagram: Overheard) -> None:
         if self.fault.touches(sender, receiver):
-            is_handshake = int.from_bytes(datagram.data[:4], "little") < 256
-            (self._handshakes if is_handshake else self._others).append(datagram)
+            (self._handshakes if _is_handshake(datagram.data) else self._others).append(datagram)
 
     def choose(self) -> tuple[Overheard, bool] | None:
         """An old datagram, and whether to send it from elsewhere; `None` before he has heard any. Takes two draws."""
@@ -139,6 +140,11 @@ class Listener:
         if not heard:
             return None
         return heard[below(which, len(heard))], where < self.fault.values["elsewhere"] * (1 << 64)
+
+
+def _is_handshake(datagram: bytes) -> bool:
+    word = int.from_bytes(datagram[:4], "little")
+    return is_handshake(datagram[PREFIX_BYTES:]) if word == MessageType.DTLS else word < 256
 
 
 def _is_hit(bits: int, values: Mapping[str, Value]) -> bool:

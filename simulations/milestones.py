@@ -27,7 +27,8 @@ from holloway.protocols.events import (
 class Milestone:
     """One place. `event` recognises it in an event of a session, `drops` in its counters or those of its node.
     `needs_actors`: only whole nodes get there; `needs_registry`: and only with one; `needs_authority`: and only
-    with an authority; `needs_floating`: only where an address floats; `needs_control`: only a control plane gets there.
+    with an authority; `needs_floating`: only where an address floats; `needs_control`: only a control plane gets there;
+    `needs_dtls`: only nodes that speak DTLS.
     """
 
     meaning: str
@@ -38,6 +39,7 @@ class Milestone:
     needs_authority: bool = False
     needs_floating: bool = False
     needs_control: bool = False
+    needs_dtls: bool = False
 
 
 def _is_rekey(event: Event) -> bool:
@@ -70,6 +72,10 @@ def _floating(meaning: str) -> Milestone:
 
 def _commanded(meaning: str) -> Milestone:
     return Milestone(meaning, needs_control=True)
+
+
+def _over_dtls(meaning: str) -> Milestone:
+    return Milestone(meaning, needs_actors=True, needs_dtls=True)
 
 
 SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
@@ -156,6 +162,14 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "restarted_without_store": _certified(
             "a node began another life while the registry was away, and knew the others"
         ),
+        "hello_lost": _over_dtls("the first flight of a handshake was lost"),
+        "cookie_lost": _over_dtls("the answer to it with a cookie was lost"),
+        "server_flight_lost": _over_dtls("a datagram with the certificate of whoever was dialled was lost"),
+        "client_flight_lost": _over_dtls("a datagram with the certificate of whoever dialled was lost"),
+        "last_flight_lost": _over_dtls("the flight that ends a handshake was lost"),
+        "repeated_hello_refused": _over_dtls("a hello came for an association that there was already"),
+        "bad_certificate_refused": _over_dtls("a node did not believe a certificate"),
+        "refused_by_peer": _over_dtls("a node was told that its certificate is not believed"),
         "job_ran": _commanded("a step of a job began on a node"),
         "job_ok": _commanded("a job ended well on a node"),
         "job_failed": _commanded("a job ended with another code than 0, or could not be started"),

@@ -109,6 +109,8 @@ class Mishaps:
                 self._bomb(fault, host, Bomber(stream(self._world.plan.seed, fault.name, host.name)))
             case "revoke":
                 self._world.revoke(host)
+            case "expired_certificate" | "foreign_certificate":
+                self._world.certificate_fails(host, fault.kind)
             case "port_failure":
                 host.break_port(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
             case _:  # handshake_flood: there is no other that befalls nodes
@@ -128,6 +130,8 @@ class Mishaps:
                     host.resume(now_ns)
             case "clock_skew":
                 self._skew(fault, host, -1)
+            case "expired_certificate" | "foreign_certificate":
+                self._world.certificate_recovers(host, fault.kind)
             case "false_reports":
                 host.lie(None)
             case _:  # a flood looks at its time by itself

@@ -24,6 +24,7 @@ from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
 from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
 from holloway.simulations.control_oracles import CONTROL_ALWAYS, CONTROL_EVENTUALLY
+from holloway.simulations.dtls_oracles import DTLS_ALWAYS
 from holloway.simulations.errors import PropertyViolated
 from holloway.simulations.floating_oracles import (
     Afloat,
@@ -420,6 +421,7 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             what_is_given_up_leaves_the_device,
             lost_holders_are_replaced,
             one_node_takes_nothing,
+            *DTLS_ALWAYS,
         )
     }
     | {promise.__name__: promise for promise in CONTROL_ALWAYS}

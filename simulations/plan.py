@@ -18,6 +18,7 @@ from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import AES_GCM, SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
+from holloway.simulations.dtls_plans import BACKENDS, dtls_problem
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import HOLDER, KINDS, Fault, Scope
 from holloway.simulations.identities import MAX_FLOATING
@@ -148,6 +149,13 @@ class Plan:
     """Nodes whose policy is `none`: two of them have plain text."""
     compressing: tuple[str, ...] = ()
     """Nodes that compress for each other."""
+    backend: str = "session"
+    """What nodes speak to each other: one of `BACKENDS`."""
+
+    @property
+    def is_dtls(self) -> bool:
+        """Whether they speak DTLS."""
+        return self.backend != "session"
 
     @property
     def healed_ns(self) -> int:
@@ -295,6 +303,19 @@ def _check(plan: Plan) -> None:
         has_control=plan.control is not None,
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
         has_compression=bool(plan.compressing),
+        has_dtls=plan.is_dtls,
+    )
+    _require(reason is None, str(reason))
+    _require(plan.backend in BACKENDS, f"unknown backend {plan.backend!r}")
+    reason = dtls_problem(
+        plan.backend,
+        suite=plan.suite,
+        has_terms=bool(plan.in_clear + plan.compressing),
+        has_registry=plan.registry is not None,
+        has_control=plan.control is not None,
+        kinds=[fault.kind for fault in plan.faults],
+        eventually=plan.eventually,
+        sometimes=plan.sometimes,
     )
     _require(reason is None, str(reason))
     reason = control_problem(

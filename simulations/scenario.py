@@ -17,6 +17,7 @@ from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import AES_GCM, SUITES
 from holloway.protocols.timers import Timers
 from holloway.simulations.depth import Depth, obstacle
+from holloway.simulations.dtls_plans import BACKENDS, dtls_problem
 from holloway.simulations.errors import ScenarioError
 from holloway.simulations.faults import HOLDER, KINDS, Scope
 from holloway.simulations.milestones import SOMETIMES
@@ -94,6 +95,7 @@ class Scenario:
     registry: Meeting | None
     control: ControlPlane | None
     offloads: bool
+    backend: str
     in_clear: tuple[str, ...]
     compressing: tuple[str, ...]
     workloads: tuple[Workload, ...]
@@ -113,6 +115,7 @@ class Scenario:
             has_control=self.control is not None,
             actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),
             has_compression=bool(self.compressing),
+            has_dtls=self.backend != "session",
         )
 
     @property
@@ -205,6 +208,7 @@ def read_scenario(text: str, source: str) -> Scenario:
     in_clear, compressing = _security(top.table("security"), nodes)
     if suite != AES_GCM.name and in_clear + compressing:
         top.refuse("security", f"in the suite {suite} nothing is agreed on", "use aes-gcm")
+    offloads, backend = _network(top.table("network"))
     swarm = top.table("swarm")
     expect = top.table("expect")
     scenario = Scenario(
@@ -222,7 +226,8 @@ def read_scenario(text: str, source: str) -> Scenario:
         keepalive_s=keepalive_s,
         registry=registry,
         control=control,
-        offloads=_network(top.table("network")),
+        offloads=offloads,
+        backend=backend,
         in_clear=in_clear,
         compressing=compressing,
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
@@ -259,6 +264,18 @@ def read_scenario(text: str, source: str) -> Scenario:
     )
     if problem is not None:
         top.refuse("control" if control is not None else None, problem, "see docs/simulation.md")
+    problem = dtls_problem(
+        backend,
+        suite=suite,
+        has_terms=bool(in_clear + compressing),
+        has_registry=registry is not None,
+        has_control=control is not None,
+        kinds=[fault.kind for fault in faults],
+        eventually=scenario.eventually,
+        sometimes=scenario.sometimes,
+    )
+    if problem is not None:
+        top.refuse("network" if scenario.backend != "session" else None, problem, "see docs/simulation.md")
     rate = packets_a_second(scenario.workloads, len(pairs))
     if rate > MAX_PACKETS_A_SECOND:
         top.refuse(
@@ -289,10 +306,11 @@ def _topology(table: Table) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...
     return nodes, tuple((nodes[first], nodes[second]) for first, second in numbers), latency
 
 
-def _network(table: Table) -> bool:
+def _network(table: Table) -> tuple[bool, str]:
     offloads = table.flag("offloads")
+    backend = table.choice("backend", BACKENDS, "session")
     table.finish()
-    return offloads
+    return offloads, backend
 
 
 def _security(table: Table, nodes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -56,6 +56,8 @@ SOCKET_DATAGRAMS = 4096
 """Datagrams that wait in the socket of a node that lags, or stands still; later ones are lost."""
 ON_THE_WAY_NS = 2 * SECOND_NS
 """How long a packet may be on its way in the calm."""
+NOBODY_THERE = "nobody there"
+"""Why a datagram that has come through is lost all the same."""
 EVENTS_PER_SECOND = 2_000_000
 """Of virtual time, beyond which something keeps itself busy."""
 
@@ -209,6 +211,14 @@ class World(ABC):
         """It ends."""
         raise NotImplementedError
 
+    def certificate_fails(self, host: Host, kind: str) -> None:
+        """The node shows a bad certificate. Only whole nodes that speak DTLS have one: elsewhere no plan has such faults."""
+        raise NotImplementedError
+
+    def certificate_recovers(self, host: Host, kind: str) -> None:
+        """It shows its own again."""
+        raise NotImplementedError
+
     def check(self, promise: Callable[..., str | None], *facts: object) -> None:
         """Hold a promise, wherever it is looked at. Raises `PropertyViolated`."""
         hold(promise, *facts)
@@ -271,7 +281,7 @@ class World(ABC):
         """A datagram reaches whoever has the address now."""
         receiver = self.addresses.get(destination)
         if receiver is None or receiver.down:
-            self._note("lost", "nobody" if receiver is None else receiver.name, "", datagram, cause, "nobody there")
+            self._note("lost", "nobody" if receiver is None else receiver.name, "", datagram, cause, NOBODY_THERE)
             return
         sender = self.addresses.get(source)
         line = self._note("arrive", receiver.name, sender.name if sender else "stranger", datagram, cause)
@@ -309,10 +319,14 @@ class World(ABC):
     def _note(self, kind: str, node: str, peer: str, datagram: bytes, cause: int, why: str = "") -> int:
         if self.trace is None:
             return 0
+        what = f"{self.words(datagram)}{' ' if why else ''}{why}"
+        return self.trace.add(self.timeline.now_ns, node, kind, peer, len(datagram), cause, what)
+
+    def words(self, datagram: bytes) -> str:
+        """What the trace calls a datagram."""
         word = int.from_bytes(datagram[:4], "little")
         name = _NAMES.get(word) or ("keepalive" if len(datagram) == 32 else "data")
-        what = f"{name} {zlib.crc32(datagram):08x}{' ' if why else ''}{why}"
-        return self.trace.add(self.timeline.now_ns, node, kind, peer, len(datagram), cause, what)
+        return f"{name} {zlib.crc32(datagram):08x}"
 
     # The calm after the faults.
 

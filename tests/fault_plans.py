@@ -35,7 +35,7 @@ def drawn_faults(draw: st.DrawFn, depth: Depth) -> Fault:
     """A fault that a run at `depth` can have, in a network with an authority."""
     is_heap = depth is Depth.HEAP
     # The plans at heap speed have no registry.
-    wanted = [each for each in KINDS if not KINDS[each].needs_control]
+    wanted = [each for each in KINDS if not (KINDS[each].needs_control or KINDS[each].needs_dtls)]
     if is_heap:
         wanted = [each for each in wanted if not (KINDS[each].needs_actors or KINDS[each].scope is Scope.STORE)]
     kind = draw(st.sampled_from(sorted(wanted)))

@@ -128,6 +128,7 @@ class SessionConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """One static peer. `allowed` are the inner prefixes that are sent to it and accepted from it; `keepalive_s` 0 is off.
+    `plain_dtls`: it is a program that speaks DTLS and knows nothing of Holloway.
 
     `public_key` and `preshared_key` are 32 raw bytes; the pre-shared key may instead lie in a file, never in both.
     """
@@ -140,6 +141,7 @@ class PeerConfig:
     preshared_key: bytes | None = field(default=None, repr=False)
     preshared_key_file: Path | None = None
     keepalive_s: int = 0
+    plain_dtls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,20 @@ def _dtls(values: Values) -> Iterator[Finding]:
         if backend in DTLS_BACKENDS and peer.get("suite", SUITES[0]) != SUITES[0]:
             fix = "use another network for it, or the session backend"
             yield Finding(("peer", position, "suite"), "it is a session's, and this node speaks dtls", fix)
+        if peer.get("plain_dtls"):
+            yield from _plain_dtls(peer, position, backend)
+
+
+def _plain_dtls(peer: Values, position: int, backend: str | None) -> Iterator[Finding]:
+    """Where the back end is left to the network, a node finds out at its start."""
+    if backend == "session":
+        yield Finding(
+            ("peer", position, "plain_dtls"), "this node speaks session", 'write backend = "dtls" under [node]'
+        )
+    if "endpoint" in peer and peer["endpoint"] is None:
+        yield Finding(("peer", position, "plain_dtls"), "nobody says where to dial it", "add an endpoint")
+    if peer.get("keepalive_s"):
+        yield Finding(("peer", position, "keepalive_s"), "it would take a keepalive for a packet", "leave it out")
 
 
 def _security(values: Values) -> Iterator[Finding]:

@@ -336,6 +336,14 @@ SECTIONS: Final = (
                 "Send a keepalive after this many silent seconds, to hold a NAT mapping open; 0 is off.",
                 0,
             ),
+            Field(
+                "plain_dtls",
+                flag_kind(),
+                "The peer is a DTLS server that knows nothing of Holloway, such as `openssl s_server -dtls1_2`: it is dialled with nothing "
+                "before its datagrams, and sent no probes. Needs a DTLS back end and an `endpoint`; `public_key` is any that no other "
+                "peer has, and is not used.",
+                False,
+            ),
         ),
         repeated=True,
     ),

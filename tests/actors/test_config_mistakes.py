@@ -218,6 +218,22 @@ MISTAKES = [
     ("suite", '"aes-gcm"', '"aesgcm"', "peer[0].suite", '"aesgcm" is not', 'did you mean "aes-gcm"?'),
     ("suite like no other", '"aes-gcm"', '"des"', "peer[0].suite", '"des" is not', 'use "aes-gcm" or "wireguard"'),
     ("keepalive", "keepalive_s = 25", "keepalive_s = 65536", "peer[0].keepalive_s", "out of range", "use 0 to 65535"),
+    (
+        "server nowhere",
+        'name = "c"',
+        'name = "c"\nplain_dtls = true #<',
+        "peer[1].plain_dtls",
+        "nobody says where to dial it",
+        "add an endpoint",
+    ),
+    (
+        "server with keepalives",
+        "keepalive_s = 25",
+        "plain_dtls = true\nkeepalive_s = 25 #<",
+        "peer[0].keepalive_s",
+        "for a packet",
+        "leave it out",
+    ),
     ("timer zero", "rekey_after_s = 100", "rekey_after_s = 0", "session.rekey_after_s", "out of range", "more than 0"),
     (
         "timer high",

@@ -312,3 +312,36 @@ def test_associations_do_not_pile_up() -> None:
     assert len(retired) == 39 - MAX_ASSOCIATIONS
     assert found.current == 1
     assert 1 not in retired
+
+
+def test_an_association_with_a_foreign_server_ends_before_the_next_one_begins() -> None:
+    found = link()
+    found.connect(0.0)
+    assert at(found, 0.0) == [Dial(1)]
+    found.established(1, 0.0, is_ours=True, is_foreign=True)
+    found.sent(5, 1.0)
+    assert at(found, TIMERS.rekey_after_s - 0.1) == []  # no probes, however silent it is
+    assert not found.is_silent(TIMERS.rekey_after_s - 0.1)
+    assert at(found, TIMERS.rekey_after_s) == [Retire(1), Dial(1)]
+    assert found.current is None
+    found.established(2, TIMERS.rekey_after_s + 1.0, is_ours=True, is_foreign=True)
+    assert (found.current, found.epoch, found.is_dialling) == (2, 2, False)
+
+
+def test_a_foreign_server_that_does_not_answer_any_more_is_given_up_like_others() -> None:
+    found = link()
+    found.established(1, 0.0, is_ours=True, is_foreign=True)
+    found.rekey(10.0)
+    assert at(found, 10.0) == [Retire(1), Dial(1)]
+    found.failed(Ended.UNANSWERED, 14.0)
+    assert at(found, 14.0) == [Dial(2)]
+    found.failed(Ended.UNANSWERED, 10.0 + TIMERS.rekey_attempt_s)
+    assert at(found, 3600.0) == [GaveUp(2)]
+
+
+def test_a_foreign_program_that_dialled_does_so_again_by_itself() -> None:
+    found = link()
+    found.established(1, 0.0, is_ours=False, is_foreign=True)
+    found.sent(REKEY_AFTER_RECORDS, 1.0)
+    assert at(found, TIMERS.reject_after_s - 0.1) == []
+    assert at(found, TIMERS.reject_after_s) == [Retire(1)]
