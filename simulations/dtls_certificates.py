@@ -1,7 +1,7 @@
 """The certificates of simulated nodes that speak DTLS: of RSA, and so of one length, whoever makes them and whenever.
 
 All are signed, and shown, with one key that everybody can read here: what OpenSSL draws cannot be decided by a seed, but what it
-signs with RSA is as long each time, and so a run takes the same steps. Good ones are good from 2000 to 2099 by the clock of the
+signs with RSA is as long each time, and so a run takes the same steps. Good ones are good from 2000 to 2048 by the clock of the
 machine, which is the one that OpenSSL looks at. Not responsible for who is shown what, and when (`dtls_watch`).
 """
 
@@ -37,7 +37,7 @@ _EXPONENT = 65537
 _BEGIN, _OVER, _END = (
     datetime(2000, 1, 1, tzinfo=UTC),
     datetime(2001, 1, 1, tzinfo=UTC),
-    datetime(2099, 1, 1, tzinfo=UTC),
+    datetime(2049, 1, 1, tzinfo=UTC),
 )
 
 

@@ -15,7 +15,6 @@ from holloway.simulations.milestones import SOMETIMES
 BACKENDS: Mapping[str, str] = {
     Backend.SESSION.value: "the session protocol",
     Backend.DTLS.value: "DTLS 1.2, with certificates",
-    Backend.DTLS_EXPORTER.value: "data under keys of such a handshake",
 }
 OF_SESSIONS = ("handshake_flood", "false_reports", "bombs", "forge_pieces", "records_grow", "paths_are_wide")
 """Faults and promises that are about sessions, and would say nothing about DTLS."""

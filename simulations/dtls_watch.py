@@ -52,6 +52,9 @@ class DtlsWatch:
         self._world, self.network = world, network
         self._bad: dict[str, Counter[Showing]] = {name: Counter() for name in nodes}
         self._diallers: dict[int, str] = {}
+        for name in nodes:  # here, and not in the midst of a handshake, for which time passes meanwhile
+            for each in Showing:
+                shown(network, name, each)
 
     # Certificates.
 
