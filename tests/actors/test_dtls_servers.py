@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,11 @@ class LoopbackPorts(SimulatedPorts):
         return list(open_udp("127.0.0.1", 0))
 
 
+def is_bound(port: int) -> bool:
+    """Whether somebody has that UDP port."""
+    return f":{port:04X} " in Path("/proc/net/udp").read_text()
+
+
 class Server:
     """`openssl s_server` as host 2."""
 
@@ -50,7 +54,7 @@ class Server:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
             taken.bind(("127.0.0.1", 0))
             self.port: int = taken.getsockname()[1]
-        certificate, key, trusted = leaf.write(folder, "server")
+        certificate, key, _ = leaf.write(folder, "server")
         good(2).write(folder, "good")
         self._command = ["openssl", "s_server", "-dtls1_2", "-quiet", "-accept", f"127.0.0.1:{self.port}"]
         self._command += ["-cert", str(certificate), "-key", str(key), "-Verify", "1", "-verify_return_error"]
@@ -72,7 +76,7 @@ class Server:
     async def _bound(self) -> None:
         """Wait until it has its port."""
         with trio.fail_after(NAMED_S * SLOW):
-            while f":{self.port:04X} " not in Path("/proc/net/udp").read_text():  # noqa: ASYNC110
+            while not is_bound(self.port):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
     async def read(self, count: int) -> bytes:
@@ -151,18 +155,17 @@ async def test_keys_of_a_server_are_changed_and_nothing_that_is_sent_is_lost(tmp
 async def test_a_server_that_died_is_reached_again_when_keys_are_changed(tmp_path: Path) -> None:
     world = DtlsWorld(tmp_path)
     server = Server(tmp_path, good(2))
-    async with server.running():
-        async with dialling(world, server.port, timers=SOON) as (node, ports):
+    async with server.running(), dialling(world, server.port, timers=SOON) as (node, ports):
+        with trio.fail_after(NAMED_S * SLOW):
+            await node.connected(name(2))
+        server.process.kill()
+        await server.process.wait()
+        async with server.running():
             with trio.fail_after(NAMED_S * SLOW):
-                await node.connected(name(2))
-            server.process.kill()
-            await server.process.wait()
-            async with server.running():
-                with trio.fail_after(NAMED_S * SLOW):
-                    while the_peer(node, 2)["epoch"] < 2:
-                        await trio.sleep(0.02)
-                ports.tun.inject([packet(1, 2, 9)])
-                assert await server.read(100) == packet(1, 2, 9)
+                while the_peer(node, 2)["epoch"] < 2:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            ports.tun.inject([packet(1, 2, 9)])
+            assert await server.read(100) == packet(1, 2, 9)
 
 
 REFUSALS = {
@@ -287,6 +290,6 @@ async def test_with_sessions_there_are_no_servers(
 ) -> None:
     world = DtlsWorld(tmp_path)
     made = config(1, peers=[peer(2, plain_dtls=True)])
-    with pytest.raises(ConfigProblems, match="speaks? session"):
+    with pytest.raises(ConfigProblems, match=r"speaks? session"):
         async with world.node(replace(made, node=replace(made.node, backend=backend)), world.ports(1)):
             pass
