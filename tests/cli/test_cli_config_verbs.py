@@ -160,7 +160,14 @@ def test_config_show_prints_toml_that_means_the_same(node: Path, holloway: Calla
     (tmp_path / "shown.toml").write_text(shown)
     assert holloway("config", "show", "-c", "shown.toml").out == shown
     assert tomllib.loads(shown)["peer"] == [
-        {"name": "b", "public_key": PUBLIC, "allowed": ["10.99.0.2/32"], "suite": "aes-gcm", "keepalive_s": 0}
+        {
+            "name": "b",
+            "public_key": PUBLIC,
+            "allowed": ["10.99.0.2/32"],
+            "suite": "aes-gcm",
+            "keepalive_s": 0,
+            "plain_dtls": False,
+        }
     ]
     with_origin = holloway("config", "show", "-c", "node.toml", "--origin").out
     assert tomllib.loads(with_origin) == tomllib.loads(shown)
