@@ -28,7 +28,12 @@ from holloway.simulations.scenario import load_scenario, read_scenario, shipped
 LEFT, RIGHT = identity(0, 0, "left"), identity(0, 1, "right")
 INSIDE = {each.name: tuple(each.inside.values()) for each in (LEFT, RIGHT)}
 LONG = ("thousand-nodes",)
-LONG_ACTORS = ("path-mtu",)
+LONG_ACTORS = (
+    "dtls-both-dial",
+    "dtls-lossy-handshakes",
+    "dtls-certificates",
+    "path-mtu",
+)
 HEAD = 'version = 1\nname = "x"\npurpose = "x"\nduration = "4s"\ncalm = "2s"\n[topology]\nnodes = ["a", "b"]\n'
 BULK = '[[workload]]\nkind = "bulk"\nevery = "50ms"\nburst = 32\nsize = "1200"\n'
 
