@@ -10,6 +10,7 @@ Not responsible for handshakes (`dtls_handshaker`), for when to send what (`holl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ import trio
 from OpenSSL import SSL
 
 from holloway.protocols.dtls_names import DtlsProblem, Speaker
-from holloway.protocols.dtls_wire import MAX_RECORD_BYTES, PREFIX, first_record_bytes, sequence_of
+from holloway.protocols.dtls_wire import (
+    MAX_RECORD_BYTES,
+    PREFIX,
+    first_record_bytes,
+    records_of,
+    saying_of,
+    sequence_of,
+)
 from holloway.protocols.exported import EXPORTED_BYTES, EXPORTER_LABEL
 from holloway.protocols.suites import MessageType
 
@@ -33,6 +41,8 @@ PRIVATE = {
 RECORD_SPACE = 1 << 14  # the longest that a record holds (RFC 6347, section 4.1)
 USUAL_SPACE = 2048
 RESEND_INTERVAL_S = 0.1
+WHOLE_MESSAGES_BYTES = 1 << 16
+"""The MTU that OpenSSL is told: more than any flight."""
 
 
 class Ending(Enum):
@@ -55,29 +65,40 @@ class HandshakeRefused(Exception):
 
 
 class QuietConnection:
-    """A connection of OpenSSL that does not send its flight again by itself.
+    """A connection of OpenSSL that says everything once, for the time of a handshake.
 
-    OpenSSL does that inside of `do_handshake` when its own clock says so, a second after the flight. Trio then takes what comes out for
-    the old flight, throws it away, and with it the new one that comes after it: for ever, if that was the last.
+    OpenSSL sends its flight again inside of `do_handshake` when its own clock says so, a second after the flight, and there is no
+    way to stop that clock. Trio sends again by itself; what OpenSSL adds it would take for the old flight, and throw away, and with it
+    the new one that comes after it: for ever, if that was the last. So what was said before is left out here, whatever the clock says.
     """
 
     def __init__(self, connection: SSL.Connection) -> None:
+        """`connection`: one that has said nothing yet."""
         self._connection = connection
+        self._said: set[tuple[bytes, bytes]] = set()
+        connection.set_ciphertext_mtu(WHOLE_MESSAGES_BYTES)  # Trio takes them apart
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def do_handshake(self) -> None:
-        """As the connection's, but what would be sent again is discarded first: Trio sends again by itself."""
-        connection = self._connection
-        if connection.DTLSv1_get_timeout() == 0:
-            connection.DTLSv1_handle_timeout()
-            try:
-                while True:
-                    connection.bio_read(RECORD_SPACE)
-            except SSL.WantReadError:
-                pass
-        connection.do_handshake()
+    def bio_read(self, _size: int) -> bytes:
+        """All records that are to be sent and were not said before, of whatever size. Raises `SSL.WantReadError` if there are none."""
+        said = bytearray()
+        with suppress(SSL.WantReadError):
+            while True:
+                said += self._connection.bio_read(RECORD_SPACE)
+        fresh = [record for record in records_of(bytes(said)) if self._is_new(record)]
+        if not fresh:
+            raise SSL.WantReadError
+        return b"".join(fresh)
+
+    def _is_new(self, record: bytes) -> bool:
+        saying = saying_of(record)
+        if saying is None:
+            return True
+        is_new = saying not in self._said
+        self._said.add(saying)
+        return is_new
 
 
 class SecureChannel:
@@ -104,6 +125,7 @@ class SecureChannel:
         self.early: Sequence[tuple[bytes, Address]] = ()
         """DTLS datagrams that came before the handshake was complete on our side, each with its source."""
         self._prefix = b"" if is_plain else PREFIX.pack(MessageType.DTLS, number)
+        self._is_unread = True
         self._newest = 0
         self._resent_at = float("-inf")
         self._ended = ended
@@ -125,12 +147,14 @@ class SecureChannel:
     def open(self, record: bytes, source: Address) -> Sequence[bytes] | Ending:
         """What a DTLS datagram holds; nothing if it is not authentic, or comes for the second time. Takes any bytes.
 
-        The newest one says where the peer is, if it came alone: of several in one datagram only one need be authentic.
+        The newest one says where the peer is, if it came alone: of several in one datagram only one need be authentic. Nor does the
+        first one say it, which is read with what came behind the last flight of the handshake.
         """
         connection, first = self._connection, first_record_bytes(record)
         if first > len(record) or len(record) > MAX_RECORD_BYTES:
             return ()
-        is_alone = first == len(record)
+        is_alone = first == len(record) and not self._is_unread
+        self._is_unread = False
         try:
             connection.bio_write(record)
             if is_alone:

@@ -268,8 +268,8 @@ class DtlsHandshaker:
         """Make the handshake. Raises `HandshakeRefused`."""
         connection = channel._ssl
         connection.set_app_data(handshake)
-        channel._ssl = QuietConnection(connection)
         channel.set_ciphertext_mtu(HANDSHAKE_DATAGRAM_BYTES)
+        channel._ssl = QuietConnection(connection)
         try:
             with trio.move_on_after(HANDSHAKE_S):
                 async with trio.open_nursery() as nursery:

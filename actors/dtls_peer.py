@@ -18,12 +18,12 @@ import trio
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import Callbook
+from holloway.actors.dtls_calls import DtlsCalls
 from holloway.actors.dtls_channel import Ending, HandshakeRefused, SecureChannel
 from holloway.actors.dtls_view import DtlsView
 from holloway.actors.pinging import Pinger, Pong
 from holloway.protocols.addresses import Address, format_address
-from holloway.protocols.dtls_link import Dial, Ended, GaveUp, Link, Retire, SendProbe
-from holloway.protocols.dtls_names import DtlsProblem
+from holloway.protocols.dtls_link import Dial, GaveUp, Link, Retire, SendProbe
 from holloway.protocols.dtls_wire import FIRST_OF_PACKETS, LinkMessage, message, read_message
 from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from holloway.protocols.arrivals import Arrival
     from holloway.protocols.exported import ExportedSession
     from holloway.protocols.noise import OpenedInitiation
-
-LOOK_UP_S = 2.0
-TRY_AGAIN = frozenset({DtlsProblem.UNANSWERED, DtlsProblem.NOT_COMPLETED, DtlsProblem.NOT_AUTHENTIC})
-"""Reasons for a handshake to fail that another one may not meet."""
 
 
 class DtlsPeer:
@@ -74,8 +70,6 @@ class DtlsPeer:
         self.peer = peer
         self.drops: Counter[str] = Counter()
         self.callbook = Callbook(peer.endpoints, udp.can_reach)
-        self.problem: str | None = None
-        """Why the last handshake was refused, until one is not."""
         self.is_connected = False
         """Whether the first handshake is complete."""
         self.is_stopped = False
@@ -84,9 +78,11 @@ class DtlsPeer:
         self._channels: dict[int, SecureChannel] = {}
         self._inspect = Inspector(router.routes, self, router.local)
         self._handshaker, self._tun, self._udp, self._log = handshaker, tun, udp, BoundedLog(log)
+        self._calls = DtlsCalls(peer.name, self.callbook, self._log)
         self._staged = Staging(memory)
         self._pinger = Pinger(first_ping)
         self._waiting = trio.CancelScope()
+        self._looking_up = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._crash: Exception | None = None
         self._settled = trio.Event()
@@ -101,6 +97,11 @@ class DtlsPeer:
         return "dtls-exporter" if is_exported else "dtls"
 
     packing = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last handshake was refused, until one is not."""
+        return self._calls.problem
 
     @property
     def security(self) -> Security | None:
@@ -224,6 +225,7 @@ class DtlsPeer:
                         self._transmit(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
                 case Dial(attempt):
                     assert self._nursery is not None
+                    self._looking_up.cancel()
                     self._nursery.start_soon(self._dial, attempt)
                 case Retire(number):
                     self._close(self._channels.pop(number))
@@ -231,6 +233,9 @@ class DtlsPeer:
                 case GaveUp(attempts):
                     self._log.warning("peer %s: no association after %d attempts", self.peer.name, attempts)
                     self._discard(DropReason.HANDSHAKE_TIMEOUT)
+                    assert self._nursery is not None
+                    self._looking_up = trio.CancelScope()
+                    self._nursery.start_soon(self._call_when_named, self._looking_up)
                 case _:
                     assert_never(action)
         at = self._deadline()
@@ -351,6 +356,7 @@ class DtlsPeer:
         said = self.exported.propose(channel.number, now)
         if said is not None:
             self._transmit(channel, [said])
+        self._flush_exported()
 
     def _forget_keys(self, number: int) -> None:
         if self.exported is not None:
@@ -371,7 +377,8 @@ class DtlsPeer:
         self.link.established(channel.number, now, is_ours=channel.is_ours, is_foreign=channel.is_plain)
         if not channel.is_plain:
             self.callbook.proven = channel.address
-        self.problem = None
+        self._calls.problem = None
+        self._looking_up.cancel()
         side = "we dialled" if channel.is_ours else "it dialled"
         tell = self._log.debug if self.is_connected else self._log.info
         tell("peer %s: association up, %s", self.peer.name, side)
@@ -401,7 +408,7 @@ class DtlsPeer:
             problem = channel.speaker.fits(self.peer.name, addresses)
             if problem is not None:
                 self._log.warning("peer %s: its certificate does not fit any more: %s", self.peer.name, problem.value)
-                self.problem = problem.value
+                self._calls.problem = problem.value
                 del self._channels[channel.number]
                 self._close(channel)
                 self._forget_keys(channel.number)
@@ -457,35 +464,22 @@ class DtlsPeer:
     async def _dial(self, attempt: int) -> None:
         """One attempt, wherever the peer may be."""
         try:
-            if attempt > 1 or self.callbook.at(attempt) is None:
-                await self._look_up_names()
-            address = self.callbook.at(attempt)
-            if address is None:
-                raise HandshakeRefused(DtlsProblem.UNANSWERED, "it has no endpoint that can be called")
+            address = await self._calls.place(attempt)
             channel = await self._handshaker.dial(self, address, is_plain=self.peer.is_plain_dtls)
         except HandshakeRefused as refused:
             self._take_turn(partial(self._note_refusal, refused, attempt))
         else:
             self.accept(channel)
 
-    async def _look_up_names(self) -> None:
-        """Names that nobody answers to keep a peer whose address is known from being dialled no longer than this."""
-        with trio.move_on_after(LOOK_UP_S):
-            for name in self.callbook.names:
-                why = await self.callbook.look_up(name)
-                if why is not None:
-                    self._log.warning("peer %s: cannot look up %s: %s", self.peer.name, name.host, why)
-
     def _note_refusal(self, refused: HandshakeRefused, attempt: int) -> None:
-        may_try = refused.problem in TRY_AGAIN
-        if refused.problem is DtlsProblem.UNANSWERED:
-            self._log.debug("peer %s: attempt %d was not answered", self.peer.name, attempt)
-        elif self.problem != str(refused):
-            self._log.warning("peer %s: the handshake failed: %s", self.peer.name, refused)
-        if not may_try:
-            self.problem = str(refused)
         self.drops[refused.problem.value] += 1
-        self.link.failed(Ended.UNANSWERED if may_try else Ended.REFUSED, trio.current_time())
+        self.link.failed(self._calls.note(refused, attempt), trio.current_time())
+
+    async def _call_when_named(self, scope: trio.CancelScope) -> None:
+        """Nobody is called any more: until a name of the peer comes to something new, or there is another reason to call."""
+        with scope:
+            if await self._calls.new_address():
+                self._take_turn(lambda: self._connect(trio.current_time()))
 
     def close(self) -> None:
         """Forget every key, and let go of whoever and whatever waits. Twice is fine."""

@@ -15,6 +15,7 @@ which are OpenSSL's, nor for when messages are sent (`dtls_link`). Takes any byt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
 
@@ -36,7 +37,7 @@ MIN_DATAGRAM_BYTES = PREFIX_BYTES + _HEADER_BYTES
 MAX_RECORD_BYTES = (1 << 14) + 64
 """A record with the longest plaintext, its header, nonce and tag. What is longer OpenSSL takes for two datagrams."""
 APPLICATION_DATA = 23
-_HANDSHAKE, _CLIENT_HELLO = 22, 1
+_ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
 _MESSAGE = Struct(">BQ")
 FIRST_OF_PACKETS = 0x10
 """The first byte of a message of the link is less."""
@@ -86,6 +87,25 @@ def sequence_of(record: bytes) -> int:
 def first_record_bytes(record: bytes) -> int:
     """How long the first record in a DTLS datagram says that it is, with its header. All of ours hold just that one."""
     return _HEADER_BYTES + int.from_bytes(record[11:13], "big")
+
+
+def records_of(written: bytes) -> Iterator[bytes]:
+    """The records in what OpenSSL has written."""
+    at = 0
+    while at < len(written):
+        end = at + first_record_bytes(written[at : at + _HEADER_BYTES])
+        yield written[at:end]
+        at = end
+
+
+def saying_of(record: bytes) -> tuple[bytes, bytes] | None:
+    """What a record of a handshake of ours says, the same each time that it is said again; None for an alert.
+
+    Of what is encrypted only its kind can be told: in the one handshake of an association that is the last message alone.
+    """
+    if record[0] == _ALERT:
+        return None
+    return record[:1] + record[3:5], record[_HEADER_BYTES:] if is_handshake(record) else b""
 
 
 def message(kind: LinkMessage, number: int) -> bytes:

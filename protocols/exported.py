@@ -47,6 +47,8 @@ class _Asked:
     at: float = -math.inf
     times: int = 0
     is_answered: bool = False
+    is_used: bool = False
+    """Something has come under the key."""
 
 
 class ExportedSession:
@@ -76,17 +78,23 @@ class ExportedSession:
     # Agreeing on keys, which belong to associations, each known by a number. Messages are of the link (`dtls_wire`).
 
     def propose(self, association: int, now: float) -> bytes | None:
-        """What to send under an association that we dialled, when it is up, and then with what is sent as a record of DTLS; None
-        when nothing is to be said, or not again so soon.
+        """What to send under an association that we dialled, when it is up, and then with what is sent or comes as a record of DTLS;
+        None when nothing is to be said, or not again so soon.
+
+        Where the other side has agreed and yet sends such records, it has not heard our keepalive: there is another in `runs_to_send`.
         """
         asked = self._asked.get(association)
         if asked is None:
             asked = self._asked[association] = _Asked(self._links.allocate())
-        if asked.is_answered or asked.times >= MAX_ASKED or now - asked.at < ASK_AGAIN_S:
+        if asked.is_used or asked.times >= MAX_ASKED or now - asked.at < ASK_AGAIN_S:
             return None
         asked.at = now
         asked.times += 1
-        return message(LinkMessage.KEYS, asked.index)
+        if not asked.is_answered:
+            return message(LinkMessage.KEYS, asked.index)
+        if self.can_send(association, KEEPALIVE, now):
+            self._tunnel.seal(self._keys, KEEPALIVE, now)
+        return None
 
     def hear(
         self,
@@ -118,6 +126,7 @@ class ExportedSession:
         asked = self._asked.get(association)
         if asked is not None and not asked.is_answered:
             asked.is_answered = True
+            asked.at, asked.times = now, 0
             self._install(association, export(), asked.index, remote, now, is_ours=True)
         return None
 
@@ -195,7 +204,10 @@ class ExportedSession:
             is_waiting = is_waiting or keys.is_waiting
             if not records:
                 continue
-            heard.add(self._of[keys.local_index])
+            association = self._of[keys.local_index]
+            heard.add(association)
+            if (asked := self._asked.get(association)) is not None:
+                asked.is_used = True
             if is_moved and keys.top > top:
                 self.aim(arrival.source, now)
             if keys is ring.next:

@@ -29,7 +29,7 @@ from holloway.actors.dtls_context import dtls_context
 from holloway.actors.dtls_socket import AssociationSocket
 from holloway.protocols import dtls_link
 from holloway.protocols.dtls_names import DtlsProblem
-from holloway.protocols.dtls_wire import PREFIX_BYTES, association_of, prefixed
+from holloway.protocols.dtls_wire import APPLICATION_DATA, PREFIX_BYTES, association_of, prefixed
 from holloway.simulations.network import Link
 
 
@@ -89,6 +89,46 @@ async def test_a_forged_record_before_one_that_was_withheld_moves_nobody(
         world.network.rebind((outer(2), PORT), ("203.0.113.9", 4000))
         assert await crosses(right, left, packet(2, 1, 2))
         assert channel.address == ("203.0.113.9", 4000)
+
+
+class Gluing:
+    """Somebody on the way who sends the last flight of a handshake on with the first record of data behind it, and nothing after
+    that until `is_open`."""
+
+    def __init__(self) -> None:
+        self.held: list[bytes] = []
+        self.is_open = False
+
+    def __call__(self, datagram: bytes) -> bytes:
+        nothing = b"\0"
+        if self.is_open or not (is_last := datagram[PREFIX_BYTES] == 20) and datagram[PREFIX_BYTES] != APPLICATION_DATA:
+            return datagram
+        self.held.append(datagram)
+        if is_last or len(self.held) > 2:
+            return nothing
+        return self.held[0] + datagram[PREFIX_BYTES:]
+
+
+async def test_a_record_glued_behind_a_handshake_lets_no_forged_one_move_anybody(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world, gluing = DtlsWorld(tmp_path), Gluing()
+    left, right = world.ports(1), SpoilingPorts(world.network, 2, gluing)
+    async with (
+        world.node(world.config(2, peer(1, endpoint=False)), right),
+        world.node(world.config(1, peer(2)), left) as a,
+    ):
+        right.tun.inject([packet(2, 1, 1)])  # it waits for an association
+        with trio.fail_after(2):
+            await a.connected(name(2))
+        channel = a.roster.running[name(2)].channel  # type: ignore[attr-defined]
+        forged = b"\x17\xfe\xfd\0\1" + b"\xff" * 6 + (100).to_bytes(2, "big") + bytes(100)
+        world.network.bind("203.0.113.66", 6666).send([prefixed(channel.number, forged)], (outer(1), PORT))
+        with trio.fail_after(0.1):
+            assert await left.tun.collect() == [packet(2, 1, 1)]
+        assert channel.address == (outer(2), PORT)
+        gluing.is_open = True
+        assert await crosses(right, left, packet(2, 1, 2))
 
 
 async def test_what_openssl_would_read_otherwise_than_we_do_is_not_shown_to_it(

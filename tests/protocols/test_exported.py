@@ -99,6 +99,30 @@ def test_a_message_that_was_lost_is_said_again_and_not_for_ever() -> None:
     assert len(answers) == 1
 
 
+def test_a_keepalive_that_was_lost_is_sent_again_while_the_other_side_sends_without_the_keys() -> None:
+    a, b = Side("a"), Side("b")
+    agree(a, b, 1, 0.0)
+    assert a.session.runs_to_send()  # it is lost
+    assert a.session.propose(1, ASK_AGAIN_S / 2) is None
+    assert not a.session.runs_to_send()
+    assert a.session.propose(1, ASK_AGAIN_S) is None
+    carry(a, b, ASK_AGAIN_S)
+    assert b.session.can_send(1, [PACKET], ASK_AGAIN_S)
+    b.session.send([PACKET], ASK_AGAIN_S)
+    carry(b, a, ASK_AGAIN_S)
+    a.session.runs_to_send()
+    assert a.session.propose(1, 2 * ASK_AGAIN_S) is None
+    assert not a.session.runs_to_send()
+
+
+def test_a_keepalive_that_nobody_hears_is_not_sent_for_ever() -> None:
+    a, b = Side("a"), Side("b")
+    agree(a, b, 1, 0.0)
+    a.session.runs_to_send()
+    again = [a.session.propose(1, ASK_AGAIN_S * turn) or a.session.runs_to_send() for turn in range(1, 3 * MAX_ASKED)]
+    assert sum(map(bool, again)) == MAX_ASKED
+
+
 def test_an_answer_that_nobody_asked_for_and_an_index_that_is_none_change_nothing() -> None:
     a = Side("a")
     assert a.session.hear(LinkMessage.KEYS_AGREED, 1, 4711, secret, 0.0, is_ours=True) is None
