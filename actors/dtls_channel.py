@@ -67,9 +67,10 @@ class HandshakeRefused(Exception):
 class QuietConnection:
     """A connection of OpenSSL that says everything once, for the time of a handshake.
 
-    OpenSSL sends its flight again inside of `do_handshake` when its own clock says so, a second after the flight, and there is no
-    way to stop that clock. Trio sends again by itself; what OpenSSL adds it would take for the old flight, and throw away, and with it
-    the new one that comes after it: for ever, if that was the last. So what was said before is left out here, whatever the clock says.
+    OpenSSL sends its flight again by itself when its own clock says so, a second after the flight, and there is no way to stop that
+    clock. It does it in the midst of `do_handshake`, after which it may fail to read what it is at. Trio, which sends again by itself,
+    takes what comes out for the old flight, and throws it away, and with it the new one that comes after it: for ever, if that was the
+    last.
     """
 
     def __init__(self, connection: SSL.Connection) -> None:
@@ -81,16 +82,32 @@ class QuietConnection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
+    def do_handshake(self) -> None:
+        """As the connection's, but what is due to be sent again is sent to nobody before, so that hardly anything is due meanwhile."""
+        if self._connection.DTLSv1_get_timeout() == 0:
+            self._connection.DTLSv1_handle_timeout()
+            self._written()
+        self._connection.do_handshake()
+
     def bio_read(self, _size: int) -> bytes:
         """All records that are to be sent and were not said before, of whatever size. Raises `SSL.WantReadError` if there are none."""
-        said = bytearray()
-        with suppress(SSL.WantReadError):
-            while True:
-                said += self._connection.bio_read(RECORD_SPACE)
-        fresh = [record for record in records_of(bytes(said)) if self._is_new(record)]
+        records = list(records_of(self._written()))
+        fresh = [record for record in records if self._is_new(record)]
+        if len(fresh) < len(records):
+            self.repeated()
         if not fresh:
             raise SSL.WantReadError
         return b"".join(fresh)
+
+    def repeated(self) -> None:
+        """Something became due within `do_handshake`: this program stood still there, or was at it for long."""
+
+    def _written(self) -> bytes:
+        written = bytearray()
+        with suppress(SSL.WantReadError):
+            while True:
+                written += self._connection.bio_read(RECORD_SPACE)
+        return bytes(written)
 
     def _is_new(self, record: bytes) -> bool:
         saying = saying_of(record)

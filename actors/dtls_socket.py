@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import trio
 
+from holloway.protocols.dtls_wire import NO_RECORD, is_client_hello, looks_like_hello
+
 Place: TypeAlias = tuple[Any, ...]
 """A socket address and the number of an association."""
 
@@ -40,6 +42,10 @@ class AssociationSocket:
         """A datagram for Trio; False when too many wait."""
         if len(self._waiting) >= WAITING:
             return False
+        if looks_like_hello(datagram) and not is_client_hello(
+            datagram
+        ):  # Trio would take it for one, and throw it away
+            datagram = NO_RECORD + datagram
         self._waiting.append((datagram, place))
         self._readers.unpark_all()
         return True

@@ -38,6 +38,8 @@ MAX_RECORD_BYTES = (1 << 14) + 64
 """A record with the longest plaintext, its header, nonce and tag. What is longer OpenSSL takes for two datagrams."""
 APPLICATION_DATA = 23
 _ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
+NO_RECORD = bytes([APPLICATION_DATA]) + b"\xfe\xfd" + b"\xff\xff" + bytes(8)
+"""An empty record of an epoch that never is: nothing to whoever reads what follows it."""
 _MESSAGE = Struct(">BQ")
 FIRST_OF_PACKETS = 0x10
 """The first byte of a message of the link is less."""
@@ -76,6 +78,11 @@ def is_handshake(record: bytes) -> bool:
 
 def is_client_hello(record: bytes) -> bool:
     """Whether a DTLS datagram begins a handshake."""
+    return is_handshake(record) and looks_like_hello(record)
+
+
+def looks_like_hello(record: bytes) -> bool:
+    """The same for whoever does not look whether it is encrypted: then it is any byte of a nonce that looks so."""
     return len(record) > _HEADER_BYTES and record[0] == _HANDSHAKE and record[_HEADER_BYTES] == _CLIENT_HELLO
 
 

@@ -28,6 +28,8 @@ from holloway.simulations.trace import Trace
 MAX_FAILURES_KEPT = 20
 """Failures beyond these are counted only."""
 MAX_JOBS = 64
+ATTEMPTS = 3
+"""So often a seed is run at most while the machine's clock, which should not count, got in between."""
 ORPHANED_WITHIN_S = 0.5
 _SEEDS_PER_TASK = 4
 _TASKS_AHEAD = 4  # for each process: enough to keep it busy, few enough to stop soon
@@ -133,7 +135,11 @@ class _Work:
 
     def run(self, seed: int) -> Outcome:
         plan = draw_plan(self.scenario, seed, self.depth, offloads=self.offloads)
-        return run_plan(plan, trace=Trace() if self.is_traced else None)
+        for _ in range(ATTEMPTS):
+            outcome = run_plan(plan, trace=Trace() if self.is_traced else None)
+            if outcome.failure is None or outcome.failure.verdict is not Verdict.NOT_DETERMINISTIC:
+                break
+        return outcome
 
 
 def _outcomes(work: _Work, seeds: range, jobs: int) -> Iterator[tuple[int, Outcome]]:

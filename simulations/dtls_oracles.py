@@ -38,9 +38,18 @@ def waiting_packets_are_bounded(packets: int, held_bytes: int, node: str) -> str
     return None
 
 
+def no_real_time_passes(node: str) -> str | None:
+    """OpenSSL, whose clock is the machine's, does nothing because of it. Asked when it has: then no seed decides what follows."""
+    return (
+        f"the machine stood still for a second while {node} was at a handshake, which OpenSSL's own clock does not forgive: this run "
+        "cannot be repeated; run it again"
+    )
+
+
 DTLS_ALWAYS = (
     associations_are_certified,
     associations_are_few,
     associations_are_owned,
     waiting_packets_are_bounded,
+    no_real_time_passes,
 )

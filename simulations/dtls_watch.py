@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import holloway.actors.dtls_credentials as believing
+import holloway.actors.dtls_handshaker as shaking
 import holloway.actors.dtls_peer as making
+from holloway.actors.dtls_channel import QuietConnection
 from holloway.actors.dtls_credentials import Credentials, FileCredentials, Shown
 from holloway.actors.dtls_handshaker import DtlsHandshaker
 from holloway.actors.dtls_peer import DtlsPeer
@@ -27,6 +29,7 @@ from holloway.simulations.dtls_oracles import (
     associations_are_certified,
     associations_are_few,
     associations_are_owned,
+    no_real_time_passes,
     waiting_packets_are_bounded,
 )
 from holloway.simulations.oracles import Calm, deadlines_are_kept
@@ -171,6 +174,15 @@ class WatchedCredentials(FileCredentials):
         return self._watch.shown_by(self._name)
 
 
+class WatchedConnection(QuietConnection):
+    """A handshake of a simulated node."""
+
+    def repeated(self) -> None:
+        """See `QuietConnection`."""
+        life: Life = PROCESS.get()  # type: ignore[assignment]
+        life.host.world.check(no_real_time_passes, life.name)
+
+
 class WatchedDtlsPeer(DtlsPeer):
     """The link of a simulated node to a peer: it does what the real one does, and tells the world what happens to it."""
 
@@ -222,9 +234,16 @@ def watched_links() -> Iterator[None]:
         life: Life = PROCESS.get()  # type: ignore[assignment]
         return WatchedCredentials(life.host.world.dtls, life.name)
 
-    before = vars(making)["DtlsPeer"], vars(believing)["load_credentials"]
-    vars(making)["DtlsPeer"], vars(believing)["load_credentials"] = WatchedDtlsPeer, load
+    watched: list[tuple[dict[str, Any], str, object]] = [
+        (vars(making), "DtlsPeer", WatchedDtlsPeer),
+        (vars(shaking), "QuietConnection", WatchedConnection),
+        (vars(believing), "load_credentials", load),
+    ]
+    before = [module[name] for module, name, _ in watched]
+    for module, name, ours in watched:
+        module[name] = ours
     try:
         yield
     finally:
-        vars(making)["DtlsPeer"], vars(believing)["load_credentials"] = before
+        for (module, name, _), theirs in zip(watched, before, strict=True):
+            module[name] = theirs

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from holloway.simulations.control_world import ControlWorld
     from holloway.simulations.world import World
 
+REAL_TIME = "no_real_time_passes"
+"""The promise of `dtls_oracles` (which only those who simulate DTLS import) that the machine breaks, and not what is simulated."""
 CRASH = "no_crash"
 """The property that is broken when the system under test raises what it should not."""
 
@@ -117,6 +119,8 @@ def _world(plan: Plan, trace: Trace | None, capture: Capture | None) -> World | 
 def _verdict(name: str) -> Verdict:
     if name == no_actor_crashes.__name__:
         return Verdict.CRASHED
+    if name == REAL_TIME:
+        return Verdict.NOT_DETERMINISTIC
     return Verdict.LIVENESS_BROKEN if name in EVENTUALLY else Verdict.SAFETY_BROKEN
 
 

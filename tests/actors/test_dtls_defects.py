@@ -1,4 +1,4 @@
-"""Eight ways in which Trio's DTLS lets go of a node when it is used as it comes, and that they do not reach a node of ours.
+"""Nine ways in which Trio's DTLS lets go of a node when it is used as it comes, and that they do not reach a node of ours.
 
 The first half of each pair shows the defect, so that it is known when it is gone and what was made against it may go, too. The other
 half meets the same thing through whole nodes, or through the part that was made against it. Also a canary for what is private.
@@ -347,6 +347,32 @@ async def test_ours_is_back_soon_though_it_alone_can_dial(tmp_path: Path, autoju
         await mortal.stop()
 
 
+# 9. The end of a handshake, which is encrypted, is taken for its beginning when the nonce happens to begin with a 1.
+
+FINISHED = b"\x16\xfe\xfd\0\1" + bytes(6) + b"\0\x30" + b"\1" + bytes(0x2F)
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+async def test_trio_takes_an_encrypted_record_for_a_hello_unless_another_one_is_before_it(
+    is_ours: bool, autojump_clock: MockClock
+) -> None:
+    wire = Wire()
+    channel = wire.endpoints["a"].connect(("b", 1), stock_context(good(1)))
+    with trio.move_on_after(0.1):
+        await channel.do_handshake()
+    if is_ours:
+        wire.sockets["a"].offer(FINISHED, ("b", 1))
+    else:
+        wire.sockets["a"]._waiting.append((FINISHED, ("b", 1)))
+        wire.sockets["a"]._readers.unpark_all()
+    await trio.sleep(0.1)
+    if is_ours:
+        assert channel._q.r.receive_nowait().endswith(FINISHED)
+    with pytest.raises(trio.WouldBlock):
+        channel._q.r.receive_nowait()
+    wire.close()
+
+
 # What is private.
 
 
@@ -362,7 +388,15 @@ async def test_trio_and_openssl_still_have_what_we_use_of_their_insides(autojump
     assert channel._final_volley == []
     assert channel._handshake_mtu == 1472
     assert channel._did_handshake is False
-    for word in ("bio_read", "bio_write", "get_app_data", "set_app_data", "set_ciphertext_mtu"):
+    for word in (
+        "DTLSv1_get_timeout",
+        "DTLSv1_handle_timeout",
+        "bio_read",
+        "bio_write",
+        "get_app_data",
+        "set_app_data",
+        "set_ciphertext_mtu",
+    ):
         assert callable(getattr(channel._ssl, word)), f"pyOpenSSL has no Connection.{word} any more"
     channel.close()
     wire.close()

@@ -101,7 +101,9 @@ class Gluing:
 
     def __call__(self, datagram: bytes) -> bytes:
         nothing = b"\0"
-        if self.is_open or not (is_last := datagram[PREFIX_BYTES] == 20) and datagram[PREFIX_BYTES] != APPLICATION_DATA:
+        if self.is_open or (
+            not (is_last := datagram[PREFIX_BYTES] == 20) and datagram[PREFIX_BYTES] != APPLICATION_DATA
+        ):
             return datagram
         self.held.append(datagram)
         if is_last or len(self.held) > 2:

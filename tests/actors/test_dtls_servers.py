@@ -32,7 +32,7 @@ NAMED_S = 5.0
 """After so long a refusal is known."""
 SLOW = 4
 """How much slower a machine may be."""
-SOON = TimersConfig(rekey_after_s=1.0, reject_after_s=4.0, rekey_timeout_s=0.5)
+SOON = TimersConfig(rekey_after_s=0.4, reject_after_s=4.0, rekey_timeout_s=0.5)
 
 
 class LoopbackPorts(SimulatedPorts):

@@ -34,6 +34,28 @@ def test_any_bytes_can_be_looked_at(data: bytes) -> None:
     assert message is None or data == wire.message(*message)
 
 
+def test_what_is_encrypted_is_no_hello_whatever_its_nonce_begins_with() -> None:
+    hello = b"\x16\xfe\xfd\0\0" + bytes(6) + b"\0\1" + b"\1"
+    encrypted = hello[:4] + b"\1" + hello[5:]
+    assert (wire.is_client_hello(hello), wire.looks_like_hello(hello)) == (True, True)
+    assert (wire.is_client_hello(encrypted), wire.looks_like_hello(encrypted)) == (False, True)
+    assert not wire.looks_like_hello(wire.NO_RECORD + encrypted)
+
+
+def test_records_are_told_apart_by_what_they_say_and_not_by_their_numbers() -> None:
+    def record(kind: int, epoch: int, number: int, text: bytes) -> bytes:
+        head = bytes([kind]) + b"\xfe\xfd" + epoch.to_bytes(2, "big") + number.to_bytes(6, "big")
+        return head + len(text).to_bytes(2, "big") + text
+
+    said = [record(22, 0, 1, b"one"), record(22, 0, 2, b"two"), record(20, 0, 3, b"\1"), record(22, 1, 0, b"sealed")]
+    again = [record(22, 0, 4, b"one"), record(22, 0, 5, b"two"), record(20, 0, 6, b"\1"), record(22, 1, 1, b"anew")]
+    assert list(wire.records_of(b"".join(said + again))) == said + again
+    sayings = [wire.saying_of(each) for each in said]
+    assert len(set(sayings)) == 4
+    assert [wire.saying_of(each) for each in again] == sayings
+    assert wire.saying_of(record(21, 1, 2, b"alert")) is None
+
+
 @given(st.sampled_from(wire.LinkMessage), NUMBERS)
 def test_messages_of_the_link_are_no_packets(kind: wire.LinkMessage, number: int) -> None:
     text = wire.message(kind, number)
