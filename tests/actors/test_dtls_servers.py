@@ -122,7 +122,7 @@ async def test_packets_go_to_a_server_of_openssl_and_come_from_it(more: tuple[st
         with trio.fail_after(NAMED_S * SLOW):
             assert await ports.tun.collect() == [packet(2, 1, 7)]
         assert the_peer(node, 2) | {"state": "ok", "suite": "dtls", "problem": None} == the_peer(node, 2)
-        await trio.sleep(0 if more else 1.5)  # it is not asked whether it is there, though it is silent
+        await trio.sleep(0 if more else 1.1)  # it is not asked whether it is there, though it is silent
         assert the_peer(node, 2)["tx"]["packets"] == 3
         assert the_peer(node, 2)["state"] == "ok"
 
