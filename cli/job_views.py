@@ -22,6 +22,8 @@ from holloway.protocols.control_plane.plain_output import Sanitiser, sanitise
 SCHEMA = "holloway.exec/1"
 KEPT_BYTES = 1 << 20
 """Of one stream of one node, where all is shown at the end; `--stream` and `--jsonl` show everything."""
+LINE_CHARS = 64 * 1024
+"""A line that is longer is shown in pieces of about that: it may have no end."""
 MAX_NAMES = 12
 
 
@@ -97,6 +99,32 @@ class _Kept:
         self.left_out.clear()
 
 
+class _Lines:
+    """The beginning of one line that has not ended yet."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._size = 0
+
+    def feed(self, text: str) -> list[str]:
+        """The lines that have ended with that."""
+        *whole, rest = text.split("\n")
+        if whole:
+            whole[0] = self.rest() + whole[0]
+        self._parts.append(rest)
+        self._size += len(rest)
+        if self._size > LINE_CHARS:
+            whole.append(self.rest())
+        return whole
+
+    def rest(self) -> str:
+        """What has no end, which is forgotten here."""
+        text = "".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return text
+
+
 class PeopleView:
     """For people. `is_streamed`: many nodes, too, as it comes."""
 
@@ -104,7 +132,7 @@ class PeopleView:
         self.outcome = Outcome()
         self._is_streamed = is_streamed
         self._sanitisers: dict[tuple[str, Stream], Sanitiser] = {}
-        self._lines: dict[tuple[str, Stream], str] = {}
+        self._lines: dict[tuple[str, Stream], _Lines] = {}
         self._kept = _Kept()
 
     def begin(self, expect: Expect) -> None:
@@ -147,16 +175,15 @@ class PeopleView:
         if self._is_alone:
             out.write(text)
         else:
-            *whole, self._lines[key] = (self._lines.get(key, "") + text).split("\n")
-            for line in whole:
+            for line in self._lines.setdefault(key, _Lines()).feed(text):
                 out.write(f"{message.node}: {line}\n")
         out.flush()
 
     def _flush(self, node: str) -> None:
         """The last line of a node that does not end."""
         for stream in Stream:
-            rest = self._lines.pop((node, stream), "")
-            if rest:
+            lines = self._lines.pop((node, stream), None)
+            if lines is not None and (rest := lines.rest()):
                 _stream(stream).write(f"{node}: {rest}\n")
                 _stream(stream).flush()
 

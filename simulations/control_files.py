@@ -69,7 +69,7 @@ class FileShelf:
         self._preparing.clear()
         self._reading.clear()
 
-    def receive(self, who: Principal, route: bytes, frames: list[bytes]) -> None:
+    def receive(self, who: Principal | None, route: bytes, frames: list[bytes]) -> None:
         """A message comes on the connection for files."""
         self.carry_out(self.service.receive(self._host.moment, who, route, frames))
 

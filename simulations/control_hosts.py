@@ -6,6 +6,7 @@ responsible for the way of messages between machines (`control_world`), nor for 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ from holloway.protocols.control_plane.effects import (
 from holloway.protocols.control_plane.file_service import BUSY as FILE_BUSY
 from holloway.protocols.control_plane.file_service import TOO_MANY as TOO_MANY_FILES
 from holloway.protocols.control_plane.jobs import read_job, read_sent
-from holloway.protocols.control_plane.messages import Answer, Noted, Role, Run, Stream
+from holloway.protocols.control_plane.messages import Answer, Cancel, Noted, Role, Run, Stream
+from holloway.protocols.control_plane.refusals import lines_of
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode, encode
 from holloway.simulations.clocks import Clocks
@@ -57,6 +59,7 @@ POLICY = BrokerPolicy(
     heartbeat_s=2.0,
     start_within_s=5.0,
     grace_s=3.0,
+    cancel_within_s=0.2,
     max_deadline_s=30.0,
     max_jobs=400,
     max_running=48,
@@ -73,7 +76,7 @@ _DIES_WITHIN_NS = 300 * MS
 _LOOKS_EVERY = 16
 _NO_REFUSALS = ("control_forgotten_job", "control_bad_record", "file_no_transfer")
 """What is counted without being refused."""
-_RUN, _NOTED = b'"kind":"run"', b'"kind":"noted"'
+_RUN, _NOTED, _REGISTER = b'"kind":"run"', b'"kind":"noted"', b'"kind":"register"'
 _PLACES = {
     NO_KEY: "node_refused",
     WRONG_SENDER: "node_refused",
@@ -201,6 +204,8 @@ class BrokerHost(Host):
         super().__init__(world, name)
         self.disk: dict[str, bytes] = {}
         self.trail: list[bytes] = []
+        self.revoked: Counter[str] = Counter()
+        """Operators whose key does not count now, with how many faults say so."""
         self.audited = self._looked = 0
         self._head = Head()
         self.broker = self._new()
@@ -214,6 +219,11 @@ class BrokerHost(Host):
         self.broker, self.audited = self._new(), 0
         self.shelf.begin()
         self.carry_out(self.broker.restore(self.moment, list(self.disk.items())))
+        names = self.world.plan.control.operators if self.world.plan.control is not None else ()
+        counted = {name: Role.OPERATOR for name in names if not self.revoked[name]}
+        self.carry_out(self.broker.only(self.moment, counted))
+        for name in set(names).difference(counted):
+            self.world.truth.revoked(name)
         if self.broker.jobs.running and self.life > 1:
             self.world.reached.reach("broker_returned_to_jobs")
 
@@ -226,8 +236,23 @@ class BrokerHost(Host):
     def receive(self, principal: Principal | None, route: bytes, frames: list[bytes]) -> list[BrokerEffect]:
         """A message comes; its effects, which are carried out."""
         effects = self.broker.receive(self.moment, principal, route, frames)
+        if principal is not None and principal.role is Role.NODE and len(frames) > 1 and _REGISTER in frames[1]:
+            self._check_told(principal.name, effects)
         self.carry_out(effects)
         return effects
+
+    def revoke(self, name: str) -> None:
+        """The key of an operator counts no more, until it is admitted again."""
+        self.revoked[name] += 1
+
+        def take_out() -> None:
+            life = self.life
+            self.carry_out(self.broker.gone(self.moment, name))
+            self.shelf.carry_out(self.shelf.service.gone(name))
+            if self.is_up() and self.life == life:
+                self.world.truth.revoked(name)
+
+        self.do(take_out)
 
     def undelivered(self, route: bytes, frames: list[bytes]) -> None:
         """Nobody is at the other end any more."""
@@ -248,6 +273,7 @@ class BrokerHost(Host):
             match effect:
                 case Send(route, frames):
                     self._check_noted(route, frames)
+                    self._check_sent(route, frames)
                     self.world.to_route(route, frames)
                 case Keep(key, record):
                     self.disk[key] = record
@@ -277,6 +303,20 @@ class BrokerHost(Host):
                 self.world.reached.reach("output_thrown_away")
         self.plan_wake(self.broker.next_tick())
 
+    def _check_told(self, node: str, effects: Sequence[BrokerEffect]) -> None:
+        """Whoever has registered hears what was cancelled."""
+        heard = [decode(each.frames) for each in effects if isinstance(each, Send)]
+        told = [each.job for each in heard if isinstance(each, Cancel)]
+        jobs = self.broker.jobs.jobs
+        if any(job not in self.broker.jobs.running for job in told):
+            self.world.reached.reach("cancel_told_late")
+        self.world.truth.registered(node, {name for name, job in jobs.items() if job.is_cancelled}, told)
+
+    def _check_sent(self, route: bytes, frames: list[bytes]) -> None:
+        message = decode(frames) if _RUN in frames[1] else None
+        if isinstance(message, Run):
+            self.world.truth.leaves(route.decode().partition("/")[0], message.job)
+
     def _check_noted(self, route: bytes, frames: list[bytes]) -> None:
         message = decode(frames) if _NOTED in frames[1] else None
         if isinstance(message, Noted) and message.job in self.broker.jobs.jobs:
@@ -288,7 +328,7 @@ class BrokerHost(Host):
         line, self._head = next_line(self._head, self.moment.wall, entry)
         self.trail.append(line)
         if entry.event == "refused":
-            self.audited += int(entry.what.split()[0]) if entry.what.endswith(" more") else 1
+            self.audited += lines_of(entry.what)
             self.world.reached.reach(_PLACES.get(entry.outcome, "malformed_refused"))
 
 
@@ -403,7 +443,10 @@ class _Process:
         self._rc: int | None = None if kind == 0 else kind if kind < 4 else 0
         self._writes = 40 if kind == 15 else 3 if kind > 10 else 0
         self._size = PIECE_BYTES if kind == 15 else 20
-        self._every_ns = self._draw(20 * MS) if kind == 15 else self._draw(2 * SECOND_NS)
+        most_ns = (
+            20 * MS if kind == 15 else 8 * SECOND_NS if kind > 10 else 2 * SECOND_NS
+        )  # the middle ones outlast outages
+        self._every_ns = self._draw(most_ns)
         self._timeline.at(self._timeline.now_ns + self._every_ns, self._go_on)
 
     def _draw(self, most_ns: int) -> int:

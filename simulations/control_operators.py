@@ -96,12 +96,12 @@ class OperatorHost(Host):
         elif bits[0] % 8 == 1:
             steps = (Step("sync", (_FOLDERS[below(bits[0] >> 3, len(_FOLDERS))],)), *steps)
         target = _TARGETS[below(bits[1], len(_TARGETS))]
-        ask = Ask(request, steps, target, 1.0 + below(bits[2], 5), _ROLLOUTS[below(bits[3], len(_ROLLOUTS))])
+        ask = Ask(request, steps, target, 1.0 + below(bits[2], 9), _ROLLOUTS[below(bits[3], len(_ROLLOUTS))])
         self._watched[request] = watched = _Watched(ask, self.world.timeline.now_ns)
         self._say(ask)
         now_ns = self.world.timeline.now_ns
         self.world.timeline.at(now_ns + PATIENCE_NS, self._again, watched, self.life)
-        if bits[4] % 5 == 0 and not is_flood:
+        if bits[4] % 3 == 0 and not is_flood:
             self.world.timeline.at(now_ns + 1 + below(bits[4], 3 * SECOND_NS), self._cancel, watched, self.life)
 
     def receive(self, frames: list[bytes]) -> None:

@@ -98,6 +98,17 @@ def states_tell_the_truth(end: End, steps: Sequence[Execution], asked: int, node
     return None if is_true else f"{node} is said to be {end.state.value}, and what ran there is {steps}"
 
 
+def what_is_barred_is_not_sent(is_barred: bool, node: str, job: str) -> str | None:
+    """Nothing is sent, or sent again, that somebody asked for whose key was revoked afterwards: nor when he has another one."""
+    return f"job {job} is sent to {node}, and who asked for it was revoked" if is_barred else None
+
+
+def who_comes_back_hears_what_was_cancelled(running: Sequence[str], told: Sequence[str], node: str) -> str | None:
+    """A node that registers is told of every job that runs there and was cancelled, however long ago it was given up."""
+    forgotten = next((job for job in running if job not in told), None)
+    return None if forgotten is None else f"{node} runs job {forgotten}, which was cancelled, and was not told"
+
+
 def an_end_stays(before: State | None, state: State, node: str, job: str) -> str | None:
     """Once it is said how a job ended on a node, nothing else is said: not by another life of the broker either."""
     return f"job {job} on {node} was {before.value}, and now is {state.value}" if before not in (None, state) else None
@@ -189,6 +200,8 @@ CONTROL_ALWAYS: tuple[Callable[..., str | None], ...] = (
     only_operators_command,
     a_request_is_one_job,
     states_tell_the_truth,
+    what_is_barred_is_not_sent,
+    who_comes_back_hears_what_was_cancelled,
     an_end_stays,
     no_result_is_shown_twice,
     nothing_noted_is_lost,

@@ -5,7 +5,7 @@ Everybody tells it what he does, and it holds that against the promises. Not res
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.jobs import Asked, End
@@ -19,7 +19,9 @@ from holloway.simulations.control_oracles import (
     nothing_runs_twice,
     only_operators_command,
     states_tell_the_truth,
+    what_is_barred_is_not_sent,
     what_is_over_does_not_begin,
+    who_comes_back_hears_what_was_cancelled,
 )
 from holloway.simulations.milestones import Reached
 from holloway.simulations.oracles import hold
@@ -34,6 +36,7 @@ class Truth:
         self._requests: dict[tuple[str, str], str] = {}
         self._steps: dict[tuple[str, str], list[Execution]] = {}
         self._ends: dict[tuple[str, str], End] = {}
+        self._barred: set[str] = set()
         self._shown: dict[tuple[str, str, str, str], State] = {}
         self._syncs: dict[str, dict[str, list[tuple[str, ...]]]] = {}
 
@@ -62,6 +65,23 @@ class Truth:
         return any(
             parts[: len(folder)] == folder for folders in self._syncs.get(node, {}).values() for folder in folders
         )
+
+    def revoked(self, owner: str) -> None:
+        """The broker has done what is to be done when the key of somebody counts no more."""
+        self._barred.update(name for name, asked in self.jobs.items() if asked.owner == owner)
+
+    def leaves(self, node: str, job: str) -> None:
+        """A job leaves the broker for a node."""
+        hold(what_is_barred_is_not_sent, job in self._barred, node, job)
+
+    def registered(self, node: str, cancelled: Container[str], told: Sequence[str]) -> None:
+        """The broker has answered an agent that has come, and told it that these jobs are cancelled."""
+        running = [
+            job
+            for (where, job), steps in self._steps.items()
+            if where == node and job in cancelled and steps[-1].fate is Fate.RUNS and not steps[-1].is_killed
+        ]
+        hold(who_comes_back_hears_what_was_cancelled, running, told, node)
 
     def begins(self, node: str, job: str, step: int) -> Execution:
         """A step begins on a node."""

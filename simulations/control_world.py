@@ -101,10 +101,11 @@ class ControlWorld:
         route = sender.route
 
         def receive() -> None:
+            known = None if self.broker.revoked[who.name] else who
             if is_file:
-                self.broker.shelf.receive(who, route, frames)
+                self.broker.shelf.receive(known, route, frames)
             else:
-                self.broker.receive(who, route, frames)
+                self.broker.receive(known, route, frames)
 
         def arrive(line: int) -> None:
             self._arrived(self.broker, sender.name, frames, line)
@@ -188,6 +189,8 @@ class ControlWorld:
                     host.is_reading = False
                 case "job_flood" if isinstance(host, OperatorHost):
                     self._flood(fault, host)
+                case "operator_revoked":
+                    self.broker.revoke(name)
                 case "hostile_node" if isinstance(host, AgentHost):
                     HostileNode(self, fault, host).act()
                 case _:
@@ -217,6 +220,8 @@ class ControlWorld:
                     host.clocks.offset_ns -= int(fault.values["offset"])
                 case "slow_reader" if isinstance(host, OperatorHost):
                     host.is_reading = True
+                case "operator_revoked":
+                    self.broker.revoked[name] -= 1
                 case _:
                     pass
 

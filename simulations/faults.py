@@ -153,6 +153,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             (Parameter("every", Quantity.PAUSE),),
             needs_control=True,
         ),
+        "operator_revoked": Kind(
+            _NODE, "the key of the operator does not count, and then does again", needs_control=True
+        ),
         "hostile_node": Kind(
             _NODE,
             "somebody has the key of the node and sends what the node may not, beside the node",

@@ -179,6 +179,7 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "job_cancelled": _commanded("a job was cancelled on a node, before or while it ran"),
         "job_unknown": _commanded("nobody could tell how a job ended on a node"),
         "job_answered_late": _commanded("an agent told of an end that the broker had given up"),
+        "cancel_told_late": _commanded("a node that came back heard of a cancelled job that had been given up there"),
         "job_output_missed": _commanded("a job ended whose output had not all come"),
         "job_sent_again": _commanded("an agent got a job that it knew already, and did not run it again"),
         "process_waited": _commanded("a process was not read because its output could not leave"),

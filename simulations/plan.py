@@ -56,7 +56,7 @@ CONTROL_WORKLOADS = ("jobs", "files")
 """Those of a control plane, which has no others."""
 CONTROL_FAULTS = (
     *("loss", "latency", "jitter", "duplicate", "reorder", "partition", "crash", "restart", "pause", "clock_jump"),
-    *("clock_skew", "slow_reader", "job_flood", "hostile_node"),
+    *("clock_skew", "slow_reader", "job_flood", "operator_revoked", "hostile_node"),
 )
 """What may befall one."""
 

@@ -31,7 +31,7 @@ from holloway.actors.control_plane.record_store import RecordStore
 from holloway.actors.control_plane.roster import Roster
 from holloway.actors.control_plane.sync_rights import SyncRights
 from holloway.actors.control_plane.world import World
-from holloway.actors.control_plane.zap import Gate, sender_key
+from holloway.actors.control_plane.zap import Gate, sender_key, sender_words
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.broker import Broker
@@ -181,9 +181,10 @@ class _Hub:
         self._gone += names
         self._waiting.cancel()
 
-    def note_denied(self, address: str, why: str) -> None:
+    def note_denied(self, address: str, reason: str, why: str) -> None:
         """Somebody was not let in. Nobody can flood the trail so."""
-        self._notes += self._denied.note(trio.current_time(), address, "handshake", why)
+        now = trio.current_time()
+        self._notes += self._denied.note(now, address, f"handshake: {why}", reason, is_stranger=True)
         self._waiting.cancel()
 
     def note_null(self, endpoint: str) -> None:
@@ -216,15 +217,15 @@ class _Hub:
             gone, self._gone = self._gone, []
             for name in gone:  # before what has come since: it is judged by the new list
                 effects += self.broker.gone(now, name)
-            for route, principal, frames in arrivals:
-                effects += self.broker.receive(now, principal, route, frames)
+            for route, principal, frames, stranger in arrivals:
+                effects += self.broker.receive(now, principal, route, frames, stranger)
             due = self.broker.next_tick()
             if due is not None and now.at >= due:
                 effects += self.broker.tick(now)
             self._notes += self._denied.due(now.at)
             await self._carry_out(effects)
 
-    async def _arrivals(self) -> list[tuple[bytes, Principal | None, list[bytes]]]:
+    async def _arrivals(self) -> list[tuple[bytes, Principal | None, list[bytes], str]]:
         """What has come: at least one message, unless something else is to be done now."""
         due = self.broker.next_tick()
         first: list[zmq.Frame] | None = None
@@ -242,14 +243,14 @@ class _Hub:
                 return
             yield frames
 
-    def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes]]:
+    def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes], str]:
         route, *rest = frames
         # Every frame of a message has the properties of its connection.
         if self._settings.security is Security.NULL:
             who = principal_of(route.bytes)
         else:
             who = self.keys.roster.principal(sender_key(frames[-1]))
-        return route.bytes, who, [each.bytes for each in rest]
+        return route.bytes, who, [each.bytes for each in rest], "" if who else sender_words(frames[-1])
 
     async def _carry_out(self, effects: list[BrokerEffect]) -> None:
         while effects or self._notes:

@@ -26,7 +26,7 @@ from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.roster import Roster
 from holloway.actors.control_plane.sync_rights import SyncRights
 from holloway.actors.control_plane.world import World
-from holloway.actors.control_plane.zap import Gate, sender_key
+from holloway.actors.control_plane.zap import Gate, sender_key, sender_words
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.access import DEFAULT_ACCESS
@@ -95,7 +95,7 @@ async def serve_files(
             hub = _Files(settings, world, folder.file(PARTS), audit)
             keys = KeyWatch(server_keys, roster, ctx.log, hub.hear_gone)
             hub.roster = roster
-            with Gate(context, keys.judge, ctx.log) as gate:
+            with Gate(context, keys.judge, ctx.log, hub.note_denied) as gate:
                 is_null = settings.security is Security.NULL
                 pair = None if is_null else CurvePair(roster.keys.public_key, roster.keys.private_key)
                 hub.router, endpoint = gate.open_router(settings.endpoint, pair, high_water=HIGH_WATER)
@@ -136,6 +136,10 @@ class _Files:
         for name in names:
             self._take(self.service.gone(name))
 
+    def note_denied(self, address: str, reason: str, why: str) -> None:
+        """Somebody was not let in."""
+        self._take(self.service.denied(self._world.moment(), address, reason, why))
+
     def close(self) -> None:
         """Close every file."""
         for unfinished in self._put.values():
@@ -155,8 +159,9 @@ class _Files:
                 route, *rest = frames
                 key = sender_key(frames[-1])
                 who = principal_of(route.bytes) if self._is_null else self.roster.principal(key)
+                stranger = "" if who else sender_words(frames[-1])
                 moment = self._world.moment()
-                self._take(self.service.receive(moment, who, route.bytes, [each.bytes for each in rest]))
+                self._take(self.service.receive(moment, who, route.bytes, [each.bytes for each in rest], stranger))
             due = self.service.next_tick()
             if due is not None and trio.current_time() >= due:
                 self._take(self.service.tick(self._world.moment()))

@@ -28,9 +28,9 @@ class Roster:
         """Whose key in Z85 that is; None for one that is unknown or revoked."""
         return None if key is None else self._principals.get(key)
 
-    def owners(self) -> set[str]:
-        """Who may have jobs."""
-        return {each.name for each in self._principals.values() if each.role is not Role.NODE}
+    def owners(self) -> dict[str, Role]:
+        """Who may have jobs, and as what."""
+        return {each.name: each.role for each in self._principals.values() if each.role is not Role.NODE}
 
     def take(self, keys: KeyFile) -> list[str]:
         """The key file has changed. Returns the names whose key counts no more, or may do less than before."""

@@ -42,9 +42,9 @@ class Gate:
         context: zmq.Context[zmq.Socket[bytes]],
         judge: Judge,
         log: Logger,
-        tell_denied: Callable[[str, str], None] = lambda address, reason: None,
+        tell_denied: Callable[[str, str, str], None],
     ) -> None:
-        """`tell_denied` hears of each handshake that is refused: where it came from, and why, with the key."""
+        """`tell_denied` hears of each handshake that is refused: where it came from, the reason, and that in words, with the key."""
         self._tell_denied = tell_denied
         self.denied: Final[Counter[str]] = Counter()
         """Handshakes that were refused, by reason."""
@@ -132,7 +132,16 @@ class Gate:
         self.denied[reason] += 1
         said = address.decode("ascii", "backslashreplace") or "somebody"
         self._log.warning("%s is not let in: %s", said, why)
-        self._tell_denied(said, why)
+        self._tell_denied(said, reason, why)
+
+
+def sender_words(frame: zmq.Frame) -> str:
+    """The key and the address of whoever sent the frame, for people."""
+    try:
+        address = str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        address = "an unknown address"
+    return f"{sender_key(frame) or 'no key'} at {address}"
 
 
 def sender_key(frame: zmq.Frame) -> str | None:

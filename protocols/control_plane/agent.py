@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from typing import assert_never
 
 from holloway.protocols.control_plane.access import DEFAULT_ACCESS, AccessTable, Place
-from holloway.protocols.control_plane.agent_journal import Journal, Stage
+from holloway.protocols.control_plane.agent_journal import Entry, Journal, Stage
 from holloway.protocols.control_plane.effects import AgentEffect, Audit, Kill, Moment, Pause, Resume, Send, Start
 from holloway.protocols.control_plane.fields import MAX_ERROR_CHARS
 from holloway.protocols.control_plane.messages import (
@@ -262,15 +262,18 @@ class Agent:
                 self._never(now, run.job, run.issued_at, State.REFUSED, why, out)
                 out.append(self._audit("refused", run, why))
             return
+        self._tell_known(now, run.job, known, out)
+
+    def _tell_known(self, now: Moment, name: str, known: Entry, out: list[AgentEffect]) -> None:
         match known.stage:
             case Stage.BEGUN:
-                self._send(Taken(run.job), out)
+                self._send(Taken(name), out)
             case Stage.ENDED:
                 if known.done is not None:
                     self._tell(now, known.done, 0, out)
             case Stage.NOTED:
                 why = "it was sent to this node before, and the broker knew how it ended"
-                self._send(Done(run.job, State.UNKNOWN, None, 0.0, why, (), 0, False, ""), out)
+                self._send(Done(name, State.UNKNOWN, None, 0.0, why, (), 0, False, ""), out)
             case _:
                 assert_never(known.stage)
 
@@ -315,10 +318,12 @@ class Agent:
         out.append(Start(run.job, number, run.steps[number], run.caller, left_s, body))
 
     def _cancel(self, now: Moment, name: str, out: list[AgentEffect]) -> None:
-        job = self._jobs.get(name)
-        if name not in self._journal.entries:  # whatever comes later, it will not begin
+        job, known = self._jobs.get(name), self._journal.entries.get(name)
+        if known is None:  # whatever comes later, it will not begin
             self._never(now, name, 0.0, State.CANCELLED, "cancelled before it began", out)
-        elif job is not None and job.done is None and job.killed_for is None:
+        elif job is None:
+            self._tell_known(now, name, known, out)
+        elif job.done is None and job.killed_for is None:
             job.killed_for = State.CANCELLED
             out += [self._audit("cancelled", job.run, "ok"), Kill(name)]
 
@@ -366,4 +371,4 @@ class Agent:
 
     def _audit(self, event: str, run: Run, outcome: str) -> Audit:
         what = " ; ".join(" ".join((step.command, *step.arguments)) for step in run.steps)
-        return Audit(event, run.caller, what[:4096], outcome, run.job, self._me.name)
+        return Audit(event, run.caller, what, outcome, run.job, self._me.name)

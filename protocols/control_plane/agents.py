@@ -52,6 +52,7 @@ class Agents:
     def __init__(self, heartbeat_s: float) -> None:
         self.heartbeat_s = heartbeat_s
         self._agents: dict[str, Agent] = {}
+        self._by_route: dict[bytes, Agent] = {}
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -85,8 +86,17 @@ class Agents:
             replaced = None  # the same process has connected again, so nobody is at the other end
         record = AgentRecord(name, message.application, message.environment, message.roles)
         agent = Agent(record, message, route, now.at, now.wall, replaced or (known.older if known else None))
-        self._agents[name] = agent
+        if known is not None and known.route is not None:
+            self._by_route.pop(known.route, None)
+        self._agents[name] = self._by_route[route] = agent
         return agent, replaced
+
+    def lost(self, route: bytes) -> Agent | None:
+        """A connection is gone. Whose it was."""
+        agent = self._by_route.pop(route, None)
+        if agent is not None:
+            agent.route = None
+        return agent
 
     def hear(self, now: Moment, agent: Agent) -> None:
         """A sign of life."""
@@ -94,7 +104,10 @@ class Agents:
 
     def remove(self, name: str) -> bool:
         """Forget an agent; whether there was one."""
-        return self._agents.pop(name, None) is not None
+        agent = self._agents.pop(name, None)
+        if agent is not None and agent.route is not None:
+            self._by_route.pop(agent.route, None)
+        return agent is not None
 
     def too_old(self, now: Moment) -> list[str]:
         """Those that are to be forgotten."""

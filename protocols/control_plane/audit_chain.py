@@ -56,21 +56,30 @@ class Verdict:
 
 
 def next_line(head: Head, wall: float, entry: Audit) -> tuple[bytes, Head]:
-    """The line for `entry` after `head`, with its newline, and the new head. Texts are cut at `MAX_WHAT_CHARS`."""
+    """The line for `entry` after `head`, with its newline, and the new head. Texts are cut to `MAX_WHAT_CHARS`, and say so."""
     fields = {
         "n": head.number + 1,
         "at": round(wall, 3),
         "previous": head.digest,
         "event": entry.event,
         "who": entry.who,
-        "what": entry.what[:MAX_WHAT_CHARS],
-        "outcome": entry.outcome[:MAX_WHAT_CHARS],
+        "what": cut(entry.what),
+        "outcome": cut(entry.outcome),
         "job": entry.job,
-        "where": entry.where[:MAX_WHAT_CHARS],
+        "where": cut(entry.where),
     }
     body = compact(fields).encode("ascii")[:-1]
     digest = hashlib.sha256(body).hexdigest()
     return body + _MARK + digest.encode() + b'"}\n', Head(head.number + 1, digest)
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning, how long it was, and the SHA-256 of it all: what is asked for in so many words is known by that."""
+    if len(text) <= MAX_WHAT_CHARS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    told = f"… ({len(text)} characters, SHA-256 {digest})"
+    return text[: MAX_WHAT_CHARS - len(told)] + told
 
 
 def head_of(line: bytes) -> Head | Flaw:

@@ -13,7 +13,7 @@ Not responsible for jobs once they are allowed (`job_table`), for keys, disks or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import assert_never
@@ -101,11 +101,15 @@ class Broker:
         self._reap_at = now.at + REAP_EVERY_S
         return out
 
-    def receive(self, now: Moment, principal: Principal | None, route: bytes, frames: Frames) -> list[BrokerEffect]:
-        """A message of `principal`, None when the key of the connection is not in the list (any more), came on `route`."""
+    def receive(
+        self, now: Moment, principal: Principal | None, route: bytes, frames: Frames, stranger: str = ""
+    ) -> list[BrokerEffect]:
+        """A message of `principal`, None when the key of the connection is not in the list (any more), came on `route`. `stranger`:
+        what is known of that connection then.
+        """
         out: list[BrokerEffect] = []
         if principal is None:
-            self._refuse(now, "", "a message", NO_KEY, out)
+            out += self._refusals.note(now.at, stranger, "a message", NO_KEY, is_stranger=True)
             return out
         message = decode(frames)
         match message:
@@ -127,12 +131,10 @@ class Broker:
         """Something for `route` could not leave: nobody is there, or he does not read."""
         out: list[BrokerEffect] = []
         message = decode(frames)
-        for agent in self.agents:
-            if agent.route == route:
-                agent.route = None
-                job = self.jobs.jobs.get(message.job) if isinstance(message, Run) else None
-                if job is not None and agent.record.name in job.parts:
-                    self.jobs.not_sent(now, job, job.parts[agent.record.name], out)
+        agent = self.agents.lost(route)
+        job = self.jobs.jobs.get(message.job) if agent is not None and isinstance(message, Run) else None
+        if agent is not None and job is not None and agent.record.name in job.parts:
+            self.jobs.not_sent(now, job, job.parts[agent.record.name], out)
         for log in self.jobs.logs.values():
             log.viewers.pop(route, None)
         self.jobs.flush(out)
@@ -152,10 +154,14 @@ class Broker:
         self.jobs.flush(out)
         return out
 
-    def only(self, now: Moment, owners: Collection[str]) -> list[BrokerEffect]:
-        """After `restore`: whoever is not among `owners` was taken out while no broker ran, and no job of his goes on."""
+    def only(self, now: Moment, owners: Mapping[str, Role]) -> list[BrokerEffect]:
+        """After `restore`: whoever is not among `owners`, or may do less than when he asked, was taken out while no broker ran, and
+        no job of his goes on.
+        """
         out: list[BrokerEffect] = []
-        for name in sorted({job.asked.owner for job in self.jobs.running.values()}.difference(owners)):
+        asked = {(job.asked.owner, job.asked.role) for job in self.jobs.running.values()}
+        gone = {name for name, role in asked if owners.get(name) not in (role, Role.ADMIN)}
+        for name in sorted(gone):
             self.jobs.stop(now, name, OWNER_GONE, out)
         self.jobs.flush(out)
         return out
@@ -221,10 +227,11 @@ class Broker:
         agent, replaced = registered
         out.append(Keep(*self.agents.to_record(agent)))
         if replaced is not None:
-            out.append(Audit("replaced", name, "a younger connection has the same key", ""))
+            entry = Audit("replaced", name, "a younger connection has the same key", "")
+            out += self._refusals.tell(now.at, entry, "")
             out.append(Send(replaced, encode(Replaced())))
         if before is None or before.register.boot != message.boot:
-            out.append(Audit("registered", name, f"version {message.version}"[:80], "ok"))
+            out += self._refusals.tell(now.at, Audit("registered", name, f"version {message.version}"[:80], "ok"), "ok")
         out.append(Send(route, encode(Registered(name, self._policy.heartbeat_s))))
         self.jobs.registered(now, agent, out)
 
@@ -275,12 +282,12 @@ class Broker:
                 job = self._own_job(now, who, route, message, out)
                 if job is not None:
                     after = message.position if message.life == self.life else 0
-                    self.jobs.show(job, message.request, route, who.name, after, out)
+                    self._show(now, who, route, message.request, job, after, out)
             case CancelJob():
                 job = self._own_job(now, who, route, message, out)
                 if job is not None:
-                    self.jobs.cancel(now, job, who.name, out)
-                    state = "finished" if job.finished_at is not None else "cancelling"
+                    is_told = self.jobs.cancel(now, job, who.name, out)
+                    state = "cancelling" if is_told else "finished"
                     out.append(Send(route, encode(Answer(message.request, 1, True, {"job": message.job, "is": state}))))
             case Query():
                 self._query(now, who, route, message, out)
@@ -297,7 +304,7 @@ class Broker:
     def _ask(self, now: Moment, who: Principal, route: bytes, message: Ask, out: list[BrokerEffect]) -> None:
         known = self.jobs.by_request(who.name, message.request)
         if known is not None:
-            self.jobs.show(known, message.request, route, who.name, 0, out)
+            self._show(now, who, route, message.request, known, 0, out)
             return
         if message.retry != NO_JOB:
             retried = self._retried(now, who, route, message, out)
@@ -331,6 +338,18 @@ class Broker:
             self._deny(now, who, route, message.request, what, TOO_MANY, out, "too many jobs are running", fix)
             return
         self.jobs.begin(now, asked, route, out)
+
+    def _show(
+        self, now: Moment, who: Principal, route: bytes, request: str, job: Job, after: int, out: list[BrokerEffect]
+    ) -> None:
+        """Show him a job, unless too many others watch it."""
+        log = self.jobs.logs[job.asked.job]
+        if log.room_for(route, who.name):
+            self.jobs.show(job, request, route, who.name, after, out)
+        else:
+            names = ", ".join(sorted({viewer.name for viewer in log.viewers.values()}))
+            why, fix = f"{len(log.viewers)} watch this job already: {names}", f"holloway jobs show {job.asked.job}"
+            self._deny(now, who, route, request, "attach", TOO_MANY, out, why, fix)
 
     def _asked(self, now: Moment, who: Principal, message: Ask, nodes: tuple[str, ...]) -> Asked:
         """The job that is asked for. Raises LocalError when it cannot be one."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from holloway.protocols.control_plane.agents import Agent, Agents
 from holloway.protocols.control_plane.effects import Moment
-from holloway.protocols.control_plane.job_table import summary
 from holloway.protocols.control_plane.jobs import Job, Phase
 from holloway.protocols.control_plane.messages import Answer, Document
 
@@ -37,7 +36,7 @@ def job_rows(now: Moment, jobs: Iterable[Job]) -> list[Document]:
         {
             "job": job.asked.job,
             "owner": job.asked.owner,
-            "command": summary(job.asked),
+            "command": job.summary,
             "target": job.asked.target[:_MAX_ERROR_CHARS],
             "is": "running" if job.finished_at is None else "finished",
             "age_s": round(max(now.wall - job.asked.asked_at, 0.0), 1),

@@ -123,10 +123,18 @@ class FileService:
         """Whether that transfer is under way."""
         return key in self._transfers
 
-    def receive(self, now: Moment, who: Principal | None, route: bytes, frames: Frames) -> list[ServiceEffect]:
-        """A message of `who`, None when the key of the connection is not in the list (any more), came on `route`."""
+    def denied(self, now: Moment, address: str, reason: str, why: str) -> list[ServiceEffect]:
+        """Somebody was not let in."""
+        return [*self._refusals.note(now.at, address, f"handshake: {why}", reason, is_stranger=True)]
+
+    def receive(
+        self, now: Moment, who: Principal | None, route: bytes, frames: Frames, stranger: str = ""
+    ) -> list[ServiceEffect]:
+        """A message of `who`, None when the key of the connection is not in the list (any more), came on `route`. `stranger`:
+        what is known of that connection then.
+        """
         if who is None:
-            return [*self._refusals.note(now.at, "", "a message", NO_KEY)]
+            return [*self._refusals.note(now.at, stranger, "a message", NO_KEY, is_stranger=True)]
         message = decode(frames)
         match message:
             case Refusal():
@@ -284,6 +292,6 @@ class FileService:
     def _refuse(
         self, now: Moment, who: Principal, route: bytes, message: Offer | Want, reason: str, why: str
     ) -> list[ServiceEffect]:
-        what = f"{kind_of(message)} {message.name[:200]}"
+        what = f"{kind_of(message)} {message.name}"
         refused = self._refusals.note(now.at, who.name, what, reason)
         return [*refused, Send(route, encode(Abort(message.transfer, why)))]

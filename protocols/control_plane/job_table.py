@@ -10,7 +10,6 @@ Not responsible for who may ask for what (`broker`), nor for which agents there 
 from __future__ import annotations
 
 import heapq
-import shlex
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from dataclasses import replace
 from holloway.protocols.control_plane.agents import Agent, Agents
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Moment, Send
-from holloway.protocols.control_plane.job_log import JobLog
+from holloway.protocols.control_plane.job_log import MAX_VIEWERS, JobLog
 from holloway.protocols.control_plane.jobs import (
     Asked,
     End,
@@ -32,9 +31,11 @@ from holloway.protocols.control_plane.jobs import (
     read_job,
     read_sent,
     sent_record,
+    words_of,
 )
 from holloway.protocols.control_plane.messages import (
     Cancel,
+    Denied,
     Done,
     Expect,
     Finished,
@@ -48,20 +49,13 @@ from holloway.protocols.control_plane.messages import (
 )
 from holloway.protocols.control_plane.wire import encode
 
-CANCEL_WITHIN_S = 15.0
-"""How long agents may take to end what was cancelled."""
 RESUME_WITHIN_S = 600.0
 """A job whose next batch is due goes on after the broker was away for no longer than this."""
-MAX_SUMMARY_CHARS = 200
+ENCODED_RUNS = 4
+"""Messages to agents that are kept as they leave: everybody in a wave is sent the same."""
 MAX_ERROR_CHARS = 1000
 MAX_STEP_ERROR_CHARS = 200
 """What is kept of the errors that an agent tells, so that a result fits its message whatever they are made of."""
-
-
-def summary(asked: Asked) -> str:
-    """The commands of a job as one would type them, cut."""
-    text = " ; ".join(shlex.join((step.command, *step.arguments)) for step in asked.steps)
-    return text if len(text) <= MAX_SUMMARY_CHARS else text[: MAX_SUMMARY_CHARS - 1] + "…"
 
 
 class JobTable:
@@ -76,6 +70,9 @@ class JobTable:
         self._requests: dict[tuple[str, str], str] = {}
         self._due: list[tuple[float, str]] = []
         self._touched: dict[str, None] = {}
+        self._silent: dict[str, dict[str, None]] = {}
+        """By node, the jobs that were given up there without a word."""
+        self._encoded: OrderedDict[tuple[str, float], list[bytes]] = OrderedDict()
         self._kept: dict[str, dict[str, None]] = {}
         self._held_bytes = 0
 
@@ -109,37 +106,47 @@ class JobTable:
         job = new_job(asked)
         self._know(job)
         self._keep(job, *job_record(job), out)
-        out.append(Audit("asked", asked.owner, summary(asked), f"{len(asked.nodes)} nodes", asked.job, asked.target))
+        out.append(Audit("asked", asked.owner, words_of(asked), f"{len(asked.nodes)} nodes", asked.job, asked.target))
         self.show(job, asked.request, route, asked.owner, 0, out)
         self._advance(now, job, out)
 
     def show(self, job: Job, request: str, route: bytes, name: str, after: int, out: list[BrokerEffect]) -> None:
-        """Show a job on `route`, from the first thing after a position."""
+        """Show a job on `route`, from the first thing after a position. Its log has room for one more to watch."""
         out.append(Send(route, encode(Expect(request, job.asked.job, self._life, job.asked.nodes))))
-        self.logs[job.asked.job].watch(route, name, after)
+        displaced = self.logs[job.asked.job].watch(route, name, request, after)
+        if displaced is not None:
+            older, viewer = displaced
+            why = f"{MAX_VIEWERS} watch this job, all with the key of {name} or older than yours: a later one has your place"
+            out.append(Send(older, encode(Denied(viewer.request, why, f"holloway jobs wait {job.asked.job}"))))
         self._touched[job.asked.job] = None
 
-    def cancel(self, now: Moment, job: Job, who: str, out: list[BrokerEffect]) -> None:
-        """Nobody begins it any more, and who has begun is told to stop."""
-        if job.is_cancelled or job.finished_at is not None:
-            return
-        job.is_cancelled, job.stopped = True, job.stopped or "the job was cancelled"
-        self._keep(job, *job_record(job), out)
-        out.append(Audit("cancelled", who, summary(job.asked), "", job.asked.job))
-        for part in list(job.parts.values()):
-            if part.phase is Phase.SENT and not part.sends:
-                self._end(job, part, End(State.CANCELLED, error="cancelled before it was sent"), out)
-            elif part.phase in (Phase.SENT, Phase.TAKEN):
-                part.due = min(part.due, now.at + CANCEL_WITHIN_S)
-                self._tell_cancel(part, job, out)
-        heapq.heappush(self._due, (now.at + CANCEL_WITHIN_S, job.asked.job))
-        self._advance(now, job, out)
+    def cancel(self, now: Moment, job: Job, who: str, out: list[BrokerEffect]) -> bool:
+        """Nobody begins it any more, and who may have begun is told to stop; who is away now, when he is back. Whether anybody is
+        still told, or to be told.
+        """
+        silent = [part for part in job.parts.values() if part.is_silent]
+        if not job.is_cancelled and (silent or job.finished_at is None):
+            job.is_cancelled, job.stopped = True, job.stopped or "the job was cancelled"
+            self._keep(job, *job_record(job), out)
+            out.append(Audit("cancelled", who, job.summary, "", job.asked.job))
+            due = now.at + self._policy.cancel_within_s
+            for part in list(job.parts.values()):
+                if part.phase is Phase.SENT and not part.sends:
+                    self._end(job, part, End(State.CANCELLED, error="cancelled before it was sent"), out)
+                elif part.phase in (Phase.SENT, Phase.TAKEN):
+                    part.due = min(part.due, due)
+                    self._tell_cancel(part, job, out)
+            heapq.heappush(self._due, (due, job.asked.job))
+            self._advance(now, job, out)
+        for part in silent:
+            self._tell_cancel(part, job, out)
+        return bool(silent) or job.finished_at is None
 
     def stop(self, now: Moment, owner: str, why: str, out: list[BrokerEffect]) -> None:
-        """No job of somebody goes on to more nodes, nor to one that it has not left for."""
+        """No job of somebody goes on to more nodes, nor to one that it has not left for; and none is sent a second time."""
         for job in list(self.running.values()):
             if job.asked.owner == owner:
-                job.stopped = job.stopped or why
+                job.is_barred, job.stopped = True, job.stopped or why
                 self._keep(job, *job_record(job), out)
                 for part in list(job.parts.values()):
                     if part.phase is Phase.SENT and not part.sends:
@@ -161,8 +168,12 @@ class JobTable:
                 self._advance(now, job, out)
             elif job.is_cancelled:
                 self._tell_cancel(part, job, out)
-            else:
+            elif not job.is_barred:  # else the agent tells by itself what it knows of it
                 self._send_run(job, part, agent, out)
+        for known in self._silent.get(name, ()):
+            job = self.jobs[known]
+            if job.is_cancelled and job.parts[name].journal == agent.register.journal:
+                self._tell_cancel(job.parts[name], job, out)
 
     def taken(self, part: Part) -> None:
         """An agent has begun."""
@@ -187,6 +198,7 @@ class JobTable:
 
     def done(self, now: Moment, job: Job, part: Part, route: bytes, message: Done, out: list[BrokerEffect]) -> None:
         """An agent's job has ended."""
+        self._heard(job, part)
         if part.end is None:
             is_truncated = message.is_truncated or part.missed or (part.received or 0) != message.outputs
             end = End(
@@ -202,9 +214,7 @@ class JobTable:
         elif message.state not in (part.end.state, State.UNKNOWN) and not part.end.late:
             part.end = replace(part.end, late=message.state.value)
             self._keep(job, *end_record(job.asked.job, part), out)
-            out.append(
-                Audit("late", job.asked.owner, summary(job.asked), message.state.value, job.asked.job, part.node)
-            )
+            out.append(Audit("late", job.asked.owner, job.summary, message.state.value, job.asked.job, part.node))
         out.append(Send(route, encode(Noted(message.job))))
         self._advance(now, job, out)
 
@@ -230,6 +240,7 @@ class JobTable:
             for part in job.parts.values():
                 if part.phase in (Phase.SENT, Phase.TAKEN) and part.due <= now.at:
                     self._end(job, part, self._given_up(job, part), out)
+                    self._fall_silent(job, part)
             self._advance(now, job, out)
         for name, job in list(self.jobs.items()):
             if job.finished_at is None or now.at - job.finished_at < self._policy.keep_s:
@@ -323,6 +334,8 @@ class JobTable:
                 continue
             self._kept[name][key] = None
             job.finish(part, end)
+            if not end.late:
+                self._fall_silent(job, part)
         return bad
 
     # How a job goes on.
@@ -353,13 +366,13 @@ class JobTable:
             else:
                 for part in job.waiting():
                     self._end(job, part, End(State.CANCELLED, error=f"not begun: {job.stopped}"), out)
-        if job.stopped and job.under_way:
+        if job.stopped and job.under_way and job.under_way + job.ended < len(job.parts):
             for part in job.waiting():
                 self._end(job, part, End(State.CANCELLED, error=f"not begun: {job.stopped}"), out)
         if job.ended == len(job.parts):
             self._finish(now, job)
             told = " ".join(f"{state.value}={count}" for state, count in job.counts().items())
-            out.append(Audit("finished", job.asked.owner, summary(job.asked), told, job.asked.job))
+            out.append(Audit("finished", job.asked.owner, job.summary, told, job.asked.job))
 
     def _finish(self, now: Moment, job: Job) -> None:
         job.finished_at = now.at
@@ -386,7 +399,16 @@ class JobTable:
     def _send_run(self, job: Job, part: Part, agent: Agent, out: list[BrokerEffect]) -> None:
         if agent.route is not None:  # else it is sent when the agent has come back
             part.sends += 1
-            out.append(Send(agent.route, encode(self.run_message(job.asked, part.issued_at))))
+            out.append(Send(agent.route, self._run_frames(job.asked, part.issued_at)))
+
+    def _run_frames(self, asked: Asked, issued_at: float) -> list[bytes]:
+        key = asked.job, issued_at
+        frames = self._encoded.get(key)
+        if frames is None:
+            frames = self._encoded[key] = encode(self.run_message(asked, issued_at))
+            while len(self._encoded) > ENCODED_RUNS:
+                self._encoded.popitem(last=False)
+        return frames
 
     def _tell_cancel(self, part: Part, job: Job, out: list[BrokerEffect]) -> None:
         agent = self._agents.get(part.node)
@@ -396,7 +418,25 @@ class JobTable:
     def _given_up(self, job: Job, part: Part) -> End:
         if not part.sends:
             return End(State.UNREACHABLE, error="the agent did not come back in time")
+        if job.is_cancelled:
+            why = f"it did not say within {self._policy.cancel_within_s:.0f} s that it stopped: when it is back it is told again"
+            return End(State.UNKNOWN, error=why)
         return End(State.UNKNOWN, error=f"no answer in {self._whole_s(job):.0f} s: it may have run, or may be running")
+
+    def _fall_silent(self, job: Job, part: Part) -> None:
+        """It may be running there, so that who cancels it means that node, too."""
+        if part.end is not None and part.end.state is State.UNKNOWN:
+            part.is_silent = True
+            self._silent.setdefault(part.node, {})[job.asked.job] = None
+
+    def _heard(self, job: Job, part: Part) -> None:
+        """The node has said how it ended."""
+        if part.is_silent:
+            part.is_silent = False
+            jobs = self._silent[part.node]
+            del jobs[job.asked.job]
+            if not jobs:
+                del self._silent[part.node]
 
     def _end(self, job: Job, part: Part, end: End, out: list[BrokerEffect]) -> None:
         job.finish(part, end)
@@ -404,7 +444,7 @@ class JobTable:
         self.logs[job.asked.job].add(_result(job.asked.job, part, end))
         self._touched[job.asked.job] = None
         told = end.state.value if end.rc is None else f"{end.state.value} rc={end.rc}"
-        out.append(Audit("ended", job.asked.owner, summary(job.asked), told, job.asked.job, part.node))
+        out.append(Audit("ended", job.asked.owner, job.summary, told, job.asked.job, part.node))
 
     def _drop_oldest(self) -> None:
         """Output of all jobs together stays below its bound: that of the oldest job goes first."""
@@ -420,6 +460,8 @@ class JobTable:
 
     def _forget(self, name: str, out: list[BrokerEffect]) -> None:
         job = self.jobs.pop(name)
+        for part in job.parts.values():
+            self._heard(job, part)
         self._held_bytes -= self.logs.pop(name).held_bytes
         self._requests.pop((job.asked.owner, job.asked.request), None)
         out += [Forget(key) for key in self._kept.pop(name)]

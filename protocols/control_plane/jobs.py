@@ -1,6 +1,6 @@
 """Jobs as the broker keeps them: what was asked, of which nodes, and how each of them ended; and their durable form.
 
-    job/ID          what was asked, by whom, of which nodes; written again when the job is cancelled
+    job/ID          what was asked, by whom, of which nodes; written again when the job is cancelled, or barred
     sent/ID/WAVE    that the job was about to be sent to these nodes, and the journal of each
     end/ID/NODE     how it ended on one node
 
@@ -12,6 +12,7 @@ goes on (`broker`).
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -42,6 +43,7 @@ from holloway.protocols.control_plane.fields import (
 from holloway.protocols.control_plane.messages import Role, Rollout, State, Step, StepEnd
 from holloway.protocols.hostile_json import compact, read_object
 
+MAX_SUMMARY_CHARS = 200
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 1024 * 1024
 
@@ -75,7 +77,7 @@ class End:
 class Part:
     """A job on one node. `journal`: that of the agent it was sent to. `sends`: how often it may have left; 0 means that it
     surely did not. `due`: when (monotonic) the broker gives it up. `received`: outputs so far, None until the first one of
-    this life of the broker. `missed`: some never came.
+    this life of the broker. `missed`: some never came. `is_silent`: it was given up and has not said since then how it ended.
     """
 
     node: str
@@ -86,6 +88,7 @@ class Part:
     due: float = math.inf
     received: int | None = 0
     missed: bool = False
+    is_silent: bool = False
     end: End | None = None
 
 
@@ -108,14 +111,17 @@ class Asked:
 
 @dataclass(slots=True)
 class Job:
-    """A job. `waves`: how many times it was sent to some nodes; `is_cancelled`: somebody wants it to end; `stopped`: why no more
-    nodes get it; `finished_at`: monotonic. `under_way`, `ended` and `failures` count its parts.
+    """A job. `summary`: the beginning of its commands; `waves`: how many times it was sent to some nodes; `is_cancelled`: somebody
+    wants it to end; `is_barred`: whoever asked may not any more, so that it is never sent again; `stopped`: why no more nodes get it;
+    `finished_at`: monotonic. `under_way`, `ended` and `failures` count its parts.
     """
 
     asked: Asked
     parts: dict[str, Part]
+    summary: str
     waves: int = 0
     is_cancelled: bool = False
+    is_barred: bool = False
     stopped: str = ""
     finished_at: float | None = None
     under_way: int = 0
@@ -166,7 +172,14 @@ class Job:
 
 def new_job(asked: Asked) -> Job:
     """A job of which nothing has been sent."""
-    return Job(asked, {node: Part(node) for node in asked.nodes})
+    words = words_of(asked)
+    summary = words if len(words) <= MAX_SUMMARY_CHARS else words[: MAX_SUMMARY_CHARS - 1] + "…"
+    return Job(asked, {node: Part(node) for node in asked.nodes}, summary)
+
+
+def words_of(asked: Asked) -> str:
+    """The commands of a job as one would type them."""
+    return " ; ".join(shlex.join((step.command, *step.arguments)) for step in asked.steps)
 
 
 _ASKED = row(
@@ -212,14 +225,19 @@ def read_record(record: bytes, forms: Mapping[str, Form]) -> tuple[dict[str, obj
         return None
 
 
-_JOB = {"asked": _ASKED, "is_cancelled": FLAG, "stopped": text(200)}
+_JOB = {"asked": _ASKED, "is_cancelled": FLAG, "is_barred": FLAG, "stopped": text(200)}
 _SENT = {"issued_at": WALL, "nodes": many(NAME_FORM, 0, MAX_NODES), "journals": many(TOKEN, 0, MAX_NODES)}
 _ENDED = {"end": _END}
 
 
 def job_record(job: Job) -> tuple[str, bytes]:
     """Key and record of what was asked."""
-    fields = {"asked": _ASKED.write(job.asked), "is_cancelled": job.is_cancelled, "stopped": job.stopped}
+    fields = {
+        "asked": _ASKED.write(job.asked),
+        "is_cancelled": job.is_cancelled,
+        "is_barred": job.is_barred,
+        "stopped": job.stopped,
+    }
     return f"job/{job.asked.job}", write_record(fields, job.asked.body)
 
 
@@ -232,7 +250,8 @@ def read_job(record: bytes) -> Job | None:
     asked = fields["asked"]
     assert isinstance(asked, Asked)
     job = new_job(replace(asked, body=body))
-    job.is_cancelled, job.stopped = bool(fields["is_cancelled"]), str(fields["stopped"])
+    job.is_cancelled, job.is_barred = bool(fields["is_cancelled"]), bool(fields["is_barred"])
+    job.stopped = str(fields["stopped"])
     return job
 
 

@@ -8,6 +8,8 @@ A glob has `*`, `?` and `[…]` and fits the whole of a name or nothing: `pantry
 and `role=` fits one of them. An alternative of nothing but `!` is allowed alone (`!db1`: everybody but db1) and refused beside
 others, because `web*,!web3` would mean everybody; what is meant is `web* !web3`.
 
+Names are looked up, so that thousands of them cost no more than a few; of everything else there are few in one target.
+
 Not responsible for which agents there are, nor for reading files of names.
 """
 
@@ -24,8 +26,11 @@ from holloway.protocols.errors import LocalError
 EVERYBODY = "all"
 _GLOB = re.compile(r"[A-Za-z0-9._*?-]*(?:\[[A-Za-z0-9._!-]+\][A-Za-z0-9._*?-]*)*\Z")
 _KEYS = ("app", "env", "role")
+_WILD = frozenset("*?[")
 MAX_STARS = 4
 """Stars of one glob: more tell nothing more, and cost time."""
+MAX_PATTERNS = 128
+"""Terms that every agent is held against: all those in alternatives that do not begin with whole names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +64,44 @@ class Term:
                 values = (agent.environment,)
             case _:
                 values = agent.roles
-        return any(fnmatchcase(value, self.glob) for value in values) != self.is_negative
+        if self.is_wild:
+            return any(fnmatchcase(value, self.glob) for value in values) != self.is_negative
+        return (self.glob in values) != self.is_negative
+
+    @property
+    def is_wild(self) -> bool:
+        """Whether it is a glob, and no plain name."""
+        return not _WILD.isdisjoint(self.glob)
+
+    @property
+    def is_one_node(self) -> bool:
+        """Whether it can be true of one node alone."""
+        return self.key == "name" and not self.is_negative and not self.is_wild
 
 
-@dataclass(frozen=True, slots=True)
 class Target:
-    """A target that has been read."""
+    """A target that has been read: alternatives, of which one has to fit, each of terms that all have to."""
 
-    alternatives: tuple[tuple[Term, ...], ...]
+    def __init__(self, alternatives: Iterable[tuple[Term, ...]]) -> None:
+        self._by_name: dict[str, list[tuple[Term, ...]]] = {}
+        self._others: dict[tuple[Term, ...], None] = {}
+        for terms in alternatives:
+            distinct = tuple(dict.fromkeys(terms))
+            name = next((term.glob for term in distinct if term.is_one_node), None)
+            if name is None:
+                self._others[distinct] = None
+            else:
+                self._by_name.setdefault(name, []).append(distinct)
+
+    @property
+    def patterns(self) -> int:
+        """Terms that every agent is held against."""
+        return sum(map(len, self._others))
 
     def fits(self, agent: AgentRecord) -> bool:
         """Whether the agent is meant."""
-        return any(all(term.fits(agent) for term in terms) for terms in self.alternatives)
+        named = self._by_name.get(agent.name, ())
+        return any(all(term.fits(agent) for term in terms) for terms in (*named, *self._others))
 
 
 def read_target(text: str) -> Target:
@@ -85,7 +116,12 @@ def read_target(text: str) -> Target:
         alternatives.append(tuple(map(_term, words)))
     if len(alternatives) > 1 and any(all(term.is_negative for term in terms) for terms in alternatives):
         raise _wrong("a comma means `or`, so what is excluded beside it excludes nobody", "write `web* !web3`")
-    return Target(tuple(alternatives))
+    target = Target(alternatives)
+    if target.patterns > MAX_PATTERNS:
+        raise _wrong(
+            f"it has {target.patterns} globs, roles and the like of {MAX_PATTERNS}", "name nodes, or a role they have"
+        )
+    return target
 
 
 def narrowed(text: str, application: str = "", environment: str = "", roles: Iterable[str] = ()) -> str:

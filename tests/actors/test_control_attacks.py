@@ -141,7 +141,8 @@ async def test_nobody_hears_what_is_for_another(tmp_path: Path) -> None:
 
 async def test_a_revoked_key_is_dead_on_its_open_connection(tmp_path: Path) -> None:
     async with one_node(tmp_path) as (world, tree):
-        operator = world.operator(world.admit("ann", Role.OPERATOR))
+        pair = world.admit("ann", Role.OPERATOR)
+        operator = world.operator(pair)
         admin = world.operator(world.admit("root", Role.ADMIN))
         assert (await operator.run(Step("echo", ("hi",)))).finished is not None
         await admin.send(Admin(token(), "client-revoke", ("ann",)))
@@ -157,6 +158,10 @@ async def test_a_revoked_key_is_dead_on_its_open_connection(tmp_path: Path) -> N
         answers = await admin.run(Step("echo", ("hi",)))
         assert answers.denied is not None
         await until(lambda: any(each["outcome"] == "control_no_key" for each in audited(world)))
+        [refused] = [
+            each for each in audited(world) if each["outcome"] == "control_no_key" and pair.public in each["who"]
+        ]
+        assert refused["who"] == f"{pair.public} at 127.0.0.1"
 
 
 async def test_what_a_revoked_key_was_being_shown_ends_at_once(tmp_path: Path) -> None:

@@ -23,13 +23,17 @@ LOG = logging.getLogger("holloway.test")
 Context = zmq.Context[zmq.Socket[bytes]]
 
 
+def nobody_hears(address: str, reason: str, why: str) -> None:
+    """Of those who were not let in."""
+
+
 class House:
     """A gate with a ROUTER behind it, and the keys that come through."""
 
     def __init__(self, context: Context, port: int, server: CurvePair | None) -> None:
         self.server = server or new_pair()
         self.known: set[str] = set()
-        self.gate = Gate(context, self._judge, LOG)
+        self.gate = Gate(context, self._judge, LOG, nobody_hears)
         self.router, endpoint = self.gate.open_router(f"tcp://127.0.0.1:{port or '*'}", self.server)
         self.port = int(endpoint.rpartition(":")[2])
 
@@ -192,8 +196,8 @@ async def test_without_a_handler_nobody_has_a_name() -> None:
 
 async def test_a_context_has_one_gate_and_a_closed_one_opens_nothing() -> None:
     async with clients() as context:
-        with Gate(context, everybody, LOG) as gate, pytest.raises(PortError):
-            Gate(context, everybody, LOG)
+        with Gate(context, everybody, LOG, nobody_hears) as gate, pytest.raises(PortError):
+            Gate(context, everybody, LOG, nobody_hears)
         with pytest.raises(LocalError):
             gate.open_router("tcp://127.0.0.1:*", new_pair())
 

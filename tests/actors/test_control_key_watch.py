@@ -55,7 +55,7 @@ async def test_what_was_read_before_a_change_is_not_taken_after_it(tmp_path: Pat
         with trio.move_on_after(0.3):
             await changed.wait()
         may_go_on.set()
-    assert watch.roster.owners() == {"ann"}
+    assert watch.roster.owners() == {"ann": Role.OPERATOR}
 
 
 async def test_a_broker_that_is_started_again_stops_the_jobs_of_who_was_revoked_meanwhile(tmp_path: Path) -> None:

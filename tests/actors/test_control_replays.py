@@ -73,7 +73,7 @@ async def standin(world: ControlWorld) -> AsyncIterator[Standin]:
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with Gate(context, judge, LOG) as gate:
+        with Gate(context, judge, LOG, lambda *told: None) as gate:
             router, endpoint = gate.open_router("tcp://127.0.0.1:*", world.server)
             world.port = int(endpoint.rpartition(":")[2])
             async with trio.open_nursery() as nursery:

@@ -14,8 +14,15 @@ from holloway.protocols.control_plane.access import DEFAULT_ACCESS, AccessProble
 from holloway.protocols.control_plane.agent import AgentPolicy
 from holloway.protocols.control_plane.effects import Audit, Principal, Send
 from holloway.protocols.control_plane.messages import Message, Role
-from holloway.protocols.control_plane.refusals import AUDITED, MAX_SENDERS, WINDOW_S, Refusals
-from holloway.protocols.control_plane.targets import AgentRecord, narrowed, of_names, read_target
+from holloway.protocols.control_plane.refusals import (
+    AUDITED,
+    MAX_SENDERS,
+    MAX_STRANGERS,
+    WINDOW_S,
+    Refusals,
+    lines_of,
+)
+from holloway.protocols.control_plane.targets import MAX_PATTERNS, AgentRecord, Term, narrowed, of_names, read_target
 from holloway.protocols.control_plane.wire import MAX_HEADER_BYTES, encode
 from holloway.protocols.errors import LocalError
 
@@ -73,6 +80,27 @@ def test_what_is_no_target_says_why(target: str, why: str) -> None:
     with pytest.raises(LocalError) as caught:
         read_target(target)
     assert why.replace("\\", "") in caught.value.why + caught.value.fix
+
+
+def test_names_are_looked_up_and_everything_else_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"n{number}" for number in range(2000)]
+    held = 0
+    fits = Term.fits
+
+    def counted(term: Term, agent: AgentRecord) -> bool:
+        nonlocal held
+        held += 1
+        return fits(term, agent)
+
+    monkeypatch.setattr(Term, "fits", counted)
+    target = read_target(narrowed(",".join([*names, "web*"]), "shop"))
+    assert all(target.fits(AgentRecord(name, "shop")) for name in names)
+    assert not target.fits(AgentRecord("other", "shop"))
+    assert held <= 2 * len(names) + 1
+    assert read_target(",".join(f"g{number}*" for number in range(MAX_PATTERNS))).patterns == MAX_PATTERNS
+    assert read_target(" ".join(["web*"] * 1000)).patterns == 1
+    with pytest.raises(LocalError, match="128"):
+        read_target(",".join(f"g{number}*" for number in range(MAX_PATTERNS + 1)))
 
 
 def test_options_narrow_every_alternative() -> None:
@@ -283,10 +311,53 @@ def test_who_was_taken_out_while_no_broker_ran_has_no_jobs_that_go_on() -> None:
     site = Site("a", "b")
     job = site.run(ask(1, "exec", "true", rollout=m.Rollout(batch=1)))
     site.restart_broker()
-    site.of_broker(site.broker.only(site.moment, {"ann"}))
+    site.of_broker(site.broker.only(site.moment, {"ann": Role.ADMIN}))
     assert not site.broker.jobs.jobs[job].stopped
-    site.of_broker(site.broker.only(site.moment, {"bob"}))
+    site.of_broker(site.broker.only(site.moment, {"bob": Role.OPERATOR}))
     assert site.broker.jobs.jobs[job].stopped == "the key of who asked may not any more"
+
+
+def test_who_may_less_than_when_he_asked_has_no_jobs_that_go_on() -> None:
+    site = Site("a", "b")
+    job = site.run(ask(1, "exec", "true", rollout=m.Rollout(batch=1)), ROOT)
+    site.restart_broker()
+    site.of_broker(site.broker.only(site.moment, {"root": Role.ADMIN}))
+    assert not site.broker.jobs.jobs[job].stopped
+    site.of_broker(site.broker.only(site.moment, {"root": Role.OPERATOR}))
+    assert site.broker.jobs.jobs[job].stopped
+
+
+@pytest.mark.parametrize("is_admitted_again", [False, True])
+def test_what_somebody_asked_who_is_revoked_now_is_not_sent_again(is_admitted_again: bool) -> None:
+    site = Site("a", "b")
+    lost, ran = site.nodes["a"], site.nodes["b"]
+    lost.is_cut = True  # what is sent to it is lost on the way
+    job = site.run(ask(1, "exec", "true"))
+    site.restart_broker()
+    site.of_broker(site.broker.only(site.moment, {"bob": Role.OPERATOR}))
+    if is_admitted_again:  # as somebody else with the same name, for all that is known
+        site.restart_broker()
+        site.of_broker(site.broker.only(site.moment, {"ann": Role.OPERATOR}))
+    lost.is_cut = False
+    for node in (lost, ran):
+        site.of_agent(node, node.agent.connected(site.moment))
+    assert not lost.started
+    site.end("b", job)
+    site.wait(300.0)
+    ends = {part.node: part.end.state.value for part in site.broker.jobs.jobs[job].parts.values() if part.end}
+    assert ends == {"a": "unknown", "b": "ok"}
+
+
+def test_what_somebody_asked_who_was_revoked_is_not_sent_again_to_who_was_away() -> None:
+    site = Site("a")
+    node = site.nodes["a"]
+    node.is_cut = True
+    site.run(ask(1, "exec", "true"))
+    site.of_broker(site.broker.gone(site.moment, "ann"))
+    node.is_cut = False
+    site.of_agent(node, node.agent.connected(site.moment))
+    assert node.agent.is_registered
+    assert not node.started
 
 
 def test_of_two_agents_with_one_key_the_younger_counts_and_the_older_is_told() -> None:
@@ -385,22 +456,59 @@ def test_a_flood_of_refusals_is_written_down_as_its_number() -> None:
     site.wait(WINDOW_S + 1)
     entries = [entry for entry in site.audit if entry.event == "refused"]
     assert len(entries) == AUDITED + 1
-    assert entries[-1].what == f"{1000 - AUDITED} more"
+    assert entries[-1].what == f"and {1000 - AUDITED} more within the minute"
     assert site.broker.counts["control_frame_count"] == 1000
 
 
-def test_refusals_of_many_senders_are_bounded_and_none_is_lost() -> None:
+def test_the_first_of_each_kind_is_written_down_in_the_midst_of_a_flood() -> None:
+    refusals = Refusals()
+    written = [entry for _ in range(500) for entry in refusals.note(1.0, "evil", "x", "flood")]
+    written += refusals.note(2.0, "evil", "client-create mallory", "access_role")
+    assert written[-1].what == "client-create mallory"
+    assert len(written) == AUDITED + 1
+    assert [(entry.what, entry.outcome) for entry in refusals.due(61.0)] == [
+        ("and 480 more within the minute", "flood")
+    ]
+
+
+@pytest.mark.parametrize(("is_stranger", "each", "most"), [(False, AUDITED, MAX_SENDERS), (True, 5, MAX_STRANGERS)])
+def test_refusals_of_many_senders_are_bounded_and_none_is_lost(is_stranger: bool, each: int, most: int) -> None:
     refusals = Refusals()
     written = []
-    for sender in range(MAX_SENDERS + 10):
-        for _ in range(AUDITED + 2):
-            written += refusals.note(1.0, str(sender), "x", "reason")
+    for sender in range(most + 500):
+        for _ in range(each + 2):
+            written += refusals.note(1.0, str(sender), "x", "reason", is_stranger=is_stranger)
     assert refusals.next_due() == 61.0
     assert refusals.due(60.9) == []
     written += refusals.due(61.0)
-    told = sum(int(entry.what.split()[0]) if entry.what.endswith(" more") else 1 for entry in written)
-    assert told == (MAX_SENDERS + 10) * (AUDITED + 2) == refusals.counts["reason"]
+    assert len(written) <= (most + 1) * (each + 1)
+    assert sum(lines_of(entry.what) for entry in written) == (most + 500) * (each + 2) == refusals.counts["reason"]
     assert refusals.next_due() is None
+
+
+def test_strangers_leave_those_with_keys_their_lines() -> None:
+    refusals = Refusals()
+    for sender in range(5000):
+        refusals.note(1.0, f"192.0.2.{sender}", "handshake", "unknown_key", is_stranger=True)
+    assert refusals.note(1.0, "ann", "exec", "access_role") == [Audit("refused", "ann", "exec", "access_role")]
+
+
+def test_a_node_that_registers_again_and_again_does_not_flood_the_trail() -> None:
+    site = Site("a")
+    for number in range(300):
+        register = m.Register("", "", (), request(number), "ff" * 16, "1", ())
+        site.broker.receive(site.moment, NODE, b"%d" % number, encode(register))
+    told = [
+        entry
+        for number in range(300)
+        for entry in site.broker.receive(
+            site.moment, NODE, b"x", encode(m.Register("", "", (), request(number), "ff" * 16, "1", ()))
+        )
+        if isinstance(entry, Audit)
+    ]
+    assert told == []
+    site.wait(WINDOW_S + 1)
+    assert {entry.event for entry in site.audit if lines_of(entry.what) > 500} == {"registered"}
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABCNX"), st.lists(st.binary(max_size=40), max_size=4)), max_size=20))

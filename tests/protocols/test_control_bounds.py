@@ -140,9 +140,61 @@ def test_who_attaches_is_shown_what_he_has_not_seen() -> None:
 def test_viewers_are_few() -> None:
     site = Site("a")
     job = site.run(ask(1, "exec", "true"))
-    for number in range(20):
-        site.say(m.Attach(request(2), job), route=b"%d" % number)
-    assert len(site.broker.jobs.logs[job].viewers) == job_log.MAX_VIEWERS
+    viewers = site.broker.jobs.logs[job].viewers
+    for number in range(2, 21):
+        [expect] = site.say(m.Attach(request(number), job), route=b"%d" % number)
+        assert isinstance(expect, m.Expect)
+    assert len(viewers) == job_log.MAX_VIEWERS
+    assert list(viewers)[-1] == b"20"
+    _, told = site.shown[b"2"]
+    assert isinstance(told, m.Denied)
+    assert told.request == request(2)
+    assert job in told.fix
+    assert "of ann" in told.why
+
+
+def test_one_who_is_too_many_is_refused_by_the_names_of_those_who_watch() -> None:
+    site = Site("a")
+    job = site.run(ask(1, "exec", "true"))
+    for number in range(2, 9):
+        site.say(m.Attach(request(number), job), route=b"%d" % number)
+    before = dict(site.broker.jobs.logs[job].viewers)
+    [denied] = site.say(m.Attach(request(20), job), ROOT)
+    assert isinstance(denied, m.Denied)
+    assert denied.why == "8 watch this job already: ann"
+    assert site.audit[-1].what == "attach"
+    assert site.broker.jobs.logs[job].viewers == before
+
+
+def test_who_comes_back_takes_his_own_place_and_who_has_seen_the_end_has_none() -> None:
+    site = Site("a")
+    job = site.run(ask(1, "exec", "true"))
+    viewers = site.broker.jobs.logs[job].viewers
+    site.say(m.Attach(request(1), job), route=b"ann, connected again")
+    assert list(viewers) == [b"ann, connected again"]
+    site.end("a", job)
+    for number in range(2, 12):
+        *_, finished = site.say(m.Attach(request(number), job), ROOT, route=b"root %d" % number)
+        assert isinstance(finished, m.Finished)
+        site.say(m.Seen(job, finished.position), ROOT, route=b"root %d" % number)
+    assert list(viewers) == [b"ann, connected again"]
+
+
+def test_a_log_with_a_wide_gap_is_walked_as_fast_as_one_without() -> None:
+    log = job_log.JobLog()
+    for _ in range(200_000):
+        log.add(m.NodeOutput("", 0, "a", 0, m.Stream.STDOUT, b""))
+    log.add(m.Finished("", 0, {}))
+    kept = log.held_outputs
+    shown: list[int] = []
+    log.watch(b"ann", "ann", "", 0)
+    steps = 0
+    while items := log.due():
+        steps += 1
+        shown += [item.position for _, item in items]
+        log.confirm(b"ann", shown[-1])
+    assert shown == [*range(200_001 - kept, 200_002)]
+    assert log._after(0) == 200_001 - kept
 
 
 # Bounds.

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from control_site import BOB, WALL, Site, ask, request
 
+from holloway.protocols.control_plane import job_table
 from holloway.protocols.control_plane import messages as m
 from holloway.protocols.control_plane.agent import AgentPolicy
-from holloway.protocols.control_plane.job_table import CANCEL_WITHIN_S
+from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.wire import encode
 
 
@@ -128,9 +129,31 @@ def test_what_could_not_leave_is_unreachable() -> None:
     site.of_broker(site.broker.undelivered(site.moment, node.route, encode(m.Noted(job))))
     table = site.broker.jobs
     run = encode(table.run_message(table.jobs[job].asked, WALL))
-    site.broker.agents.get("a").route = node.route  # type: ignore[union-attr]
+    known = site.broker.agents.get("a")
+    assert known is not None
+    assert known.route is None
+    site.broker.agents.register(site.moment, "a", node.route, known.register)
     site.of_broker(site.broker.undelivered(site.moment, node.route, run))
     assert site.results() == {"a": "unreachable"}
+
+
+def test_a_command_is_in_the_trail_as_it_was_typed_and_lists_show_its_beginning() -> None:
+    site = Site("a")
+    word = "x" * 3000
+    job = site.run(ask(1, "exec", word))
+    [asked] = [entry for entry in site.audit if entry.event == "asked"]
+    assert asked.what == f"exec {word}"
+    assert len(site.broker.jobs.jobs[job].summary) == 200
+
+
+def test_everybody_in_a_wave_is_sent_the_same_message_which_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[m.Message] = []
+    encode_one = job_table.encode
+    monkeypatch.setattr(job_table, "encode", lambda message: (made.append(message), encode_one(message))[1])
+    site = Site(*(f"n{number}" for number in range(40)))
+    site.run(ask(1, "exec", "true"))
+    assert all(len(node.started) == 1 for node in site.nodes.values())
+    assert sum(isinstance(message, m.Run) for message in made) == 1
 
 
 def test_an_end_that_comes_after_it_was_given_up_is_written_beside_and_changes_nothing() -> None:
@@ -325,8 +348,67 @@ def test_an_agent_that_does_not_stop_in_time_is_unknown() -> None:
     job = site.run(ask(1, "exec", "sleep"))
     site.nodes["a"].is_cut = True
     site.say(m.CancelJob(request(2), job))
-    site.wait(CANCEL_WITHIN_S + 0.1)
+    site.wait(site.policy.cancel_within_s + 0.1)
     assert site.results() == {"a": "unknown"}
+
+
+@pytest.mark.parametrize("is_another_life", [False, True])
+def test_who_was_away_when_a_job_was_cancelled_is_told_when_he_is_back_however_late(is_another_life: bool) -> None:
+    site = Site("a", "b")
+    node = site.nodes["a"]
+    job = site.run(ask(1, "exec", "sleep", deadline_s=3600.0))
+    node.is_cut = True
+    site.say(m.CancelJob(request(2), job))
+    site.end("b", job, -15)
+    site.wait(60.0)
+    assert site.finished() == {"unknown": 1, "cancelled": 1}
+    if is_another_life:
+        site.restart_broker()
+    node.is_cut = False
+    site.of_agent(node, node.agent.connected(site.moment))
+    assert node.killed == [job]
+    site.end("a", job, -15)
+    part = site.broker.jobs.jobs[job].parts["a"]
+    assert part.end is not None
+    assert (part.end.state.value, part.end.late) == ("unknown", "cancelled")
+    assert site.nodes["b"].killed == [job]
+    [*_, answer] = site.say(m.CancelJob(request(3), job))
+    assert isinstance(answer, m.Answer)
+    assert answer.document["is"] == "finished"
+
+
+def test_a_job_that_was_given_up_can_be_cancelled_and_again_until_the_node_has_said_how_it_ended() -> None:
+    site = Site("a", policy=BrokerPolicy(start_within_s=5.0, grace_s=1.0))
+    node = site.nodes["a"]
+    job = site.run(ask(1, "exec", "sleep", deadline_s=60.0))
+    node.is_cut = True
+    site.wait(70.0)
+    assert site.finished() == {"unknown": 1}
+    assert node.killed == [job], "stopped at its deadline, by the agent itself"
+    cancels = [each for each in site.say(m.CancelJob(request(2), job)) if isinstance(each, m.Answer)]
+    site.say(m.CancelJob(request(3), job))
+    assert [each.document["is"] for each in cancels] == ["cancelling"]
+    assert [each.event for each in site.audit].count("cancelled") == 1
+    node.is_cut = False
+    heard = len(node.audit)
+    site.say(m.CancelJob(request(4), job))
+    assert len(node.audit) == heard
+    site.end("a", job, -15)
+    site.say(m.CancelJob(request(5), job))
+    [*_, answer] = site.say(m.CancelJob(request(6), job))
+    assert isinstance(answer, m.Answer)
+    assert answer.document["is"] == "finished"
+
+
+def test_an_agent_without_its_journal_is_not_told_of_what_was_cancelled_before() -> None:
+    site = Site("a")
+    job = site.run(ask(1, "exec", "sleep"))
+    site.nodes["a"].is_cut = True
+    site.say(m.CancelJob(request(2), job))
+    site.wait(20.0)
+    site.nodes["a"].is_cut = False
+    node = site.restart_agent("a", journal="cd" * 16, is_wiped=True)
+    assert not node.agent._journal.entries
 
 
 def test_a_cancelled_job_is_cancelled_after_a_restart_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -69,7 +70,12 @@ def test_no_bytes_raise_and_no_changed_byte_passes(junk: list[bytes], at: int, b
 def test_long_texts_are_cut_and_still_verify() -> None:
     line, _ = next_line(Head(), 1.0, Audit("asked", "ann", "\U0001f600" * 10_000, "x" * 10_000))
     assert verify([line]).flaw is None
-    assert len(json.loads(line)["what"]) == MAX_WHAT_CHARS
+    what = json.loads(line)["what"]
+    assert len(what) == MAX_WHAT_CHARS
+    digest = hashlib.sha256(("\U0001f600" * 10_000).encode()).hexdigest()
+    assert what.endswith(f"… (10000 characters, SHA-256 {digest})")
+    assert json.loads(next_line(Head(), 1.0, Audit("asked", "ann", "\udcff" * 5000, ""))[0])["what"].endswith(")")
+    assert json.loads(next_line(Head(), 1.0, Audit("asked", "ann", "x" * MAX_WHAT_CHARS, ""))[0])["what"][-1] == "x"
 
 
 @pytest.mark.parametrize(
