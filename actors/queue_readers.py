@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from holloway.supervisor import Context
 
 RESTARTS_OF_EACH = 3
-"""What a supervisor forgives one child; here they crash apart, and are forgiven apart."""
+"""As many as a supervisor forgives by itself. They crash apart and are forgiven apart: one that crashes again and again backs off, and
+takes nobody with it; when most of them do, something else is wrong, and the data plane begins again."""
 
 
 def queue_readers(number: int) -> Supervisor:

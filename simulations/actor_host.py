@@ -102,6 +102,8 @@ class Life:
         self.is_counted = False
         self.has_cause = False
         """Whether a port of it was broken."""
+        self.has_lost_queue = False
+        """Whether one of several sockets was."""
         self.scope = trio.CancelScope()
         self.entropy = stream(host.world.plan.seed, host.name, "entropy", str(number)).randbytes
         self.number = number
@@ -320,6 +322,19 @@ class ActorHost(Host):
             self._life.has_cause = True
             self._tell("node", "", f"{self._life.ports.break_one(bits)} breaks")
 
+    def break_socket(self, bits: int) -> None:
+        """See `Host`. While it has another one, that is no cause for anything but the end of who reads the socket."""
+        if self._life is None:
+            return
+        left = self._life.ports.break_socket(bits)
+        if left is None:
+            return
+        self._tell("node", "", f"a socket breaks, {left} are left")
+        if left:
+            self._life.has_lost_queue = True
+        else:
+            self._life.has_cause = True
+
     # What it is.
 
     @property
@@ -424,6 +439,9 @@ class ActorHost(Host):
         life = PROCESS.get(None)
         if not isinstance(life, Life) or life.is_over or life.is_counted or life.has_cause:
             return True
+        if life.has_lost_queue and path.startswith("node.dataplane.queues.udp-"):
+            self.world.reached.reach("queue_replaced")
+            return True
         if self.name in self.world.outcasts:  # it is told so, and cannot be in the registry any more
             return path.startswith("node.registry")
         return path.startswith("node.registry") and self.world.has_store_faults
@@ -436,7 +454,9 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     plan = world.plan
     return Config(
         node=NodeConfig(name=own.name, network=NETWORK, backend=plan.backend if plan.is_dtls else None),
-        interface=InterfaceConfig(name=INTERFACE, addresses=() if world.office is not None else _interfaces(own)),
+        interface=InterfaceConfig(
+            name=INTERFACE, addresses=() if world.office is not None else _interfaces(own), queues=plan.queues
+        ),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
         security=SecurityConfig(require=policy_of(plan, own.name).require.word),
         listen=ListenConfig(port=PORT, advertise=(Endpoint(str(own.configured[0]), PORT),)),

@@ -122,6 +122,14 @@ class LifePorts(Ports):
         choices[number].break_down()
         return choices[number].word
 
+    def break_socket(self, bits: int) -> int | None:
+        """Break one of the open sockets, as `bits` say; how many are left, or `None` when there was none."""
+        sockets = self._open_sockets()
+        if not sockets:
+            return None
+        sockets[below(bits, len(sockets))].break_down()
+        return len(sockets) - 1
+
 
 class LifeTun(SimulatedTun):
     """A TUN device whose packets go to the programs of the world at once."""

@@ -31,6 +31,7 @@ def obstacle(
     has_control: bool = False,
     has_compression: bool = False,
     has_dtls: bool = False,
+    has_queues: bool = False,
 ) -> str | None:
     """Why something cannot run at `depth`, or `None`.
 
@@ -38,9 +39,9 @@ def obstacle(
     """
     match depth:
         case Depth.HEAP:
-            words = list(dict.fromkeys(actor_words))
-            if has_registry or words:
-                return f"only whole nodes have {', '.join((['a registry'] if has_registry else []) + words)}"
+            words = ["a registry"] * has_registry + ["several queues"] * has_queues + list(dict.fromkeys(actor_words))
+            if words:
+                return f"only whole nodes have {', '.join(words)}"
             if has_dtls:
                 return "only whole nodes speak DTLS"
         case Depth.ACTORS:

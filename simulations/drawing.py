@@ -48,6 +48,7 @@ def draw_plan(scenario: Scenario, seed: int, depth: Depth | None = None, *, offl
         eventually=scenario.eventually,
         sometimes=scenario.sometimes,
         offloads=scenario.offloads if offloads is None else offloads,
+        queues=scenario.queues,
         in_clear=scenario.in_clear,
         compressing=scenario.compressing,
         backend=scenario.backend,

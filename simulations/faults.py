@@ -127,6 +127,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             has_end=False,
             needs_actors=True,
         ),
+        "socket_failure": Kind(
+            _NODE,
+            "a socket of the node breaks under it, one of several if it has them",
+            has_end=False,
+            needs_actors=True,
+        ),
         "store_down": _store(
             "the registry cannot be reached; a call is refused, or with probability `silent` gets no answer at all",
             (Parameter("silent", Quantity.PROBABILITY, "0.5"),),

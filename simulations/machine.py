@@ -237,6 +237,10 @@ class Machine(Host):
         """See `Host`. There are no ports here, and no plan with this fault."""
         raise NotImplementedError
 
+    def break_socket(self, bits: int) -> None:
+        """See `Host`. Neither are there sockets."""
+        raise NotImplementedError
+
     def pause(self) -> None:
         """See `Host`. `paused` is looked at wherever something would happen."""
 

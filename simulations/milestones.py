@@ -135,6 +135,7 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
             drops=(DropReason.PLAINTEXT_REFUSED,),
         ),
         "actor_restarted": _whole("a supervisor started an actor again"),
+        "queue_replaced": _whole("one of several sockets broke, and who read it was started again"),
         "node_gave_up": _whole("a node ended by itself, and was started again"),
         "registry_unreachable": _registered("a call to the registry was refused or not answered"),
         "answer_lost": _registered("the registry did something, and the answer was lost"),

@@ -113,6 +113,8 @@ class Mishaps:
                 self._world.certificate_fails(host, fault.kind)
             case "port_failure":
                 host.break_port(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
+            case "socket_failure":
+                host.break_socket(stream(self._world.plan.seed, fault.name, host.name).getrandbits(64))
             case _:  # handshake_flood: there is no other that befalls nodes
                 dice = stream(self._world.plan.seed, fault.name, host.name)
                 self._flood(fault, host, dice, MacWriter(host.key))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from holloway.actors.config.model import MAX_QUEUES
 from holloway.protocols.errors import LocalError
 from holloway.protocols.floating_claims import MAX_PRIORITY
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
@@ -144,6 +145,8 @@ class Plan:
     eventually: Mapping[str, int]
     sometimes: tuple[str, ...]
     offloads: bool = False
+    queues: int = 1
+    """Of the device and of the sockets of every node."""
     control: ControlPlane | None = None
     in_clear: tuple[str, ...] = ()
     """Nodes whose policy is `none`: two of them have plain text."""
@@ -304,7 +307,9 @@ def _check(plan: Plan) -> None:
         actor_words=actor_words((fault.kind for fault in plan.faults), plan.eventually, plan.sometimes),
         has_compression=bool(plan.compressing),
         has_dtls=plan.is_dtls,
+        has_queues=plan.queues != 1,
     )
+    _require(type(plan.queues) is int and 1 <= plan.queues <= MAX_QUEUES, f"{plan.queues!r} queues"[:100])
     _require(reason is None, str(reason))
     _require(plan.backend in BACKENDS, f"unknown backend {plan.backend!r}")
     reason = dtls_problem(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from holloway.actors.config.model import MAX_QUEUES
 from holloway.protocols.errors import LocalError
 from holloway.protocols.session_config import MAX_KEEPALIVE_S, MIN_KEEPALIVE_S
 from holloway.protocols.suites import AES_GCM, SUITES
@@ -96,6 +97,7 @@ class Scenario:
     control: ControlPlane | None
     offloads: bool
     backend: str
+    queues: int
     in_clear: tuple[str, ...]
     compressing: tuple[str, ...]
     workloads: tuple[Workload, ...]
@@ -116,6 +118,7 @@ class Scenario:
             actor_words=actor_words((table.kind for table in self.faults), self.eventually, self.sometimes),
             has_compression=bool(self.compressing),
             has_dtls=self.backend != "session",
+            has_queues=self.queues > 1,
         )
 
     @property
@@ -208,7 +211,7 @@ def read_scenario(text: str, source: str) -> Scenario:
     in_clear, compressing = _security(top.table("security"), nodes)
     if suite != AES_GCM.name and in_clear + compressing:
         top.refuse("security", f"in the suite {suite} nothing is agreed on", "use aes-gcm")
-    offloads, backend = _network(top.table("network"))
+    offloads, backend, queues = _network(top.table("network"))
     swarm = top.table("swarm")
     expect = top.table("expect")
     scenario = Scenario(
@@ -228,6 +231,7 @@ def read_scenario(text: str, source: str) -> Scenario:
         control=control,
         offloads=offloads,
         backend=backend,
+        queues=queues,
         in_clear=in_clear,
         compressing=compressing,
         workloads=tuple(_workload(table, nodes) for table in top.tables("workload")),
@@ -306,11 +310,15 @@ def _topology(table: Table) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...
     return nodes, tuple((nodes[first], nodes[second]) for first, second in numbers), latency
 
 
-def _network(table: Table) -> tuple[bool, str]:
+def _network(table: Table) -> tuple[bool, str, int]:
+    """Whether there are offloads, what nodes speak, and how many queues each has."""
     offloads = table.flag("offloads")
     backend = table.choice("backend", BACKENDS, "session")
+    queues = int(table.value("queues", Quantity.COUNT, "1"))
     table.finish()
-    return offloads, backend
+    if not 1 <= queues <= MAX_QUEUES:
+        table.refuse("queues", f"a node has 1 to {MAX_QUEUES} queues", "change queues")
+    return offloads, backend, queues
 
 
 def _security(table: Table, nodes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -106,6 +106,9 @@ class Host(Protocol):
     def break_port(self, bits: int) -> None:
         """Something of the kernel's fails under the node; `bits`, a draw, say what."""
 
+    def break_socket(self, bits: int) -> None:
+        """One of its sockets fails; `bits`, a draw, say which."""
+
     def owns(self, address: IPv4Address) -> bool:
         """Whether it would answer for a floating address at this moment."""
 

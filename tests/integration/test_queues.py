@@ -154,3 +154,46 @@ def elsewhere(a: Daemon, b: Daemon) -> int:
         if of_b not in moved(a, before):
             return source
     raise AssertionError("all of 64 sources share a socket with b")
+
+
+FLOOD = """
+import socket, struct, sys, time
+host, port, source, seconds = sys.argv[1], *map(int, sys.argv[2:])
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.bind(("", source))
+    sender.connect((host, port))
+    segments = [(socket.IPPROTO_UDP, 103, struct.pack("=H", 32))]  # UDP_SEGMENT
+    data, end, sent = [bytes(32 * 64)], time.monotonic() + seconds, 0
+    print("floods", flush=True)
+    while time.monotonic() < end:
+        try:
+            sender.sendmsg(data, segments)
+            sent += 64
+        except (ConnectionError, BlockingIOError):
+            pass
+print(sent)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [1, QUEUES])
+def test_a_flood_from_one_source_costs_the_others_no_ping(tmp_path: Path, number: int) -> None:
+    """As the one with a node that stands still, but the node reads all the while, and the flood is faster."""
+    with running(tmp_path, f"queues = {number}") as (a, b):
+        source = SOURCES[0] if number == 1 else elsewhere(a, b)
+        words = [a.namespace.ipv4, str(a.port), str(source), "12"]
+        flooding = start_in(b.namespace, [sys.executable, "-c", FLOOD, *words], stdout=subprocess.PIPE)
+        assert flooding.stdout is not None
+        assert flooding.stdout.readline() == "floods\n"
+        pings = run_in(
+            b.namespace, ["ping", "-q", "-c", "200", "-i", "0.05", "-W", "2", "10.99.0.1"], check=False, timeout=60
+        ).stdout
+        sent = int(flooding.communicate(timeout=30)[0])
+        found = re.search(r"(\d+) received", pings)
+        assert found is not None
+        times = re.search(r"= ([\d./]+) ms", pings)
+        told = f"{number} queues: {found[0]} of 200, min/avg/max/mdev {times[1] if times else '-'} ms, {sent} sent"
+        print(told, a.status()["drops"])
+        assert a.status()["drops"].get("receive_buffer_full", 0) > 0, told
+        if number > 1:
+            assert int(found[1]) >= 198, told
