@@ -27,8 +27,10 @@ from node_world import (
 from trio.testing import MockClock
 
 from holloway.actors import Config, Node
+from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_queues import UdpQueue, UdpQueues
 from holloway.protocols.errors import PortError
+from holloway.protocols.packets import Packet
 from holloway.supervisor import ActorDown, ChildExited, ChildStarted, Event
 
 QUEUES = 4
@@ -166,16 +168,16 @@ async def test_a_reader_that_crashes_takes_nobody_with_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
+    original, poison = TunReader.offer, packet(1, 5, 666)
+
+    def offer(reader: TunReader, packets: list[Packet]) -> None:
+        if poison in packets:
+            raise RuntimeError("a bug met a packet")
+        original(reader, packets)
+
+    monkeypatch.setattr(TunReader, "offer", offer)
     async with star(World(), events) as (hub, left, others):
         events.clear()
-        original, poison = hub.router.sort, packet(1, 5, 666)
-
-        def sort(packets: Any) -> Any:
-            if poison in packets:
-                raise RuntimeError("a bug met a packet")
-            return original(packets)
-
-        monkeypatch.setattr(hub.router, "sort", sort)
         left.tun.inject([poison])
         await trio.sleep(0.1)
         (crashed,) = crashes(events)
