@@ -8,6 +8,7 @@ Not responsible for who may call what (`access`), nor for sending.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +33,11 @@ from holloway.protocols.errors import HollowayError, LocalError
 PLUGIN_S = 10.0
 """How long a plugin may take on the broker."""
 PLUGINS_AT_ONCE = 4
-PLUGINS_WAITING = 16
+WAITING = 16
+WAITING_EACH = 4
+"""Commands that take a while: so many run or wait, and so many of one person."""
 REVISION = "revision"
+_ON_DISK = ("edit", "upload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,13 @@ class BrokerCommands:
         self._files, self._world, self._keys, self._security = files, world, keys, security
         self._plugins = plugins.on_broker
         self._limiter = trio.CapacityLimiter(PLUGINS_AT_ONCE)
-        self._running = 0
+        self._disk = trio.CapacityLimiter(1)
+        """So that of two who replace one text one comes first."""
+        self._running: Counter[str] = Counter()
 
     def is_slow(self, request: Admin) -> bool:
-        """Whether nobody knows how long it takes: a plugin's."""
-        return request.command in self._plugins
+        """Whether it may take a while: a plugin's, whole folders, and texts that somebody has made hard to read."""
+        return request.command in self._plugins or request.command in _ON_DISK
 
     async def serve(self, serve: Serve) -> Served:
         """Do it."""
@@ -64,21 +70,32 @@ class BrokerCommands:
         if request.command == "edit" and REVISION in request.options:
             what += f" in place of revision {str(request.options[REVISION])[:64]}"
         try:
-            answers = await self._answers(request, who)
+            answers = await self._in_turn(request, who)
             messages = tuple(encode(each) for each in answers)
         except HollowayError as error:
             refused = Denied(request.request, str(error)[:2000], error.fix[:2000])
             return Served((encode(refused),), Audit(request.command, who.name, what, f"refused: {error}"))
         return Served(messages, Audit(request.command, who.name, what, "ok"))
 
+    async def _in_turn(self, request: Admin, who: Principal) -> Sequence[Answer]:
+        if not self.is_slow(request):
+            return await self._answers(request, who)
+        if self._running.total() >= WAITING or self._running[who.name] >= WAITING_EACH:
+            raise LocalError("too many commands are running on the broker", "they take turns", "try again soon")
+        self._running[who.name] += 1
+        try:
+            return await self._answers(request, who)
+        finally:
+            self._running -= Counter((who.name,))
+
     async def _answers(self, request: Admin, who: Principal) -> Sequence[Answer]:
         if request.command in self._plugins:
             return await self._of_plugin(self._plugins[request.command], request, who)
         match request.command:
             case "edit":
-                return [await trio.to_thread.run_sync(self._edit, request)]
+                return [await trio.to_thread.run_sync(self._edit, request, limiter=self._disk)]
             case "upload":
-                return await trio.to_thread.run_sync(self._remove, request)
+                return await trio.to_thread.run_sync(self._remove, request, limiter=self._disk)
             case _:
                 return await self._clients(request)
 
@@ -130,8 +147,6 @@ class BrokerCommands:
 
     async def _of_plugin(self, command: BrokerCommand, request: Admin, who: Principal) -> Sequence[Answer]:
         """What a plugin says; that it fails, or hangs, concerns nobody else."""
-        if self._running >= PLUGINS_WAITING:
-            raise LocalError("too many commands of plugins are running", "they take turns", "try again soon")
         call = BrokerCall(self._files, who.name, who.role, request.arguments, request.options, request.body)
         rows: Sequence[dict[str, object]] | None = None
 
@@ -144,12 +159,8 @@ class BrokerCommands:
                 why = f"{type(error).__name__}: {str(error)[:200]}"
                 raise LocalError(f"the plugin behind {request.command} failed", why, "tell its author") from error
 
-        self._running += 1
-        try:
-            with trio.move_on_after(PLUGIN_S):
-                rows = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-        finally:
-            self._running -= 1
+        with trio.move_on_after(PLUGIN_S):
+            rows = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
         if rows is None:
             raise LocalError(f"{request.command} took more than {PLUGIN_S:g} s", "the broker waits no longer for it")
         try:

@@ -28,6 +28,10 @@ class Roster:
         """Whose key in Z85 that is; None for one that is unknown or revoked."""
         return None if key is None else self._principals.get(key)
 
+    def has(self, principal: Principal) -> bool:
+        """Whether somebody still is who he was: his key, his name and his role."""
+        return principal in self._principals.values()
+
     def owners(self) -> dict[str, Role]:
         """Who may have jobs, and as what."""
         return {each.name: each.role for each in self._principals.values() if each.role is not Role.NODE}

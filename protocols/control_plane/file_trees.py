@@ -93,9 +93,9 @@ def tree_changes(wanted: Iterable[TreeFile], have: Iterable[TreeFile], *, delete
         else:
             same += 1
     gone = sorted(there.keys() - names) if deletes else []
-    blocking = [name for name in gone if name in folders or _folders_of(name) & names]
-    others = [name for name in gone if name not in set(blocking)]
-    return TreeChanges(tuple(bring), tuple(set_mode), tuple(blocking), tuple(others), same)
+    blocking = {name for name in gone if name in folders or _folders_of(name) & names}
+    others = [name for name in gone if name not in blocking]
+    return TreeChanges(tuple(bring), tuple(set_mode), tuple(sorted(blocking)), tuple(others), same)
 
 
 def _folders_of(name: str) -> set[str]:
