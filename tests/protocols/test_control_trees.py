@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from control_site import Site, ask, request
 from hypothesis import given
@@ -11,7 +13,7 @@ from holloway.protocols.control_plane.access import DEFAULT_ACCESS
 from holloway.protocols.control_plane.effects import Moment, Principal, Send
 from holloway.protocols.control_plane.file_messages import Abort, Offer, Want
 from holloway.protocols.control_plane.file_service import FileLimits, FileService, Measure, ServiceEffect
-from holloway.protocols.control_plane.file_trees import TreeFile, format_tree, read_tree, tree_changes
+from holloway.protocols.control_plane.file_trees import MAX_TREE_FILES, TreeFile, format_tree, read_tree, tree_changes
 from holloway.protocols.control_plane.messages import CancelJob, Role
 from holloway.protocols.control_plane.wire import decode, encode
 
@@ -109,6 +111,17 @@ def test_the_changes_make_what_is_wanted(
             name: (file.size, file.sha256) for name, file in wanted.items()
         }
     assert changes.same + len(changes.bring) + len(changes.set_mode) == len(wanted)
+
+
+def test_folders_as_large_as_may_be_are_compared_in_time() -> None:
+    """Each file that is there is in the way of one that is wanted, as somebody would make it who wants us to be busy."""
+    names = [f"{number:05}" for number in range(MAX_TREE_FILES)]
+    wanted = [TreeFile(name, 1, "0" * 64, 0o644) for name in names]
+    have = [TreeFile(f"{name}/x", 1, "0" * 64, 0o644) for name in names]
+    began = time.process_time()
+    changes = tree_changes(wanted, have, deletes=True, modes=True)
+    assert time.process_time() - began < 5.0
+    assert (len(changes.bring), len(changes.blocking), changes.remove) == (MAX_TREE_FILES, MAX_TREE_FILES, ())
 
 
 # What nodes may read.
