@@ -29,6 +29,7 @@ from holloway.protocols.packets import (
     UnfinishedPacket,
     internet_checksum,
     layout_of,
+    layout_of_plain_tcp,
     total_length,
     transport,
 )
@@ -70,6 +71,7 @@ _VERSION_5 = b"\x50"  # above what an IPv4 packet begins with, below IPv6
 _TCP, _UDP = PROTOCOL_TCP.to_bytes(1, "big"), PROTOCOL_UDP.to_bytes(1, "big")
 # Where the checksum of a UDP packet is, in the last four bytes of its virtio header.
 _PLACE = struct.Struct("=HH")
+_TCP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, TCP_CHECKSUM_AT)
 _UDP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, UDP_CHECKSUM_AT)
 _UDP_OVER_IPV6 = _PLACE.pack(IPV6_HEADER_BYTES, UDP_CHECKSUM_AT)
 
@@ -151,8 +153,11 @@ def arrived(data: bytes) -> Packet | None:
 def _tcp_super_packet(data: bytes) -> SuperPacket | None:
     """What nearly every read of a bulk flow gives, looked at no longer than it needs; None for `from_device` to judge."""
     packet = memoryview(data)[VIRTIO_HEADER_BYTES:]
-    layout = layout_of(packet)
     size = int.from_bytes(data[4:6], sys.byteorder)
+    layout = layout_of_plain_tcp(packet)
+    if layout is not None and size and data[:2] == _TCP4_SUPER and data[6:VIRTIO_HEADER_BYTES] == _TCP_OVER_IPV4:
+        return SuperPacket(packet, size, known_layout=layout)
+    layout = layout_of(packet)
     if layout is None or not size or layout.protocol != PROTOCOL_TCP:
         return None
     is_named = (data[1] == _TCP4_SUPER[1]) == (packet[0] >> 4 == 4)

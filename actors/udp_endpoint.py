@@ -99,11 +99,11 @@ class UdpEndpoint:
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""
-        if len(arrivals) == 1:
-            only = self.demux.find(arrivals[0])
-            if only is not None:
-                only.offer_arrivals(arrivals)
-                return
+        find = self.demux.find
+        only = find(arrivals[0])
+        if only is not None and all(find(arrival) is only for arrival in arrivals[1:]):  # as nearly always
+            only.offer_arrivals(arrivals)
+            return
         found = self.demux.sort(arrivals, trio.current_time())
         batches = list(found.arrivals.items())
         if len(batches) > 1:  # whoever sends little does not wait for the work that bulk is

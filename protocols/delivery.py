@@ -29,6 +29,12 @@ class Delivery:
     def add(self, kind: RecordKind, packets: Sequence[Packet], source: Address) -> int:
         """Packets of an authentic record. How many of them are good, a super-packet counting as what it stands for."""
         inspect = self._inspect
+        if len(packets) == 1 and kind is RecordKind.SUPER_PACKETS and not self.unfinished:  # a bulk flow
+            only = packets[0]
+            assert isinstance(only, SuperPacket)
+            if inspect(bytes(only.data[:IPV6_HEADER_BYTES])) is None:
+                self.packets.append(only)
+                return only.count
         good: list[Packet] = []
         for packet in packets:
             reason = inspect(bytes(packet.data[:IPV6_HEADER_BYTES]) if isinstance(packet, SuperPacket) else packet)

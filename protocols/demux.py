@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Generic, TypeVar
 
@@ -206,9 +207,9 @@ class Demux(Generic[Handle]):
             links.close()
 
     def find(self, arrival: Arrival) -> Handle | None:
-        """The session that one lone datagram of a record is for. None for anything else: `sort` knows more."""
+        """The session that a datagram of a record, or a run of them, is for. None for anything else: `sort` knows more."""
         _, data, stride = arrival
-        if stride != len(data) or stride < MIN_TRANSPORT_BYTES:
+        if stride < MIN_TRANSPORT_BYTES or (stride < len(data) and not _is_for_one(data, stride)):
             return None
         word = int.from_bytes(data[:4], "little")
         return self._indices.owner(word) if word >= FIRST_RECEIVER_INDEX else None
@@ -322,6 +323,11 @@ def index_secret(private: bytes) -> bytes:
     return blake2s(b"holloway receiver indices", key=private).digest()
 
 
+@lru_cache(maxsize=256)
+def _repeated(byte: int, count: int) -> bytes:
+    return bytes((byte,)) * count
+
+
 def _is_for_one(data: bytes | memoryview, stride: int) -> bool:
     """Whether all datagrams of a run are transport datagrams of one kind for one receiver index.
 
@@ -333,9 +339,12 @@ def _is_for_one(data: bytes | memoryview, stride: int) -> bool:
         return False
     word = int.from_bytes(data[:4], "little")
     last = (len(data) - 1) // stride * stride
+    if word >= FIRST_RECEIVER_INDEX and data[3]:
+        # As nearly always. The upper bytes of a type are zero: no handshake has this one.
+        count = last // stride + 1
+        return data[last : last + 4] == data[:4] and bytes(data[3::stride]) == _repeated(data[3], count)
     if word >= FIRST_RECEIVER_INDEX:
-        # The upper bytes of a type are zero.
-        places, length = range(3 if data[3] else 0, 4), 4
+        places, length = range(4), 4
     elif word == _WIREGUARD_TRANSPORT:
         places, length = range(8), 8
     else:

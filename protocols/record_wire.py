@@ -121,13 +121,13 @@ def join_run(data: bytes | memoryview, at: int, stride: int) -> bytes | None:
     end = at + (last + 1) * stride
     if number or end > len(data) or _HEAD.unpack_from(data, end - stride + 4) != (last, kind, word):
         return None
-    return b"".join(map(data[at:end].__getitem__, _pieces(stride, last + 1)))
+    return b"".join(_pieces(stride, last + 1).unpack_from(data, at))
 
 
 @lru_cache(maxsize=256)
-def _pieces(stride: int, count: int) -> tuple[slice, ...]:
-    """Where the pieces lie in a run of `count` datagrams of `stride` bytes. Made once: that is most of the work."""
-    return tuple(slice(begin + HEADER_BYTES, begin + stride) for begin in range(0, count * stride, stride))
+def _pieces(stride: int, count: int) -> Struct:
+    """The pieces in a run of `count` datagrams of `stride` bytes. To take them all at once costs half of slicing them."""
+    return Struct(f"{HEADER_BYTES}x{stride - HEADER_BYTES}s" * count)
 
 
 def open_record(decrypt: Decrypt, kind: int, counter: int, datagrams: int, sealed: bytes | memoryview) -> bytes | None:

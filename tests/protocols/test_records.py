@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 from session_world import inner_packet, sealed_record
 from super_packets import batches, one_by_one, segments_of, super_packet
 
+from holloway.protocols import records
 from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.errors import LocalError
-from holloway.protocols.packets import IPV6_HEADER_BYTES, Packet, SuperPacket, transport
+from holloway.protocols.packets import (
+    IPV6_HEADER_BYTES,
+    Packet,
+    SuperPacket,
+    layout_of,
+    layout_of_plain_tcp,
+    transport,
+)
 from holloway.protocols.record_wire import (
     MAX_DATAGRAMS,
     MAX_PLAINTEXT_BYTES,
@@ -270,3 +278,57 @@ def test_a_super_packet_that_a_device_would_refuse_is_left_to_be_cut_by_us() -> 
     opened = (super_packets_of(struct.pack("<H", 10) + packet.data, 1) or [])[0]
     assert type(opened) is SuperPacket
     assert opened.segments() == packet.segments()
+
+
+# What is usual is judged by a shorter look; it must see what the long one sees.
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_the_short_look_at_a_record_sees_what_the_long_one_sees(data: st.DataObject) -> None:
+    packet = super_packet(
+        data.draw(st.integers(1, 20_000)), data.draw(st.integers(1, 1500)), tcp=data.draw(st.booleans()), serial=7
+    )
+    ready = offloaded(packet)
+    whole = data.draw(st.sampled_from([bytes(packet.data), bytes(ready.data) if ready else b""]))
+    padding = data.draw(st.integers(0, 3))
+    plaintext = bytearray(struct.pack("<H", packet.segment_size) + whole + bytes(padding))
+    for _ in range(data.draw(st.integers(0, 2))):
+        plaintext[data.draw(st.integers(0, min(len(plaintext), 70) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    if data.draw(st.booleans()):
+        plaintext = plaintext[: data.draw(st.integers(0, len(plaintext)))]
+    datagrams = data.draw(st.integers(1, 4))
+    found = []
+    for is_short in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not is_short:
+                patch.setattr(records, "_only_plain_tcp", lambda plaintext, datagrams: None)
+            packets = super_packets_of(bytes(plaintext), datagrams)
+            found.append(packets and [(bytes(each.data), each, type(each), each.layout) for each in packets])
+            if packets:
+                found[-1] += [each.virtio for each in packets if isinstance(each, OffloadedPacket)]
+    assert found[0] == found[1]
+
+
+def test_a_bulk_flow_takes_the_short_look() -> None:
+    ready = offloaded(super_packet(20_000, 1300, serial=1))
+    assert ready is not None
+    plaintext = struct.pack("<H", ready.segment_size) + bytes(ready.data)
+    assert records._only_plain_tcp(plaintext, 1) == ready
+    assert records._only_plain_tcp(plaintext + b"\0", 2) == ready
+    assert records._only_plain_tcp(plaintext + b"\0", 1) is None
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_the_short_look_at_the_headers_of_tcp_sees_what_the_long_one_sees(data: st.DataObject) -> None:
+    packet = bytearray(
+        super_packet(data.draw(st.integers(1, 100)), 50, version=data.draw(st.sampled_from([4, 6]))).data
+    )
+    for _ in range(data.draw(st.integers(0, 2))):
+        packet[data.draw(st.integers(0, min(len(packet), 60) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    packet = packet[: data.draw(st.sampled_from([len(packet), len(packet), 39, 52]))]
+    found = layout_of_plain_tcp(packet)
+    assert found is None or found == layout_of(packet)
+    if layout_of(packet) is not None and packet[0] == 0x45 and packet[9] == 6:
+        assert found is not None
