@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from holloway.cli.agent_network import enrolled_agent
 from holloway.cli.control_options import (
     FILE_PORT,
     ControlCommand,
@@ -16,6 +17,7 @@ from holloway.cli.control_options import (
     find_broker,
     force_null_option,
     require_loopback,
+    with_file_port,
 )
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
@@ -75,9 +77,7 @@ MAX_PARALLEL = 256
 @click.option(
     "--file-port",
     type=click.IntRange(1, 65535),
-    default=FILE_PORT,
-    show_default=True,
-    help="The broker's port for files.",
+    help=f"The broker's port for files.  [default: what the network says, or {FILE_PORT}]",
 )
 @click.option("--no-sync", is_flag=True, help="Let nobody sync folders to this machine.")
 @click.option("--no-plugins", is_flag=True, help="Have only the commands of Holloway itself.")
@@ -96,7 +96,7 @@ def command(
     max_output: int,
     log_level: str,
     max_sync: int,
-    file_port: int,
+    file_port: int | None,
     no_sync: bool,
     no_plugins: bool,
     force_null: bool,
@@ -105,7 +105,8 @@ def command(
 ) -> int:
     """Run the jobs of a broker on this machine.
 
-    It runs until SIGTERM or Ctrl-C. Programs run as the user who runs the agent, each in a process group that ends with its job. An agent waits for its broker, and
+    On a node of a network it needs no option: the network says where the broker is, and lets it in under the node's name. It runs until SIGTERM or
+    Ctrl-C. Programs run as the user who runs the agent, each in a process group that ends with its job. An agent waits for its broker, and
     comes back to it.
     """
     from functools import partial
@@ -122,7 +123,11 @@ def command(
     from holloway.protocols.control_plane.targets import AgentRecord
     from holloway.supervisor import Child, Supervisor
 
-    own_name = name or host_name()
+    enrolled = enrolled_agent(name, host, curve_key_file, root, os.environ)
+    if enrolled is not None and file_port is not None:
+        why = "--file-port: the network says where the broker's files are"
+        raise click.UsageError(why, click.get_current_context(silent=True))
+    own_name = enrolled[0] if enrolled is not None else name or host_name()
     own_roles = tuple(dict.fromkeys(role for each in roles for role in each.split(",") if role))
     for what, value in (
         ("--name", own_name),
@@ -135,7 +140,7 @@ def command(
             raise click.UsageError(why, click.get_current_context(silent=True))
     if not own_name:
         raise CommandFailedError("this agent needs a name", "this machine has none", "holloway agent --name NAME")
-    broker = find_broker(host, curve_key_file, node=own_name)
+    broker = find_broker(host, curve_key_file, node=own_name) if enrolled is None else enrolled[1]
     if broker.pair is None:
         require_loopback(broker.host, "--host", is_forced=force_null)
     elif not broker.pair.secret:
@@ -149,7 +154,8 @@ def command(
     settings = AgentSettings(
         root=own_root,
         me=AgentRecord(own_name, application, environment, own_roles),
-        broker=broker,
+        broker=with_file_port(broker, file_port),
+        network=None if enrolled is None else enrolled[2],
         version=version("holloway"),
         policy=AgentPolicy(
             commands=(*own_commands, *plugins.on_nodes),
@@ -160,7 +166,6 @@ def command(
             max_output_bytes=max_output << 20,
         ),
         programs=ProgramPolicy(own_name, users, files=own_root / FILES, commands=plugins.on_nodes),
-        file_port=file_port,
         max_sync_bytes=max_sync << 20,
     )
     world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in

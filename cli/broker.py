@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from holloway.cli.broker_network import LOOPBACK, Seat, find_seat
 from holloway.cli.control_options import (
     COMMAND_PORT,
     FILE_PORT,
@@ -16,6 +18,7 @@ from holloway.cli.control_options import (
     require_loopback,
     security_option,
 )
+from holloway.cli.network_broker import network_option
 from holloway.cli.option_types import DURATION
 from holloway.cli.printing import say
 from holloway.cli.up import LOG_LEVELS, configure_logging
@@ -25,7 +28,11 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
 @click.option(
     "--root", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Its keys, records and audit trail."
 )
-@click.option("--bind", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="The address it listens on.")
+@click.option(
+    "--bind",
+    metavar="ADDRESS",
+    help=f"The address it listens on.  [default: its node's own in the network, else {LOOPBACK}]",
+)
 @click.option(
     "--command-port",
     type=click.IntRange(1, 65535),
@@ -56,13 +63,14 @@ from holloway.cli.up import LOG_LEVELS, configure_logging
 @click.option("--no-first-client", is_flag=True, help="Nobody becomes admin so: only `holloway client create --root`.")
 @click.option("--no-plugins", is_flag=True, help="Have only the commands of Holloway itself.")
 @security_option
+@network_option
 @force_null_option
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="What stderr tells."
 )
 def command(
     root: Path,
-    bind: str,
+    bind: str | None,
     command_port: int,
     file_port: int,
     max_file: int,
@@ -74,12 +82,14 @@ def command(
 ) -> int:
     """Run the broker between operators and nodes.
 
-    It runs until SIGTERM or Ctrl-C. Its public key is printed when it starts: whoever is to reach it needs that. SIGHUP has it look at its list of keys at once; it does
+    On a node of a network it listens on that node's overlay address, is announced to the others in the node's record, and lets their agents in. It
+    runs until SIGTERM or Ctrl-C. Its public key is printed when it starts: whoever is to reach it needs that. SIGHUP has it look at its list of keys at once; it does
     so every second anyhow.
     """
     from functools import partial
 
     from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
+    from holloway.actors.control_plane.enrolled_agents import follow_agents
     from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
     from holloway.actors.control_plane.plugins import NO_PLUGINS, load_plugins
     from holloway.actors.control_plane.sync_rights import SyncRights
@@ -92,17 +102,21 @@ def command(
 
     security = Security(chosen_security())
     if security is Security.NULL:
-        require_loopback(bind, "--bind", is_forced=force_null)
+        seat = Seat(bind or LOOPBACK)
+        require_loopback(seat.bind, "--bind", is_forced=force_null)
+    else:
+        seat = find_seat(bind, root.absolute(), command_port, file_port)
     configure_logging(log_level)
     rights = SyncRights()
     settings = BrokerSettings(
         root=root.absolute(),
-        bind=bind,
+        bind=seat.bind,
         command_port=command_port,
         first_client_s=0.0 if no_first_client else float(first_client_s),
         security=security,
         plugins=NO_PLUGINS if no_plugins else load_plugins(VERBS),
         rights=rights,
+        enrolled=seat.enrolled,
     )
     world = World(lambda: time.time_ns() / 1e9, os.urandom)  # noqa: TID251 - a verb is where randomness comes in
 
@@ -119,13 +133,17 @@ def command(
 
     files = FileSettings(
         root=root.absolute(),
-        endpoint=endpoint_of(bind, file_port),
+        endpoint=endpoint_of(seat.bind, file_port),
         limits=FileLimits(max_bytes=max_file << 20),
         security=security,
         rights=rights,
+        enrolled=seat.enrolled,
     )
-    children = [
+    children: list[Child[Any]] = [
         Child(name="commands", run=partial(serve_commands, settings=settings, world=world)),
         Child(name="files", run=partial(serve_files, settings=files, world=world)),
     ]
+    if seat.enrolled is not None:
+        follow = partial(follow_agents, agents=seat.enrolled, place=seat.place)
+        children.append(Child(name="network", run=follow))
     return run_until_signal(Supervisor(children, name="broker"), ready, reload)

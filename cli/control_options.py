@@ -18,6 +18,7 @@ import click
 
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
+from holloway.cli.network_broker import network_option
 
 if TYPE_CHECKING:
     from holloway.actors.control_plane.link import Broker
@@ -52,6 +53,7 @@ _ALL_OPTIONS = frozenset(
         "--host",
         "--curve-key-file",
         "--security",
+        "--state",
         "-t",
         "--target",
         "-a",
@@ -116,12 +118,17 @@ def _config_problem(path: Path, number: int, why: str) -> CommandFailedError:
 
 
 def broker_options(function: Decorated) -> Decorated:
-    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`, None when they were not given; and `--security`,
-    which `find_broker` finds by itself.
+    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`, None when they were not given; and `--security`
+    and `--state`, which `find_broker` finds by itself.
     """
     options = [
         security_option,
-        click.option("--host", metavar="HOST[:PORT]", help=f"Where the broker is.  [default: {DEFAULT_HOST}]"),
+        network_option,
+        click.option(
+            "--host",
+            metavar="HOST[:PORT]",
+            help=f"Where the broker is, also by the name of its node.  [default: the network's only one, or {DEFAULT_HOST}]",
+        ),
         click.option(
             "--curve-key-file",
             metavar="FILE",
@@ -179,6 +186,16 @@ def key_file(given: str | None, environ: Mapping[str, str]) -> Path:
     return inside if inside.exists() or (not Path(said).exists() and said == DEFAULT_KEYS) else Path(said)
 
 
+def given_host(host: str | None, environ: Mapping[str, str]) -> str | None:
+    """What `--host` says, wherever it was said; None when nowhere."""
+    return _given("host", host, environ, "") or None
+
+
+def is_key_file_given(curve_key_file: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether somebody chose a key file."""
+    return bool(_given("curve_key_file", curve_key_file, environ, ""))
+
+
 def broker_place(host: str | None, environ: Mapping[str, str]) -> tuple[str, int]:
     """Host and port of the broker. Raises click.UsageError for what is none."""
     said = _given("host", host, environ, DEFAULT_HOST)
@@ -201,10 +218,13 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
     """
     from holloway.actors.control_plane.curve import CurvePair, new_pair
     from holloway.actors.control_plane.key_files import read_keys, write_keys
+    from holloway.actors.control_plane.key_text import KeyFile
     from holloway.actors.control_plane.link import Broker
     from holloway.actors.control_plane.met import met_before
+    from holloway.cli.network_broker import Place, network_place
 
     place, port = broker_place(host, os.environ)
+    given = given_host(host, os.environ)
     if chosen_security() == "null":
         if curve_key_file is not None:
             why = "--security null uses no keys, so --curve-key-file means nothing"
@@ -212,14 +232,20 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
         return Broker(place, port, None, "", "", _said_name(node))
     path = key_file(curve_key_file, os.environ)
     keys = read_keys(path)
-    if keys is None:
+    has_port = given is not None and given.endswith(f":{port}") and not _BARE_IPV6.match(given)
+    known = "" if keys is None else keys.server_public_key
+    found = network_place(None if given is None else place, port if has_port else None, known)
+    if keys is None and (found is None or not found.public or node):
         raise CommandFailedError(
             f"there is no key file {path}",
             "it holds our keys, and the key of the broker",
             'ask an admin for one, or write into it: server_public_key: "the key that the broker prints"',
             ExitCode.CONFIG,
         )
-    if not keys.server_public_key:
+    keys = keys or KeyFile()
+    found = found or Place(place, port)
+    public = keys.server_public_key or found.public
+    if not public:
         what, why = f"{path} does not name the broker", "it has no server_public_key"
         raise CommandFailedError(what, why, "add the key that the broker prints when it starts", ExitCode.CONFIG)
     if not keys.private_key and not node:
@@ -227,8 +253,13 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
         keys = replace(keys, private_key=pair.secret, public_key=pair.public)
         write_keys(path, keys)
     pair = CurvePair(keys.public_key, keys.private_key)
-    broker = Broker(place, port, pair, keys.server_public_key, str(path))
+    broker = Broker(found.host, found.port or port, pair, public, str(path), file_port=found.file_port or FILE_PORT)
     return replace(broker, met=met_before(path, broker.place, broker.public))
+
+
+def with_file_port(broker: Broker, port: int | None) -> Broker:
+    """With that port for files, if one was asked for."""
+    return broker if port is None else replace(broker, file_port=port)
 
 
 def note_met(broker: Broker) -> None:

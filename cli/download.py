@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from holloway.cli.control_options import ControlCommand, broker_options, find_broker, real_world
+from holloway.cli.control_options import ControlCommand, broker_options, find_broker, real_world, with_file_port
 from holloway.cli.file import file_port_option, timeout_option
 from holloway.cli.printing import json_option
 from holloway.cli.upload import SCHEMA, tell
@@ -28,7 +27,7 @@ def command(
     target: Path,
     deletes: bool,
     no_modes: bool,
-    file_port: int,
+    file_port: int | None,
     timeout: int,
     host: str | None,
     curve_key_file: str | None,
@@ -41,7 +40,7 @@ def command(
     from holloway.cli.file_transfer import get_folder
 
     wanted = name.rstrip("/")
-    broker = replace(find_broker(host, curve_key_file), port=file_port)
+    broker = with_file_port(find_broker(host, curve_key_file), file_port).of_files
     path = Path(os.path.abspath(target))
     moved = get_folder(broker, wanted, path, float(timeout), real_world(), deletes=deletes, modes=not no_modes)
     document: dict[str, object] = {

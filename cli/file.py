@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from holloway.cli.control_options import FILE_PORT, ControlCommand, broker_options, find_broker, real_world
+from holloway.cli.control_options import (
+    FILE_PORT,
+    ControlCommand,
+    broker_options,
+    find_broker,
+    real_world,
+    with_file_port,
+)
 from holloway.cli.groups import SuggestingGroup
 from holloway.cli.option_types import DURATION
 from holloway.cli.printing import json_option, print_json, say, size
@@ -22,9 +28,7 @@ SCHEMA = "holloway.file/1"
 file_port_option = click.option(
     "--file-port",
     type=click.IntRange(1, 65535),
-    default=FILE_PORT,
-    show_default=True,
-    help="The broker's port for files.",
+    help=f"The broker's port for files.  [default: what the network says, or {FILE_PORT}]",
 )
 timeout_option = click.option(
     "--timeout", type=DURATION, default="1d", show_default=True, metavar="TIME", help="How long it may take in all."
@@ -46,7 +50,7 @@ def command() -> None:
 def put(
     source: Path,
     name: str,
-    file_port: int,
+    file_port: int | None,
     timeout: int,
     host: str | None,
     curve_key_file: str | None,
@@ -75,7 +79,7 @@ def put(
 def get(
     name: str,
     target: Path,
-    file_port: int,
+    file_port: int | None,
     timeout: int,
     host: str | None,
     curve_key_file: str | None,
@@ -98,8 +102,8 @@ def get(
     _tell(offer, f"{name} of the broker is {path}", as_json=as_json)
 
 
-def file_broker(host: str | None, curve_key_file: str | None, file_port: int) -> Broker:
-    return replace(find_broker(host, curve_key_file), port=file_port)
+def file_broker(host: str | None, curve_key_file: str | None, file_port: int | None) -> Broker:
+    return with_file_port(find_broker(host, curve_key_file), file_port).of_files
 
 
 def _tell(offer: Offer, words: str, *, as_json: bool) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from holloway.cli.control_options import ControlCommand, broker_options, find_broker, real_world
+from holloway.cli.control_options import ControlCommand, broker_options, find_broker, real_world, with_file_port
 from holloway.cli.file import file_port_option, timeout_option
 from holloway.cli.plain_text import one_line
 from holloway.cli.printing import json_option, print_json, say, size
@@ -33,7 +32,7 @@ def command(
     name: str,
     deletes: bool,
     no_modes: bool,
-    file_port: int,
+    file_port: int | None,
     timeout: int,
     host: str | None,
     curve_key_file: str | None,
@@ -52,7 +51,7 @@ def upload(
     name: str,
     host: str | None,
     curve_key_file: str | None,
-    file_port: int,
+    file_port: int | None,
     timeout: int,
     *,
     deletes: bool,
@@ -64,7 +63,7 @@ def upload(
 
     wanted = name.rstrip("/")
     broker = find_broker(host, curve_key_file)
-    files = replace(broker, port=file_port)
+    files = with_file_port(broker, file_port).of_files
     moved = put_folder(files, Path(os.path.abspath(source)), wanted, float(timeout), real_world(), modes=modes)
     for each in moved.left_out:
         say(f"left out, because it is no file, cannot be read, or has a name that cannot travel: {one_line(each)}")

@@ -19,7 +19,9 @@ import zmq
 
 from holloway.actors.control_plane.agent import AgentSettings, run_jobs
 from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
+from holloway.actors.control_plane.broker_follower import Network
 from holloway.actors.control_plane.curve import CurvePair, new_pair
+from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
 from holloway.actors.control_plane.key_files import ServerKeys, with_client
 from holloway.actors.control_plane.link import Broker, Link
@@ -128,6 +130,7 @@ class ControlWorld:
     plugins: Plugins = NO_PLUGINS
     rights: SyncRights = field(default_factory=SyncRights)
     max_sync_bytes: int = 1 << 30
+    enrolled: EnrolledAgents | None = None
     clients: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     closing: ExitStack = field(default_factory=ExitStack)
 
@@ -138,7 +141,7 @@ class ControlWorld:
         return pair
 
     def broker_for(self, pair: CurvePair) -> Broker:
-        return Broker("127.0.0.1", self.port, pair, self.server.public, "me.yml")
+        return Broker("127.0.0.1", self.port, pair, self.server.public, "me.yml", file_port=self.file_port or 23003)
 
     @asynccontextmanager
     async def broker(self, *, first_client_s: float = 0.0) -> AsyncIterator[Tree]:
@@ -150,6 +153,7 @@ class ControlWorld:
             first_client_s=first_client_s,
             plugins=self.plugins,
             rights=self.rights,
+            enrolled=self.enrolled,
         )
         async with open_tree(alone("broker", partial(serve_commands, settings=settings, world=WORLD))) as tree:
             self.port = int(self.listening(tree).endpoint.rpartition(":")[2])
@@ -159,7 +163,9 @@ class ControlWorld:
     async def files(self, limits: FileLimits | None = None) -> AsyncIterator[FilesListening]:
         """The broker's files, running; on the same port each time."""
         endpoint = endpoint_of("127.0.0.1", self.file_port)
-        settings = FileSettings(root=self.root, endpoint=endpoint, limits=limits or FileLimits(), rights=self.rights)
+        settings = FileSettings(
+            root=self.root, endpoint=endpoint, limits=limits or FileLimits(), rights=self.rights, enrolled=self.enrolled
+        )
         async with open_tree(alone("files", partial(serve_files, settings=settings, world=WORLD))) as tree:
             listening = tree.ref("files").get()
             assert isinstance(listening, FilesListening)
@@ -173,20 +179,25 @@ class ControlWorld:
 
     @asynccontextmanager
     async def agent(
-        self, name: str, pair: CurvePair | None = None, policy: AgentPolicy | None = None, **record: Any
+        self,
+        name: str,
+        pair: CurvePair | None = None,
+        policy: AgentPolicy | None = None,
+        network: Network | None = None,
+        **record: Any,
     ) -> AsyncIterator[Tree]:
-        """An agent, registered unless `pair` is given."""
+        """An agent, registered unless `pair` is given; with a network it does not know where the broker is."""
         key = pair or self.admit(name, Role.NODE)
         root = self.root.parent / f"agent-{name}"
         commands = (*AgentPolicy().commands, *self.plugins.on_nodes)
         settings = AgentSettings(
             root=root,
             me=AgentRecord(name, **record),
-            broker=self.broker_for(key),
+            broker=self.broker_for(key) if network is None else Broker("", 0, key, "", "me.yml"),
+            network=network,
             version="1",
             policy=policy or AgentPolicy(commands=commands, access=self.plugins.access()),
             programs=ProgramPolicy(name, files=root / "files", commands=self.plugins.on_nodes),
-            file_port=self.file_port,
             max_sync_bytes=self.max_sync_bytes,
         )
         async with open_tree(alone("agent", partial(run_jobs, settings=settings, world=WORLD))) as tree:

@@ -11,7 +11,7 @@ pure object tells again what may have been lost. Not responsible for what messag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -20,6 +20,7 @@ import zmq
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.control_plane.audit_file import AuditFile
+from holloway.actors.control_plane.broker_follower import Network, broker_of, follow_brokers
 from holloway.actors.control_plane.link import Broker, Link, explained
 from holloway.actors.control_plane.met import note_meeting
 from holloway.actors.control_plane.monitor import Change
@@ -42,6 +43,7 @@ from holloway.protocols.control_plane.effects import (
     Start,
 )
 from holloway.protocols.control_plane.messages import Registered, Replaced, Stream
+from holloway.protocols.control_plane.network_view import KnownBroker
 from holloway.protocols.control_plane.null_security import WARNING
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from holloway.supervisor import Context
 
 JOURNAL = "journal.db"
-FILE_PORT = 23003
 FILES = Path("files")
 """What was synced, below the root."""
 FOLDER = Path("agent")
@@ -71,18 +72,14 @@ class AgentSettings:
     version: str
     policy: AgentPolicy
     programs: ProgramPolicy
-    file_port: int = FILE_PORT
     max_sync_bytes: int = 4 << 30
+    network: Network | None = None
+    """Where to hear who the broker is: then `broker` is not known to begin with."""
 
     @property
     def files(self) -> Path:
         """Below it folders are synced."""
         return self.root / FILES
-
-    @property
-    def file_broker(self) -> Broker:
-        """Where the broker's files are."""
-        return replace(self.broker, port=self.file_port)
 
 
 async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_status: trio.TaskStatus[Agent]) -> None:
@@ -112,6 +109,10 @@ async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_
                 async with trio.open_nursery() as nursery:
                     hands.nursery = nursery
                     nursery.start_soon(link.watch, hands.heed_link)
+                    if settings.network is not None and settings.broker.pair is not None:
+                        nursery.start_soon(
+                            follow_brokers, settings.network, settings.broker.pair, hands.redirect, ctx.log
+                        )
                     nursery.start_soon(hands.run)
                     task_status.started(agent)
                     await ctx.stopping.wait()
@@ -161,21 +162,31 @@ class _Hands:
         if self._effects:
             self._waiting.cancel()
 
+    def redirect(self, found: KnownBroker) -> None:
+        """The network has another broker."""
+        assert self._settings.broker.pair is not None, "a network's brokers have keys"
+        self._link.redirect(broker_of(found, self._settings.broker.pair, self._settings.broker.keys))
+
     def heed_link(self, change: Change) -> None:
         """The connection has changed."""
         if change is Change.CONNECTED:
-            self._log.info("connected to the broker at %s", self._settings.broker.place)
-            if self._settings.broker.pair is not None:
+            self._log.info("connected to the broker at %s", self._link.broker.place)
+            if self._link.broker.pair is not None:
                 self.nursery.start_soon(self._note_meeting)
             self.take(self._agent.connected(self._world.moment()))
         elif change is Change.DISCONNECTED:
-            self._log.warning("the broker at %s has gone", self._settings.broker.place)
+            self._log.warning("the broker at %s has gone", self._link.broker.place)
+        elif change is Change.UNKNOWN_KEY and self._settings.network is not None:
+            self._log.warning(
+                "the broker at %s does not know our key: the record of this node has not come to it yet, or the node was revoked",
+                self._link.broker.place,
+            )
         else:
             why = explained(change, self._link.broker)
             self._log.warning("%s: %s; %s", why.what, why.why, why.fix)
 
     async def _note_meeting(self) -> None:
-        broker, wall = self._settings.broker, self._world.wall()
+        broker, wall = self._link.broker, self._world.wall()
         await trio.to_thread.run_sync(note_meeting, Path(broker.keys), broker.place, broker.public, wall)
 
     async def stop(self) -> None:
@@ -279,7 +290,7 @@ class _Hands:
             write(Stream.STDOUT, (" ".join(start.step.arguments) + "\n").encode(errors="surrogateescape"))
             code, error = 0, ""
         elif start.step.command == "sync":
-            place = SyncPlace(self._settings.files, self._settings.file_broker, self._settings.max_sync_bytes)
+            place = SyncPlace(self._settings.files, self._link.broker.of_files, self._settings.max_sync_bytes)
             code, error = await sync_folder(self._context, place, self._world, start, reins, write)
         else:
             code, error = await self._run_program(start, reins, write)

@@ -22,6 +22,7 @@ import zmq
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.broker_commands import BrokerCommands
 from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.file_hub import FILES
 from holloway.actors.control_plane.first_client import WINDOW_S, FirstClient
 from holloway.actors.control_plane.key_files import ServerKeys
@@ -39,6 +40,7 @@ from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
 from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
 from holloway.protocols.control_plane.refusals import Refusals
+from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -67,6 +69,9 @@ class BrokerSettings:
     security: Security = Security.CURVE
     plugins: Plugins = NO_PLUGINS
     rights: SyncRights = field(default_factory=SyncRights)
+    enrolled: EnrolledAgents | None = None
+    """Whom the network of this machine lets in, where it is in one. Every node of that learns the broker's key, so that knowing it makes nobody
+    the first client who does not come from this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,9 @@ async def serve_commands(
                     nursery.start_soon(hub.run)
                     ctx.log.info("listening on %s; public key %s", endpoint, public or "none")
                     if open_s:
+                        whence = "has this key" if settings.enrolled is None else "comes from this machine"
                         ctx.log.warning(
-                            "no client is known: the first that has this key is let in as admin, within %d s", open_s
+                            "no client is known: the first that %s is let in as admin, within %d s", whence, open_s
                         )
                     task_status.started(Listening(endpoint, public, hub.broker, hub.keys.look))
     finally:
@@ -155,7 +161,7 @@ class _Hub:
             replace(settings.policy, access=settings.plugins.access(settings.policy.access)), world.entropy
         )
         self._settings, self._world, self._log = settings, world, log
-        self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first)
+        self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first, settings.enrolled)
         self._commands = BrokerCommands(settings.root / FILES, world, self.keys, settings.security, settings.plugins)
         self._later: list[BrokerEffect] = []
         self._first = first
@@ -167,15 +173,28 @@ class _Hub:
 
     # Keys.
 
-    async def admit_first(self, key: str) -> None:
-        """The first key of all becomes an admin's."""
+    async def admit_first(self, key: str, address: str) -> None:
+        """The first key of all becomes an admin's; in a network, the first that comes from here and is no agent's."""
         wall = self._world.wall()
         if not self._first.may_admit(self.keys.roster.keys, wall):
+            return
+        enrolled = self._settings.enrolled
+        if enrolled is not None and not await self._is_ours_and_no_agents(enrolled, key, address):
             return
         keys = await self.keys.change(partial(self._first.admit, key, wall, self._world.stamp()))
         if keys is not None:
             self._log.warning("the first client is let in, as admin: %s", key)
             self._note(Audit("first-client", "admin", key, "ok"))
+
+    async def _is_ours_and_no_agents(self, enrolled: EnrolledAgents, key: str, address: str) -> bool:
+        if not enrolled.is_of_this_machine(address):
+            return False
+        try:
+            await enrolled.refresh()  # it may have been enrolled just now
+        except HollowayError as error:
+            self._log.warning("nobody becomes the first client: %s", error)
+            return False
+        return key not in enrolled.names
 
     def _hear_gone(self, names: list[str]) -> None:
         self._gone += names

@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from holloway.actors.control_plane.applications import read_configuration, write_configuration
-from holloway.actors.control_plane.client_admin import CLIENT_COMMANDS, client_change, client_rows
+from holloway.actors.control_plane.client_admin import CLIENT_COMMANDS, client_change, client_rows, refuse_enrolled
 from holloway.actors.control_plane.file_trees import remove_files
 from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.plugins import BrokerCall, BrokerCommand, Plugins
@@ -100,7 +100,8 @@ class BrokerCommands:
                 return await self._clients(request)
 
     async def _clients(self, request: Admin) -> Sequence[Answer]:
-        keys = self._keys.roster.keys
+        keys, enrolled = self._keys.roster.keys, self._keys.roster.enrolled()
+        refuse_enrolled(request, (each.name for each in enrolled))
         change = client_change(request, self._world.stamp())
         if request.command != "client-list":
             if self._security is Security.NULL and request.command in CLIENT_COMMANDS:
@@ -110,7 +111,7 @@ class BrokerCommands:
                     "on the broker's machine: holloway client … --root DIR",
                 )
             keys = await self._keys.change(partial(self._keys.server_keys.change, change))
-        return answer_parts(request.request, client_rows(request, keys))
+        return answer_parts(request.request, client_rows(request, keys, enrolled))
 
     def _edit(self, request: Admin) -> Answer:
         """The configuration of an application; or, with a revision, another one in its place."""

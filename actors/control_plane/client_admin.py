@@ -5,14 +5,19 @@ Responsible for the commands and their answers. Not responsible for who may call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from holloway.actors.control_plane.key_files import rotated_client, with_client, with_role, without_client
 from holloway.actors.control_plane.key_text import ClientKey, KeyFile
+from holloway.protocols.control_plane.effects import Principal
 from holloway.protocols.control_plane.messages import Admin, Document, Role
 from holloway.protocols.errors import LocalError
+from holloway.protocols.z85 import encode_z85
 
+_OF_THE_LIST = ("client-revoke", "client-rotate", "client-role")
+BY_NETWORK = "by the network"
+"""What stands in the place of the time when it was made."""
 CLIENT_COMMANDS = ("client-create", "client-list", "client-revoke", "client-rotate", "client-role")
 
 
@@ -37,10 +42,23 @@ def client_change(request: Admin, now: str) -> Callable[[KeyFile], KeyFile]:
             raise LocalError(f"the broker has no command {request.command}", "it is none of its own")
 
 
-def client_rows(request: Admin, keys: KeyFile) -> list[Document]:
-    """What is answered when the key file says `keys`: the client that the command was about, or all of them."""
+def refuse_enrolled(request: Admin, enrolled: Iterable[str]) -> None:
+    """Raises LocalError for a change of a client whose key is not the broker's to change."""
+    if request.command in _OF_THE_LIST and (name := _only_argument(request)) in enrolled:
+        raise LocalError(
+            f"{name} is let in by the network, and not by the list of keys",
+            "the signed record of its node names its key",
+            f"where the network's authority is: holloway revoke {name}; or, on its machine: holloway client enrol --forget",
+        )
+
+
+def client_rows(request: Admin, keys: KeyFile, enrolled: Sequence[Principal] = ()) -> list[Document]:
+    """What is answered when the key file says `keys`: the client that the command was about, or all of them, `enrolled` by the network
+    included.
+    """
     if request.command == "client-list":
-        return [_row(each) for each in keys.client_keys]
+        others = (ClientKey(each.name, each.role, encode_z85(each.public_key), BY_NETWORK) for each in enrolled)
+        return [_row(each) for each in (*keys.client_keys, *others)]
     name = _only_argument(request)
     about = [each for each in keys.client_keys if each.name == name]
     return [_row(about[-1]) | {"server_public_key": keys.public_key}]

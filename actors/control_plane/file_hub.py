@@ -19,6 +19,7 @@ import zmq
 
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.file_store import Measured, Unfinished, measure
 from holloway.actors.control_plane.file_trees import Digests, measure_folder
 from holloway.actors.control_plane.key_files import ServerKeys
@@ -65,6 +66,7 @@ class FileSettings:
     limits: FileLimits
     security: Security = Security.CURVE
     rights: SyncRights = field(default_factory=SyncRights)
+    enrolled: EnrolledAgents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ async def serve_files(
     try:
         with await trio.to_thread.run_sync(AuditFile, folder.path, ctx.log) as audit:
             hub = _Files(settings, world, folder.file(PARTS), audit)
-            keys = KeyWatch(server_keys, roster, ctx.log, hub.hear_gone)
+            keys = KeyWatch(server_keys, roster, ctx.log, hub.hear_gone, enrolled=settings.enrolled)
             hub.roster = roster
             with Gate(context, keys.judge, ctx.log, hub.note_denied) as gate:
                 is_null = settings.security is Security.NULL

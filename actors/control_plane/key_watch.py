@@ -6,11 +6,13 @@ Not responsible for the file (`key_files`), nor for what somebody may do.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from logging import Logger
 from typing import TypeVar
 
 import trio
 
+from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_text import KeyFile
 from holloway.actors.control_plane.roster import Roster
@@ -22,7 +24,7 @@ Changed = TypeVar("Changed", KeyFile, KeyFile | None)
 
 class KeyWatch:
     """The keys in one file. `tell_gone` hears of names whose key counts no more, or may do less than before; `admit_unknown` may let
-    in a key that is not in the file.
+    in a key that is not in the file, and came from that address. `enrolled`: whom the network lets in besides.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class KeyWatch:
         roster: Roster,
         log: Logger,
         tell_gone: Callable[[list[str]], None],
-        admit_unknown: Callable[[str], Awaitable[None]] | None = None,
+        admit_unknown: Callable[[str, str], Awaitable[None]] | None = None,
+        enrolled: EnrolledAgents | None = None,
     ) -> None:
         self.server_keys, self.roster = server_keys, roster
         self._log, self._tell_gone, self._admit_unknown = log, tell_gone, admit_unknown
+        self._enrolled = enrolled
         self._look_now = trio.Event()
         self._alone = trio.Lock()
         """Or what was read before a change would be taken after it."""
@@ -43,12 +47,12 @@ class KeyWatch:
         )
         self._trouble = ""
 
-    async def judge(self, key: str) -> bool:
-        """Whether a key is let in."""
+    async def judge(self, key: str, address: str) -> bool:
+        """Whether a key is let in that came from there."""
         if self.roster.principal(key) is None:
             await self.refresh()  # it may have been created just now
         if self.roster.principal(key) is None and self._admit_unknown is not None:
-            await self._admit_unknown(key)
+            await self._admit_unknown(key, address)
         return self.roster.principal(key) is not None
 
     def look(self) -> None:
@@ -56,12 +60,17 @@ class KeyWatch:
         self._look_now.set()
 
     async def run(self) -> None:
-        """Heed what others write into the file, for ever."""
-        while True:
-            with trio.move_on_after(POLL_S):
-                await self._look_now.wait()
-            self._look_now = trio.Event()
-            await self.refresh()
+        """Heed what others write into the file and what the network says, for ever."""
+        with nullcontext() if self._enrolled is None else self._enrolled.heard_by(self._heed_enrolled):
+            while True:
+                with trio.move_on_after(POLL_S):
+                    await self._look_now.wait()
+                self._look_now = trio.Event()
+                await self.refresh()
+
+    def _heed_enrolled(self) -> None:
+        assert self._enrolled is not None, "it is who tells us"
+        self._tell_gone(self.roster.take_enrolled(self._enrolled.names))
 
     async def refresh(self) -> None:
         """Take what the file says, if it has changed. One that cannot be read changes nothing."""

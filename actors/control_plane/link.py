@@ -18,6 +18,7 @@ from holloway.actors.control_plane.monitor import GIVEN_UP, Change, Monitor
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.protocols.errors import BrokerError, PortError
 
+FILE_PORT = 23003
 PATIENCE_S = 2.0
 """For a first connection, until the silence of the other side is told: with what a program takes to start, within 3 s."""
 JUST_NOW = "just now"
@@ -36,8 +37,19 @@ class Broker:
     keys: str
     name: bytes = b""
     """What we call ourselves where there is no CURVE, and so nobody to contradict."""
+    file_port: int = FILE_PORT
     met: str = ""
     """When, for people, it last let us in with that key; empty when nobody knows of that."""
+
+    @property
+    def of_files(self) -> Broker:
+        """Where its files are."""
+        return replace(self, port=self.file_port)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is one; else it is to be told by `Link.redirect`."""
+        return bool(self.host)
 
     @property
     def endpoint(self) -> str:
@@ -61,15 +73,19 @@ class Link:
         raw = context.socket(zmq.DEALER)
         tune(raw)
         if broker.pair is not None:
-            join_curve(raw, broker.pair, broker.public)
+            if broker.is_known:
+                join_curve(raw, broker.pair, broker.public)
         elif broker.name:
             raw.routing_id = broker.name
         self._socket = ZmqSocket(raw)
         self._monitor = Monitor(raw)
         self.is_connected = False
         """As far as the monitor has told."""
+        self._last: Change | None = None
 
     def __enter__(self) -> Self:
+        if not self.broker.is_known:
+            return self
         try:
             self._socket.raw.connect(self.broker.endpoint)
         except zmq.ZMQError as error:
@@ -80,6 +96,16 @@ class Link:
     def __exit__(self, *_: object) -> None:
         self._monitor.close()
         self._socket.close(self._linger_ms)
+
+    def redirect(self, broker: Broker) -> None:
+        """The broker is there from now on, with that key: the connection to the one before is over."""
+        raw, before = self._socket.raw, self.broker
+        if before.is_known:
+            raw.disconnect(before.endpoint)
+        self.broker, self.is_connected, self._last = broker, False, None
+        if broker.pair is not None:
+            join_curve(raw, broker.pair, broker.public)  # for connections that are made from now on
+        raw.connect(broker.endpoint)
 
     async def receive(self) -> list[bytes]:
         """The frames of the next message."""
@@ -112,17 +138,19 @@ class Link:
 
     async def watch(self, tell: Callable[[Change], None]) -> None:
         """Keep it, for ever. `tell` hears of each change, and of the same one only once in a row."""
-        last: Change | None = None
         while True:
             change = await self._monitor.next()
             self.is_connected = False
             if change is Change.CONNECTED:
                 self._let_in()
-            if change is not last:
-                last = change
+            if change is not self._last:
+                self._last = change
                 tell(await self._certain(change))
             if change in GIVEN_UP:
+                refused = self.broker
                 await trio.sleep(RETRY_S)
+                if self.broker is not refused:
+                    continue  # there is another one meanwhile
                 self._socket.raw.disconnect(self.broker.endpoint)
                 self._socket.raw.connect(self.broker.endpoint)
 

@@ -1,9 +1,15 @@
-"""Who a key belongs to, as the broker's key file says at this moment. In memory: asked for every message.
+"""Who a key belongs to, as the broker's key file says at this moment, and the network that the broker is in. In memory: asked for every
+message.
+
+What the file says of a key or a name counts, whatever the network says of it: a key that was revoked there is revoked, and a name that has a key
+there is nobody else's.
 
 Not responsible for reading the file (`key_files`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from holloway.actors.control_plane.key_text import KeyFile
 from holloway.protocols.control_plane.effects import Principal
@@ -18,6 +24,7 @@ class Roster:
 
     def __init__(self, keys: KeyFile) -> None:
         self._principals: dict[str, Principal] = {}
+        self._enrolled: Mapping[str, str] = {}
         self.keys = keys
         self.take(keys)
 
@@ -38,11 +45,30 @@ class Roster:
 
     def take(self, keys: KeyFile) -> list[str]:
         """The key file has changed. Returns the names whose key counts no more, or may do less than before."""
-        before = {principal.name: (key, principal.role) for key, principal in self._principals.items()}
         self.keys = keys
+        return self._settle()
+
+    def take_enrolled(self, names: Mapping[str, str]) -> list[str]:
+        """The network lets in these keys, each as the node of that name. Returns as `take` does."""
+        self._enrolled = names
+        return self._settle()
+
+    def enrolled(self) -> list[Principal]:
+        """Who is let in by the network."""
+        known = {each.public_key for each in self.keys.client_keys}
+        return [each for key, each in self._principals.items() if key not in known]
+
+    def _settle(self) -> list[str]:
+        before = {principal.name: (key, principal.role) for key, principal in self._principals.items()}
+        in_file = {each.public_key for each in self.keys.client_keys}
+        taken = {each.name for each in self.keys.client_keys if not each.revoked}
         self._principals = {
+            key: Principal(name, Role.NODE, decode_z85(key))
+            for key, name in self._enrolled.items()
+            if key not in in_file and name not in taken
+        } | {
             each.public_key: Principal(each.name, each.role, decode_z85(each.public_key))
-            for each in keys.client_keys
+            for each in self.keys.client_keys
             if not each.revoked
         }
         after = {principal.name: (key, principal.role) for key, principal in self._principals.items()}

@@ -27,8 +27,8 @@ VERSION = b"1.0"
 _REQUEST_FRAMES = 7
 _ADDRESS, _MECHANISM, _CREDENTIALS = 3, 5, 6
 
-Judge: TypeAlias = Callable[[str], Awaitable[bool]]
-"""Whether a key, in Z85, is let in."""
+Judge: TypeAlias = Callable[[str, str], Awaitable[bool]]
+"""Whether a key, in Z85, is let in that comes from an address."""
 
 
 class Gate:
@@ -112,7 +112,7 @@ class Gate:
             frames = await self._handler.receive()
             request = frames[1] if len(frames) > 1 else b""
             key = self._credentials(frames)
-            is_in = key is not None and await self._judge(key)
+            is_in = key is not None and await self._judge(key, frames[_ADDRESS].decode("ascii", "replace"))
             if key is not None and not is_in:
                 self._deny("unknown_key", frames[_ADDRESS], f"key {key} is not known, or revoked")
             answer = (b"200", b"OK", key.encode("ascii")) if key is not None and is_in else (b"400", b"denied", b"")

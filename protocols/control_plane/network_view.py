@@ -49,6 +49,37 @@ class NetworkView:
         return next((each for each in self.brokers if each.place.curve_key == key), None)
 
 
+def chosen_broker(view: NetworkView, node: str | None) -> KnownBroker:
+    """The broker on that node, or the only one. Raises LocalError that says why there is none, and which there are."""
+    found = view.brokers if node is None else tuple(each for each in view.brokers if each.node == node)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(each.node for each in found)
+        raise LocalError(
+            f"network {view.network} has {len(found)} brokers",
+            f"they are on {names}",
+            f"name one: --host {found[0].node}",
+        )
+    what = f"network {view.network} has no broker" if node is None else f"there is no broker on node {node}"
+    if not view.is_signed:
+        why = "its records are not signed, so whoever writes the registry could name himself"
+        raise LocalError(
+            what, f"{why}: none is believed", "--host HOST, with a key file that has its server_public_key"
+        )
+    ignored = view.ignored if node is None else tuple(each for each in view.ignored if each == node)
+    if ignored:
+        raise LocalError(
+            what,
+            f"{', '.join(ignored)} announces one, and may not",
+            f"where the authority's key is: holloway network --broker {ignored[0]}",
+        )
+    known = (
+        "" if node is None or not view.brokers else f"; there is one on {', '.join(each.node for each in view.brokers)}"
+    )
+    raise LocalError(what, f"no record announces one{known}", "start it there: holloway broker --root DIR")
+
+
 def read_view(answer: object) -> NetworkView:
     """The answer to `brokers`, or an event of `follow-brokers`. Raises LocalError for what is none."""
     try:

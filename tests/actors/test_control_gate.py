@@ -37,7 +37,7 @@ class House:
         self.router, endpoint = self.gate.open_router(f"tcp://127.0.0.1:{port or '*'}", self.server)
         self.port = int(endpoint.rpartition(":")[2])
 
-    async def _judge(self, key: str) -> bool:
+    async def _judge(self, key: str, address: str) -> bool:
         return key in self.known
 
     def admit(self) -> CurvePair:

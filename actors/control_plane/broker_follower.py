@@ -1,0 +1,69 @@
+"""Where an agent of a network finds its broker: the node's daemon says so, and again when that changes; by the same conversation the node's
+record names the agent's key.
+
+Not responsible for the connection (`link`), nor for which brokers are believed, which is the daemon's to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from logging import Logger
+from pathlib import Path
+
+from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.daemon_line import follow_daemon
+from holloway.actors.control_plane.link import Broker
+from holloway.protocols.control_plane.network_view import KnownBroker, chosen_broker, read_view
+from holloway.protocols.errors import HollowayError, LocalError
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """`path`: the control socket of the node's daemon; `node`: whose broker is wanted, or None for the only one."""
+
+    path: Path
+    node: str | None = None
+
+
+def broker_of(found: KnownBroker, pair: CurvePair, keys: str) -> Broker:
+    """How to reach it with that pair, from the file `keys`."""
+    place = found.place
+    return Broker(str(place.address), place.command_port, pair, place.curve_key, keys, file_port=place.file_port)
+
+
+async def follow_brokers(
+    network: Network, pair: CurvePair, redirect: Callable[[KnownBroker], None], log: Logger
+) -> None:
+    """For ever: enrol the key, and call `redirect` with the broker to obey whenever that is another one. While there is none, or there are
+    several, the one before stays.
+    """
+    now: KnownBroker | None = None
+    said = ""
+
+    def tell(text: str) -> None:
+        nonlocal said
+        if text and text != said:
+            log.warning("%s", text)
+        said = text
+
+    def take(event: object) -> None:
+        nonlocal now
+        view = read_view(event)
+        if now is not None and now in view.brokers:
+            return
+        try:
+            found = chosen_broker(view, network.node)
+        except LocalError as error:
+            tell(f"{error}; waiting for one")
+            return
+        tell("")
+        now = found
+        log.info("the broker of network %s is on node %s, at %s", view.network, found.node, found.place.where)
+        redirect(found)
+
+    def tell_lost(error: HollowayError | None) -> None:
+        if error is not None:
+            tell(f"{error}; {error.fix}")
+
+    await follow_daemon(network.path, {"op": "follow-brokers", "curve_key": pair.public}, take, tell_lost)
