@@ -1,7 +1,7 @@
 """What the verbs of the control plane share: where the broker is, with which key file, and default options from `.holloway/config`.
 
 A default option stands on a line of its own, as it would on the command line, and holds for every one of these verbs that has it;
-what is given on the command line wins. Not responsible for talking to the broker (`operator_session`).
+what is given on the command line, before the verb or behind it, wins, and so does the environment. Not responsible for talking to the broker (`operator_session`).
 """
 
 from __future__ import annotations
@@ -77,9 +77,19 @@ class ControlCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option: parameter.name for parameter in self.params for option in parameter.opts}
         given, _, _ = self.make_parser(ctx).parse_args([*args])
-        taken = {*given, *(_TARGET_NAMES if "retry_failed" in given else ())}
+        taken = {*given, *(_TARGET_NAMES if "retry_failed" in given else ()), *_given_before(ctx)}
         defaults = [each for each in read_config(CONFIG) if each[0] in own and own[each[0]] not in taken]
         return super().parse_args(ctx, [*(word for each in defaults for word in each), *args])
+
+
+def _given_before(context: click.Context) -> list[str]:
+    """What was said before the verb, or is in the environment."""
+    options = context.find_root().obj
+    return [
+        name
+        for name in ("host", "curve_key_file", "security")
+        if getattr(options, name, None) or os.environ.get(f"HOLLOWAY_{name.upper()}")
+    ]
 
 
 def read_config(path: Path) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import trio
 import zmq
 
 from holloway.actors.control_plane.file_client import FileClient
-from holloway.actors.control_plane.file_store import measured
+from holloway.actors.control_plane.file_store import measured, open_source
 from holloway.actors.control_plane.folders import SCRATCH, Folder, Moved, bring, send
 from holloway.actors.control_plane.link import Link
 from holloway.actors.control_plane.world import World
@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 
 
 def put_file(broker: Broker, source: Path, name: str, deadline_s: float, world: World) -> Offer:
-    """Put the file under that name; what it was. Raises BrokerError, PortError, OSError."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    """Put the file under that name; what it was. Raises BrokerError, PortError, LocalError, OSError."""
+    descriptor = open_source(source)
     try:
         found = measured(descriptor)
         return _run(broker, world, lambda client: client.put(descriptor, found, name, deadline_s))

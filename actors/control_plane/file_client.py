@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar, assert_never
 
 import trio
 
-from holloway.actors.control_plane.file_store import Measured, Unfinished
+from holloway.actors.control_plane.file_store import Measured, Unfinished, require_replaceable
 from holloway.actors.control_plane.link import Link, explained
 from holloway.actors.control_plane.monitor import Change
 from holloway.actors.control_plane.world import World
@@ -93,6 +93,7 @@ class FileClient:
             def on_disk(now: Moment, effect: Effect) -> Sequence[Effect]:
                 match effect:
                     case Found(_, offer):
+                        require_replaceable(root, parts)
                         wanted = offer if modes else replace(offer, mode=PLAIN_MODE)
                         file = Unfinished(scratch, str(root), parts, wanted)
                         unfinished.append(file)

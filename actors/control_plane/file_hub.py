@@ -20,7 +20,7 @@ import zmq
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.curve import CurvePair
 from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
-from holloway.actors.control_plane.file_store import Measured, Unfinished, measure
+from holloway.actors.control_plane.file_store import Measured, Unfinished, measure, require_replaceable
 from holloway.actors.control_plane.file_trees import Digests, measure_folder
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
@@ -263,6 +263,7 @@ class _Files:
     async def _prime(self, effect: Prepare) -> None:
         """Have it among the open files once all of it has been read: until then nobody else closes it."""
         key, offset = effect.key, 0
+        await trio.to_thread.run_sync(require_replaceable, self._root, effect.parts)
         unfinished = await trio.to_thread.run_sync(Unfinished, self._parts, effect.owner, effect.parts, effect.offer)
         try:
             while self.service.has(key) and (piece := await trio.to_thread.run_sync(unfinished.read, offset)):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holloway.protocols.control_plane.file_messages import Offer
+from holloway.protocols.errors import LocalError
 
 PIECE_BYTES = 1 << 20
 FLUSH_BYTES = 16 << 20
@@ -36,6 +37,42 @@ class Measured:
     size: int
     sha256: str
     mode: int
+
+
+def kind(mode: int) -> str:
+    """What a file is that is no regular one, for people."""
+    kinds = {
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something unknown")
+
+
+def open_source(path: Path) -> int:
+    """A file that is to be sent, open. Raises LocalError for what is no regular file, which is not touched, and OSError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise LocalError(
+            f"{path} is not sent", f"it is {kind(mode)}, and no regular file", "put what it gives into a file"
+        )
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def require_replaceable(root: Path, parts: Sequence[str]) -> None:
+    """Raises OSError, which names it, when something is there that is no regular file: that is never replaced."""
+    with suppress(FileNotFoundError, NotADirectoryError), open_folder(root, parts[:-1], make=False) as folder:
+        _require_replaceable(folder, parts[-1])
+
+
+def _require_replaceable(folder: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EEXIST, f"{name} is {kind(mode)}, which no file replaces")
 
 
 @contextmanager
@@ -82,6 +119,7 @@ def measured(descriptor: int) -> Measured:
 def replace_small(root: Path, parts: Sequence[str], data: bytes) -> None:
     """Put a small file there, whole or not at all, for others to read."""
     with open_folder(root, parts[:-1], make=True) as folder:
+        _require_replaceable(folder, parts[-1])
         beside = f".{parts[-1]}.new"
         with suppress(FileNotFoundError):
             os.unlink(beside, dir_fd=folder)
@@ -130,11 +168,12 @@ class Unfinished:
             os.fdatasync(self._descriptor)
 
     def store(self, root: Path) -> None:
-        """Make it durable, under its name. What had that name is replaced; a folder is not."""
+        """Make it durable, under its name. A regular file of that name is replaced, and nothing else."""
         os.fchmod(self._descriptor, self._mode)
         os.fsync(self._descriptor)
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
         with open_folder(root, self._parts[:-1], make=True) as folder:
+            _require_replaceable(folder, self._parts[-1])
             os.rename(self._name, self._parts[-1], src_dir_fd=self._folder, dst_dir_fd=folder)
             os.fsync(folder)
         self.close()

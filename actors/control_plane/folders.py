@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from holloway.actors.control_plane.file_client import FileClient
-from holloway.actors.control_plane.file_store import measured, open_folder
+from holloway.actors.control_plane.file_store import measured, open_folder, open_source
 from holloway.actors.control_plane.file_trees import Digests, Tree, read_folder, remove_files, set_mode
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_trees import tree_changes
@@ -110,7 +110,7 @@ async def send(client: FileClient, folder: Folder, name: str, *, modes: bool, de
     for file in (*changes.bring, *changes.set_mode):
         whole = f"{name}/{file.name}"
         confined_folder(whole)
-        descriptor = await trio.to_thread.run_sync(os.open, folder.path / file.name, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = await trio.to_thread.run_sync(open_source, folder.path / file.name)
         try:
             found = await trio.to_thread.run_sync(measured, descriptor)
             await client.put(descriptor, found, whole, deadline_s)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from holloway.actors.control_plane import file_store
-from holloway.actors.control_plane.file_store import Unfinished
+from holloway.actors.control_plane.file_store import Unfinished, open_source, replace_small, require_replaceable
 from holloway.protocols.control_plane.file_messages import Offer
+from holloway.protocols.errors import LocalError
 
 OFFER = Offer("0" * 32, "a", 1, hashlib.sha256(b"x").hexdigest(), 0o640)
 
@@ -62,3 +65,54 @@ def test_a_beginning_that_is_a_link_is_not_written_through(tmp_path: Path) -> No
     with pytest.raises(OSError, match="symbolic"):
         begin(folder)
     assert other.read_bytes() == b"old"
+
+
+def put_there(path: Path, what: str) -> None:
+    match what:
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a symbolic link":
+            path.symlink_to("/dev/null")
+        case "a socket":
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(path))
+        case _:
+            path.mkdir()
+
+
+@pytest.mark.parametrize("what", ["a FIFO", "a symbolic link", "a socket", "a folder"])
+def test_what_is_no_regular_file_is_neither_replaced_nor_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    place = Path("files") / "a"
+    place.parent.mkdir()
+    put_there(place, what)
+    before = place.lstat()
+    unfinished = begin(Path("unfinished"))
+    unfinished.write(0, b"x")
+    for refuse in (
+        lambda: unfinished.store(place.parent),
+        lambda: require_replaceable(place.parent, ("a",)),
+        lambda: replace_small(place.parent, ("a",), b"x"),
+    ):
+        with pytest.raises(OSError, match=f"a is {what}, which no file replaces"):
+            refuse()
+    assert (place.lstat().st_ino, place.lstat().st_mode) == (before.st_ino, before.st_mode)
+    unfinished.close()
+    with pytest.raises(LocalError, match="files/a is not sent") as caught:
+        open_source(place)
+    assert ("a device" if what == "a symbolic link" else what) in caught.value.why
+
+
+def test_a_regular_file_is_replaced_and_a_link_to_one_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a").write_bytes(b"old")
+    unfinished = begin(tmp_path / "unfinished")
+    unfinished.write(0, b"x")
+    unfinished.store(tmp_path / "files")
+    (tmp_path / "link").symlink_to(tmp_path / "files" / "a")
+    descriptor = open_source(tmp_path / "link")
+    assert os.read(descriptor, 9) == b"x"
+    os.close(descriptor)
+    require_replaceable(tmp_path / "none", ("a", "b"))

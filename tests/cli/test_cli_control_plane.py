@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -253,6 +254,22 @@ def test_on_the_brokers_machine_clients_are_made_in_its_files(holloway: Callable
     assert holloway("client", "list", "--root", "nowhere").error[0] == "there is no broker in nowhere"
 
 
+def test_the_command_line_wins_over_the_environment_and_that_over_the_configuration(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, keys = f"127.0.0.1:{plane.world.port}", Path(".holloway/me.yml")
+    Path(".holloway/config").write_text("--host 127.0.0.1:1\n--curve-key-file none.yml\n--security null\n")
+    echo = ("echo", "-t", "web1", "hi")
+    monkeypatch.setenv("HOLLOWAY_SECURITY", "curve")
+    assert ask("--host", here, "--curve-key-file", str(keys.name), *echo).code == 0
+    monkeypatch.setenv("HOLLOWAY_HOST", here)
+    monkeypatch.setenv("HOLLOWAY_CURVE_KEY_FILE", keys.name)
+    assert ask(*echo).code == 0
+    assert ask("--host", "127.0.0.1:2", *echo).error[0].endswith(" 127.0.0.1:2")
+    both = ("--host", "127.0.0.1:2", "echo", "--host", "127.0.0.1:3", "hi")
+    assert ask(*both).error[0].endswith(" 127.0.0.1:3")
+
+
 def test_mistakes_before_anybody_is_asked(holloway: Callable[..., Any], plane: Plane) -> None:
     assert holloway("echo", "hi").error[0] == "there is no key file .holloway/keys.yml"
     plane.key_file("keys", Role.OPERATOR)
@@ -328,6 +345,10 @@ def test_files_go_up_and_down_byte_for_byte(ask: Callable[..., Any], plane: Plan
     Path("empty").touch()
     assert ask("file", "put", "empty", "empty").code == 0
     assert ask("file", "get", "empty", "empty2").code == 0
+    os.mkfifo("pipe")
+    assert ask("file", "put", "pipe", "pipe").error[:2] == ["pipe is not sent", "it is a FIFO, and no regular file"]
+    assert "pipe is a FIFO, which no file replaces" in ask("file", "get", "empty", "pipe").error[1]
+    assert Path("pipe").is_fifo()
     assert Path("empty2").read_bytes() == b""
 
 
@@ -351,7 +372,8 @@ def test_no_symbolic_link_is_followed(ask: Callable[..., Any], plane: Plane, tmp
         assert ask("file", *words).code == 1
     assert not Path("y").exists()
     assert not (tmp_path / "planted").exists()
-    assert ask("file", "put", "x", "link").code == 0  # the link is replaced, and not what it led to
+    assert "link is a symbolic link" in ask("file", "put", "x", "link").error[1]
+    assert (files / "link").is_symlink()
     assert (tmp_path / "secret").read_text() == "secret"
     assert ask("file", "get", "none", "y").error[1] == "there is no such file"
 
