@@ -69,8 +69,8 @@ class Site:
         """A broker, an admin and the agent web1, which is started with `words`."""
         self.broker()
         self.trust()
-        self.call("clients")
-        self.call("client", "create", "--role", "node", "--name", "web1")
+        made = self.call("client", "create", "--role", "node", "--name", "web1")  # the first call of all makes us admin
+        assert made.returncode == 0, made.stderr
         self.agent("web1", *words)
 
     def end(self) -> None:

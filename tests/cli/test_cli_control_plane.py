@@ -107,6 +107,8 @@ def test_streamed_lines_stand_behind_names_and_are_safe_for_a_terminal(ask: Call
     assert sorted(outcome.out.splitlines()) == ["web1: ab", "web1: last", "web2: ab", "web2: last"]
     collapsed = ask("exec", "--shell", "printf 'a\\033[2Jb\\377'")
     assert collapsed.out == "web1 web2: ok\n  ab\ufffd\n"
+    document = check(ask("exec", "--json", "-t", "web1", "--shell", "printf 'a\\033[2Jb\\377\\000'").document, "exec")
+    assert document["results"][0]["stdout"] == "a\033[2Jb\ufffd\0"
 
 
 @pytest.mark.parametrize("on_terminal", list(Stream))
