@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from holloway.cli.exit_codes import ExitCode
+from holloway.cli.long_lived import keep_for_good
 from holloway.cli.up import cause_of, notify
 from holloway.supervisor import Supervisor, SupervisorError, Tree, open_tree
 
@@ -62,6 +63,7 @@ async def _run(root: Supervisor, ready: Callable[[Tree], None], reload: Callable
             with scope:
                 async with open_tree(root) as tree:
                     running = tree
+                    keep_for_good()
                     notify("READY=1")
                     ready(tree)
                     await wanted_down.wait()

@@ -20,6 +20,7 @@ import click
 
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
+from holloway.cli.long_lived import keep_for_good
 from holloway.cli.state_option import config_file, state_option
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ async def _run(config: Config) -> int:
             with scope:
                 async with open_node(config):
                     is_up = True
+                    keep_for_good()
                     notify("READY=1")
                     log.info("node %s is up on %s", config.node.name, config.interface.name)
                     await wanted_down.wait()
