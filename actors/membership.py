@@ -354,12 +354,13 @@ async def membership(
     floating: FloatingFollower | None = None,
     claims: ControlClaims | None = None,
     *,
+    is_patient: bool = False,
     task_status: trio.TaskStatus[Membership],
 ) -> None:
     """Actor: our place in the network, and the others'.
 
-    Ready once our record is published and the first snapshot read, or at once when others are known from an earlier life; raises
-    `RegistryError` when that fails, and `LocalError` for a record that cannot be published anywhere. Whatever the store refuses
+    Ready once our record is published and the first snapshot read, or at once when others are known from an earlier life or it
+    `is_patient`; raises `RegistryError` when that fails, and `LocalError` for a record that cannot be published anywhere. Whatever the store refuses
     later is logged and tried again: the data plane goes on with what is known.
     """
     assert config.registry is not None
@@ -367,7 +368,7 @@ async def membership(
     handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log, floating, claims)
     await handle.verify()
     stay = _Stay(handle, config.registry.lease_s, log, task_status)
-    if handle.recall():
+    if handle.recall() or is_patient:
         stay.begin()
     pause_s = RETRY_S
     while True:

@@ -157,6 +157,7 @@ class RegistryPlane:
             own_key=self.own_key,
             open_store=open_store,
             floating=None if belief is None else self._follower(belief),
+            is_patient=self.member is not None and self.member.is_without_store,
             claims=self.claims,
         )
         children: list[Child[Any]] = [Child(name="membership", run=meet, start_timeout=REGISTRY_TIMEOUT_S)]

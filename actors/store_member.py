@@ -58,6 +58,8 @@ class StoreMember:
         self.address = address
         self.problem: RegistryError | None = None
         """Why our address is not ours, as far as we know."""
+        self.is_without_store = False
+        """Whether we have started with what was known, because the registry was away."""
 
     def __repr__(self) -> str:
         return f"<StoreMember {self.us.name} with {self.address} in {self.network}>"
@@ -151,6 +153,7 @@ async def settled_node(
         log.warning("registry: %s; going on with %s, which this node had before", failure, address)
     _refuse_floating(config, settings)
     member = StoreMember(state, config.node.network, us, settings, address)
+    member.is_without_store = failure is not None
     member.keep()
     _tell_what_is_overruled(config, member)
     return replace(config, interface=replace(config.interface, addresses=member.addresses)), member

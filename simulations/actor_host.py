@@ -35,6 +35,7 @@ from holloway.actors import (
 from holloway.actors.registry_plane import floating_name
 from holloway.protocols.addresses import Address
 from holloway.protocols.dtls_names import DtlsProblem
+from holloway.protocols.errors import RegistryError
 from holloway.protocols.events import DropReason
 from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.membership import RecordProblem
@@ -107,8 +108,8 @@ class Life:
         self.scope = trio.CancelScope()
         self.entropy = stream(host.world.plan.seed, host.name, "entropy", str(number)).randbytes
         self.number = number
-        office = host.world.office
-        self.desk: Desk | None = None if office is None else Desk(office.disks[host.name], self)
+        disk = host.world.disks.get(host.name)
+        self.desk: Desk | None = None if disk is None else Desk(disk, self)
         self.ports = LifePorts(self)
         self.door: Door | None = None if host.world.store is None else host.world.store.door(host.name)
         self._cause = 0
@@ -184,8 +185,8 @@ class ActorHost(Host):
     def __init__(self, world: ActorWorld, own: Identity, peers: list[Identity]) -> None:
         self.world, self.own = world, own
         self.name = own.name
-        self.inner = own.inner
-        self.inside = own.inside
+        is_claimed = world.plan.registry is not None and world.plan.registry.claim_ns > 0
+        self.inner, self.inside = (b"", {}) if is_claimed else (own.inner, own.inside)
         self.key = own.static.public
         self.public = own.configured
         self.clocks = Clocks()
@@ -222,10 +223,11 @@ class ActorHost(Host):
                     self._config, ports=life.ports, memory=life.door, on_event=self._note_event
                 ) as node:
                     life.node = node
+                    self._settle(node.config.interface.addresses)
                     self._tell("node", "", "up")
                     self.world.has_booted(self)
                     await trio.sleep_forever()
-            except (ChildStartError, IntensityExceeded) as ended:
+            except (ChildStartError, IntensityExceeded, RegistryError) as ended:
                 error = ended
         self._stopping.pop(life, None)
         if error is not None and not life.is_over:
@@ -235,6 +237,11 @@ class ActorHost(Host):
             self.world.reached.reach("node_gave_up")
             at_ns = self.world.timeline.now_ns + STARTED_AGAIN_NS
             self.world.timeline.at(at_ns, self._start_again, life)
+
+    def _settle(self, addresses: tuple[IPv4Interface | IPv6Interface, ...]) -> None:
+        """The programs of the host have these addresses from now on."""
+        self.inside = {each.version: each.ip.packed for each in addresses}
+        self.inner = self.inside[4]
 
     def _start_again(self, life: Life) -> None:
         if self._life is life and not self.down:
@@ -259,7 +266,8 @@ class ActorHost(Host):
 
     def _end(self, life: Life) -> None:
         self._life = None
-        self._stopping[life] = self.world.timeline.now_ns
+        if not life.is_over:  # it has not ended by itself
+            self._stopping[life] = self.world.timeline.now_ns
         life.count()
         self.world.freezer.thaw(life)
 
@@ -455,7 +463,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
     return Config(
         node=NodeConfig(name=own.name, network=NETWORK, backend=plan.backend if plan.is_dtls else None),
         interface=InterfaceConfig(
-            name=INTERFACE, addresses=() if world.office is not None else _interfaces(own), queues=plan.queues
+            name=INTERFACE, addresses=() if world.disks else _interfaces(own), queues=plan.queues
         ),
         session=SessionConfig(private_key=own.private, timers=TimersConfig(**plan.timers)),
         security=SecurityConfig(require=policy_of(plan, own.name).require.word),
@@ -483,7 +491,7 @@ def _config(world: ActorWorld, own: Identity, peers: list[Identity]) -> Config:
             if own.name in each.nodes
         ),
         dtls=DtlsConfig(cert_file=ELSEWHERE, key_file=ELSEWHERE, ca_file=ELSEWHERE) if plan.is_dtls else None,
-        identity=None if world.office is None else IdentityConfig(directory=world.office.disks[own.name].path),
+        identity=IdentityConfig(directory=world.disks[own.name].path) if world.disks else None,
     )
 
 

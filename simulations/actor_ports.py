@@ -93,7 +93,7 @@ class LifePorts(Ports):
 
     def open_state(self, directory: Path) -> StateDirectory:
         """See `Ports`. There is one such folder."""
-        assert self._life.desk is not None, "only networks with an authority keep anything"
+        assert self._life.desk is not None, "only nodes with an authority, or a claim, keep anything"
         return self._life.desk
 
     def wall_ns(self) -> int:

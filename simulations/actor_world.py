@@ -23,8 +23,10 @@ from holloway.protocols.suites import Suite
 from holloway.simulations import determinism
 from holloway.simulations.actor_host import NETWORK, ActorHost, Life
 from holloway.simulations.authority_at_work import AuthorityAtWork
+from holloway.simulations.claim_watch import ClaimWatch
 from holloway.simulations.clocks import WALL_START_NS
 from holloway.simulations.determinism import PROCESS, STEPS_PER_INSTANT, Freezer, NoNames, Steps
+from holloway.simulations.disk import Disk
 from holloway.simulations.errors import PropertyViolated
 from holloway.simulations.faults import KINDS, Fault, Scope
 from holloway.simulations.identities import Identity, identity
@@ -49,7 +51,6 @@ from holloway.simulations.world import EVENTS_PER_SECOND, NOBODY_THERE, SECOND_N
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
-    from holloway.simulations.disk import Disk
     from holloway.simulations.dtls_watch import DtlsWatch
 
 
@@ -77,6 +78,12 @@ class ActorWorld(World):
         if plan.registry is not None and plan.registry.has_authority:
             members = {name: identity(plan.seed, number, name) for number, name in enumerate(plan.nodes)}
             self.office = Office(plan.seed, NETWORK, members, WALL_START_NS // SECOND_NS)
+        self.disks: dict[str, Disk] = {}
+        """What nodes keep, where they keep anything."""
+        if self.office is not None:
+            self.disks = self.office.disks
+        elif plan.registry is not None and plan.registry.claim_ns:
+            self.disks = {name: Disk(name) for name in plan.nodes}
         super().__init__(plan, self._pump, trace, capture)
         if plan.registry is not None:
             meeting = plan.registry
@@ -88,6 +95,9 @@ class ActorWorld(World):
                 reach=self.reached.reach,
             )
 
+        self.claims: ClaimWatch | None = None
+        if plan.registry is not None and plan.registry.claim_ns and self.store is not None:
+            self.claims = ClaimWatch(plan.registry, NETWORK, self.store, self.check, self.reached.reach)
         self._authority = None if self.office is None else AuthorityAtWork(self, self.office, self.store)
 
     def make_host(self, own: Identity, peers: list[Identity]) -> ActorHost:
@@ -114,6 +124,8 @@ class ActorWorld(World):
         async with trio.open_nursery() as self.nursery:
             with watched_sessions(), self._watched_links():
                 try:
+                    if self.claims is not None:
+                        self.claims.begin()
                     self.populate()
                     await self._pass_time(progress)
                 except PropertyViolated as broken:
@@ -157,7 +169,10 @@ class ActorWorld(World):
             members = self.store.members(NETWORK)
             for host in self.hosts.values() if not self.has_attackers else ():
                 hold(leaving_frees_the_name, host.left_ns, self.timeline.now_ns, host.name, members)
-            hold(addresses_have_one_holder, self.store.members(NETWORK), self.store.addresses(NETWORK))
+            if self.claims is None:
+                hold(addresses_have_one_holder, self.store.members(NETWORK), self.store.addresses(NETWORK))
+            else:
+                self.claims.look(self.hosts.values(), self.timeline.now_ns)
 
     def _end(self) -> None:
         """The run is over: whatever the nodes still do is seen by nobody."""
@@ -235,6 +250,10 @@ class ActorWorld(World):
         if fault.kind == "store_attacker":
             self.authority.attack(fault)
             return
+        if fault.kind == "release":
+            assert self.claims is not None, "a plan without claims has no such fault"
+            self.claims.release(fault, self.hosts.values(), self.timeline.now_ns)
+            return
         self.store.begin(fault)
         for disk in self._disks(fault):
             disk.fill(fault.name)
@@ -250,9 +269,9 @@ class ActorWorld(World):
 
     def _disks(self, fault: Fault) -> list[Disk]:
         """The disks that a fault befalls."""
-        if self.office is None or fault.kind != "disk_full":
+        if not self.disks or fault.kind != "disk_full":
             return []
-        return [self.office.disks[name] for name in fault.nodes or self.plan.nodes]
+        return [self.disks[name] for name in fault.nodes or self.plan.nodes]
 
     # DTLS.
 
@@ -298,6 +317,9 @@ class ActorWorld(World):
 
     def has_booted(self, host: ActorHost) -> None:
         """A life of a host has begun."""
+        if self.claims is not None:
+            self.claims.has_booted(host)
+            self._inside[host.name] = tuple(host.inside.values())
         if self._authority is not None:
             self._authority.note_boot(host)
 

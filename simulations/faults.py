@@ -145,6 +145,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "disk_full": _store(
             "the registry has no room: nothing can be written; nor on the disks of nodes, where they keep files"
         ),
+        "release": Kind(
+            Scope.STORE,
+            "somebody lets go of the address of the node, if that has no record in the registry",
+            has_end=False,
+            needs_actors=True,
+        ),
         "store_attacker": Kind(
             Scope.STORE,
             "whoever owns the registry deletes, replays, swaps, alters and forges what stands there",

@@ -142,6 +142,8 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "history_compacted": _registered("a watch of the registry was told that the history is gone"),
         "lease_retaken": _registered("a node took a new lease after it had lost one"),
         "store_full": _registered("the registry had no room for what a node wrote"),
+        "address_rested": _registered("an address was let go of, and rested"),
+        "race_lost": _registered("a node wanted to change something in the registry, and another was faster"),
         "watch_was_stale": _registered("a change in the registry was held back from a node"),
         "floating_moved": _floating("a floating address went from one node to another"),
         "dead_holder_replaced": _floating("a node took a floating address whose holder had been killed"),

@@ -23,6 +23,7 @@ from holloway.protocols.ratelimit import SOURCE_LIMIT
 from holloway.protocols.session import DROP_EVENTS, EVENTS, Session, State
 from holloway.protocols.staging import STAGED_BYTES, STAGED_PACKETS
 from holloway.protocols.states import TRANSITIONS
+from holloway.simulations.claim_oracles import CLAIMS_ALWAYS
 from holloway.simulations.control_oracles import CONTROL_ALWAYS, CONTROL_EVENTUALLY
 from holloway.simulations.dtls_oracles import DTLS_ALWAYS
 from holloway.simulations.errors import PropertyViolated
@@ -424,7 +425,7 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             *DTLS_ALWAYS,
         )
     }
-    | {promise.__name__: promise for promise in CONTROL_ALWAYS}
+    | {promise.__name__: promise for promise in (*CLAIMS_ALWAYS, *CONTROL_ALWAYS)}
 )
 """Checked in every run; what cannot happen at a depth cannot break there."""
 

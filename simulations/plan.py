@@ -38,6 +38,7 @@ MAX_BURST = 128
 MAX_PACKETS_A_SECOND = 100_000
 MIN_LEASE_NS = 2 * 10**9
 MAX_LEASE_NS = 3600 * 10**9
+MIN_CLAIM_NS, MAX_CLAIM_NS = 10 * 10**9, 3600 * 10**9
 TRUSTS: Mapping[str, str] = {
     "store": "whoever can write the registry is believed",
     "authority": "whoever has a certificate of the network's authority is believed",
@@ -90,7 +91,8 @@ class FloatingPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
     """The registry where nodes find each other: how long a record outlives its node, how long a call takes, and whom nodes
-    believe: one of `TRUSTS`.
+    believe: one of `TRUSTS`. `claim_ns`: how long the claim to an address does, 0 where addresses are configured; `rest_ns`: how long
+    an address rests that was let go of.
     """
 
     lease_ns: int
@@ -98,6 +100,8 @@ class Meeting:
     latency_high_ns: int
     trust: str = "store"
     floating: tuple[FloatingPlan, ...] = ()
+    claim_ns: int = 0
+    rest_ns: int = 0
 
     @property
     def has_authority(self) -> bool:
@@ -191,6 +195,17 @@ def authority_words(kinds: Iterable[str], eventually: Iterable[str], sometimes: 
         *(name for name in eventually if name in AUTHORITY_ONLY),
         *(name for name in sometimes if name in SOMETIMES and SOMETIMES[name].needs_authority),
     ]
+
+
+def claims_problem(meeting: Meeting | None, kinds: Iterable[str]) -> str | None:
+    """What a plan whose addresses are claimed cannot have, or one whose are not, or None."""
+    if meeting is None or not meeting.claim_ns:
+        return "release: nobody claims an address" if "release" in kinds else None
+    if meeting.has_authority or meeting.floating:
+        return "addresses are claimed where the store is believed, and none floats"
+    if not MIN_CLAIM_NS <= meeting.claim_ns <= MAX_CLAIM_NS or not 0 <= meeting.rest_ns <= MAX_CLAIM_NS:
+        return "a claim lasts from 10s to 1h, and a rest up to 1h"
+    return None
 
 
 def floating_words(faults: Iterable[Fault], eventually: Iterable[str], sometimes: Iterable[str]) -> list[str]:
@@ -347,6 +362,8 @@ def _check(plan: Plan) -> None:
         )
         _require(len(plan.pairs) == len(plan.nodes) * (len(plan.nodes) - 1) // 2, "a registry makes everybody peers")
         _check_floating(plan.registry, plan.nodes)
+    reason = claims_problem(plan.registry, [fault.kind for fault in plan.faults])
+    _require(reason is None, str(reason))
     words = floating_words(plan.faults, plan.eventually, plan.sometimes)
     _require(
         not words or (plan.registry is not None and bool(plan.registry.floating)), f"{', '.join(words)}: nothing floats"

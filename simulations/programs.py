@@ -188,7 +188,7 @@ class Programs:
     def _send(self, source: str, destination: str, purpose: Purpose, sizes: list[int]) -> None:
         world = self._world
         host, peer = world.hosts[source], world.hosts[destination]
-        if host.down or host.paused:
+        if host.down or host.paused or not host.inner or not peer.inner:
             return
         packets: list[Packet]
         if len(sizes) > 1 and world.plan.offloads:
@@ -204,7 +204,7 @@ class Programs:
         """A packet under somebody else's inner address, or for an inner address that is not the peer's."""
         world = self._world
         host, peer = world.hosts[source], world.hosts[destination]
-        if host.down or host.paused:
+        if host.down or host.paused or not host.inner or not peer.inner:
             return
         others = [each.inner for name, each in world.hosts.items() if name not in (source, destination)]
         stolen = others[0] if others else FOREIGN

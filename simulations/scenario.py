@@ -36,6 +36,7 @@ from holloway.simulations.plan import (
     Workload,
     actor_words,
     authority_words,
+    claims_problem,
     control_problem,
     floating_words,
     packets_a_second,
@@ -248,6 +249,9 @@ def read_scenario(text: str, source: str) -> Scenario:
     words = registry_words((fault.kind for fault in faults), scenario.eventually, scenario.sometimes)
     if registry is None and words:
         top.refuse(None, f"{', '.join(dict.fromkeys(words))}: only with a registry", "add a table [registry]")
+    reason = claims_problem(registry, [fault.kind for fault in faults])
+    if reason is not None:
+        top.refuse("registry" if registry is not None else None, reason, 'write claim = "30s" in [registry], or not')
     words = authority_words((fault.kind for fault in faults), scenario.eventually, scenario.sometimes)
     if words and not (registry is not None and registry.has_authority):
         what = f"{', '.join(dict.fromkeys(words))}: only in a network with an authority"

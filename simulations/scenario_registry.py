@@ -1,4 +1,4 @@
-"""Reading the table `[registry]` of a scenario: where nodes find each other, whom they believe, and which addresses float.
+"""Reading the table `[registry]` of a scenario: where nodes find each other, whom they believe, and which addresses float or are claimed.
 
 Not responsible for the rest of a scenario (`scenario`).
 """
@@ -17,6 +17,8 @@ def read_registry(table: Table, nodes: tuple[str, ...]) -> Meeting:
     lease_ns = int(table.value("lease", Quantity.DURATION, "30s"))
     latency = table.range("latency", Quantity.DURATION, "1ms..20ms")
     trust = table.choice("trust", TRUSTS, "store")
+    claim_ns = int(table.value("claim", Quantity.DURATION, "0s"))
+    rest_ns = int(table.value("rest", Quantity.DURATION, "0s"))
     floating = tuple(_floating(each, nodes) for each in table.tables("floating"))
     table.finish()
     if not MIN_LEASE_NS <= lease_ns <= MAX_LEASE_NS:
@@ -31,6 +33,8 @@ def read_registry(table: Table, nodes: tuple[str, ...]) -> Meeting:
         latency_high_ns=int(latency.high),
         trust=trust,
         floating=floating,
+        claim_ns=claim_ns,
+        rest_ns=rest_ns,
     )
 
 

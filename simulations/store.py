@@ -35,6 +35,7 @@ MILESTONES: Mapping[str, str] = MappingProxyType(
         "history_compacted": 'a watch was told "compacted"',
         "lease_retaken": "a process was granted a lease after it had lost one in the same life",
         "store_full": "a put or a lease was refused because the store's disk was full",
+        "race_lost": "a transaction found that somebody else had been faster",
         "watch_was_stale": "a change had come and was held back from a stale watch",
     }
 )

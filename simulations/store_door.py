@@ -100,7 +100,10 @@ class _Handle(RegistryPort):
         def act() -> Transaction:
             if puts:  # whether the compares hold or not: etcd counts what a transaction might need
                 self._refuse_if_full()
-            return self._truth.memory.transact(compares, puts, deletes, lease)
+            done = self._truth.memory.transact(compares, puts, deletes, lease)
+            if not done.succeeded:
+                self._line.reach("race_lost")
+            return done
 
         return await self._call("transact", act)
 

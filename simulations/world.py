@@ -64,7 +64,8 @@ EVENTS_PER_SECOND = 2_000_000
 
 class Host(Protocol):
     """A node, at either depth. `public`: where it is seen on the wire; `down` and `paused` count the faults that keep it
-    so; `key` is its public key, `inside` its addresses inside by version of IP, `inner` the one of version 4.
+    so; `key` is its public key, `inside` its addresses inside by version of IP, `inner` the one of version 4,
+    which is empty while it has none.
     """
 
     name: str

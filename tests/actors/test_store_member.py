@@ -17,7 +17,7 @@ from member_site import CONFIG, FIRST, PREFIX, Site, address_of, claim_of, race,
 from node_world import name, public_key, validate
 from trio.testing import MockClock
 
-from holloway.actors import Node
+from holloway.actors import Node, open_registry
 from holloway.actors.config import ConfigProblems
 from holloway.actors.config.model import FloatingConfig
 from holloway.actors.registry import RegistryPort
@@ -172,18 +172,27 @@ async def test_a_start_without_the_store_goes_on_with_what_was_known(
     async with site.node(1):
         pass
 
+    is_away = True
+
     @asynccontextmanager
-    async def away(*_: Any, **__: Any) -> AsyncIterator[RegistryPort]:
-        raise RegistryError("the store is away", "somebody pulled the plug")
-        yield
+    async def away(*words: Any, **options: Any) -> AsyncIterator[RegistryPort]:
+        if is_away:
+            raise RegistryError("the store is away", "somebody pulled the plug")
+        async with open_registry(*words, **options) as registry:
+            yield registry
 
     monkeypatch.setattr("holloway.actors.node.open_registry", away)
     with pytest.raises(RegistryError, match="the store is away"):
         async with site.node(2):
             pass
-    config, _ = await settled_node(site.config(1), site.world.ports(1), public_key(1), away)
-    assert str(config.interface.addresses[0]) == "10.99.4.1/16"
-    assert "going on with 10.99.4.1" in caplog.text
+    async with site.node(1) as node:
+        assert address_of(node) == "10.99.4.1"
+        assert "going on with 10.99.4.1" in caplog.text
+        await trio.sleep(60)
+        assert node_status(node)["registry"]["in_touch"] is False
+        is_away = False
+        await until(lambda: node_status(node)["registry"]["in_touch"], within_s=10)
+        assert site.value(FIRST) == claim_of(1)
 
 
 @pytest.mark.parametrize("range_", ["network", "floating_range"])
