@@ -21,6 +21,7 @@ import zmq
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.broker_follower import Network, broker_of, follow_brokers
+from holloway.actors.control_plane.leftovers import end_leftovers
 from holloway.actors.control_plane.link import Broker, Link, explained
 from holloway.actors.control_plane.met import note_meeting
 from holloway.actors.control_plane.monitor import Change
@@ -31,6 +32,7 @@ from holloway.actors.control_plane.sync import SyncPlace, sync_folder
 from holloway.actors.control_plane.world import World
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.agent import Agent, AgentPolicy
+from holloway.protocols.control_plane.agent_journal import begun_in
 from holloway.protocols.control_plane.effects import (
     AgentEffect,
     Audit,
@@ -99,9 +101,17 @@ async def run_jobs(ctx: Context, *, settings: AgentSettings, world: World, task_
             if len(name) != 2 * TOKEN_BYTES:
                 name = world.entropy(TOKEN_BYTES).hex()
                 await trio.to_thread.run_sync(store.commit, [Keep(_JOURNAL_NAME, name.encode())])
+            left = await trio.to_thread.run_sync(end_leftovers, settings.programs.node, begun_in(records.items()))
             agent = Agent(settings.policy, settings.me, world.entropy(TOKEN_BYTES).hex(), name, settings.version)
             with Link(context, settings.broker) as link:
                 hands = _Hands(settings, world, ctx, agent, link, store, audit, context)
+                for job, count in left.items():
+                    ctx.log.warning(
+                        "ended %d processes of job %s, which was begun before the agent was killed", count, job
+                    )
+                    hands.take(
+                        [Audit("leftover", "", f"{count} processes of an earlier life", "ended", job, settings.me.name)]
+                    )
                 hands.take(agent.restore(world.moment(), records.items()))
                 if settings.broker.pair is None:
                     ctx.log.warning("%s", WARNING)

@@ -145,6 +145,12 @@ class Journal:
         return bad
 
 
+def begun_in(records: Iterable[tuple[str, bytes]]) -> list[str]:
+    """The jobs that an earlier life has begun and not ended."""
+    found = ((key.removeprefix("job/"), _read(record)) for key, record in records if key.startswith("job/"))
+    return [job for job, entry in found if entry is not None and entry.stage is Stage.BEGUN]
+
+
 def _write(entry: Entry) -> bytes:
     fields: dict[str, object] = {"stage": entry.stage.value, "issued_at": entry.issued_at}
     if entry.done is not None:

@@ -91,6 +91,23 @@ def test_ctrl_c_lets_a_job_go_and_twice_cancels_it(site: Site) -> None:
     assert json.loads(site.call("jobs", "show", job, "--json").stdout)["jobs"][0]["counts"] == {"cancelled": 1}
 
 
+def test_an_agent_that_is_killed_ends_what_it_left_when_it_is_back_and_nobody_knows_how_that_went(site: Site) -> None:
+    site.operator()
+    mark = f"{602 + os.getpid() / 1e7:.7f}"
+    asked = site.start("asked", "exec", "--json", "--", "sh", "-c", f"sleep {mark} & wait")
+    wait_until(lambda: running(mark) != [], "the program")
+    site.processes["web1"].kill()
+    site.processes["web1"].wait(10)
+    assert running(mark) != []
+    (site.folder / "web1.log").unlink()
+    site.agent("web1")
+    assert asked.wait(30) == 1
+    [result] = json.loads(site.log("asked").splitlines()[-1])["results"]
+    assert (result["state"], "stopped while it ran" in result["error"]) == ("unknown", True)
+    assert running(mark) == []
+    assert "which was begun before the agent was killed" in site.log("web1")
+
+
 def killed_in_the_middle(site: Site, count: int, seconds: int) -> None:
     """So many jobs run, the broker is killed, and comes back: every one ends, and ran once."""
     site.operator("--max-jobs", str(count))
