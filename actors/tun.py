@@ -103,7 +103,7 @@ class KernelTun(TunPort):
 
     def __init__(self, descriptor: int, name: str, mtu: int, *, receive_super: bool = True) -> None:
         """`receive_super`: see `open_tun`. Raises `OSError` for a descriptor that is not attached."""
-        self._has_header = self.has_header = has_virtio_header(descriptor)
+        self._has_header = has_virtio_header(descriptor)
         self.offloads: tuple[str, ...] = ()
         if self._has_header:
             self.offloads = agree(descriptor, receive_super=receive_super)
@@ -273,9 +273,8 @@ def open_tun_queue(device: KernelTun, *, receive_super: bool = True) -> KernelTu
     except OSError as error:
         raise _refused(what, device.name, error, _OPEN_REFUSED) from error
     try:
-        flags = (
-            IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR * device.has_header
-        )  # they are the device's, not the queue's
+        # Whether there is a virtio header was settled with the first queue, whatever the flags of the others say (tun_set_iff).
+        flags = IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE
         fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(device.name.encode(), flags))
         return KernelTun(descriptor, device.name, device.mtu, receive_super=receive_super)
     except OSError as error:

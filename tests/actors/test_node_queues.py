@@ -13,6 +13,7 @@ from node_world import (
     PORT,
     FragileDatagrams,
     FragilePorts,
+    FragileTun,
     World,
     config,
     crosses,
@@ -29,7 +30,7 @@ from trio.testing import MockClock
 from holloway.actors import Config, Node
 from holloway.actors.tun_reader import TunReader
 from holloway.actors.udp_queues import UdpQueue, UdpQueues
-from holloway.protocols.errors import PortError
+from holloway.protocols.errors import PortError, TunError
 from holloway.protocols.packets import Packet
 from holloway.supervisor import ActorDown, ChildExited, ChildStarted, Event
 
@@ -204,7 +205,7 @@ async def test_a_socket_that_cannot_be_replaced_has_all_bound_again(
         await trio.sleep(2)
         for number, ports in others.items():
             assert await eventually_crosses(ports, left, packet(number, 1, number), within_s=20)
-        assert "node.dataplane.udp" in crashes(events)
+        assert set(crashes(events)) == {"node.dataplane.queues.udp-0", "node.dataplane.udp"}
         assert family(hub) is not before
         assert len(family(hub).queues) == QUEUES
 
@@ -214,11 +215,16 @@ def refuse(refusals: list[PortError]) -> None:
         raise refusals.pop()
 
 
-async def test_a_device_that_is_gone_is_made_again_once(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("noticed_by", [QUEUES, 1])
+async def test_a_device_that_is_gone_is_made_again_once(autojump_clock: MockClock, noticed_by: int) -> None:
     events: list[Event] = []
     async with star(World(), events) as (_, left, others):
         events.clear()
-        left.crash_tun()
+        for queue in left.tun.queues[:noticed_by]:
+            assert isinstance(queue, FragileTun)
+            queue.failure = TunError("lost the TUN device hw0", "ENODEV: somebody deleted it")
+            queue.close()
+        await trio.sleep(1)
         for number, ports in others.items():
             assert await eventually_crosses(left, ports, packet(1, number, number), within_s=20)
         assert crashes(events) == ["node.dataplane.tun"]

@@ -13,7 +13,7 @@ import trio
 from namespaces import drop_capabilities, in_namespace, wait_until_local
 
 from holloway.actors.kernel import KernelPorts
-from holloway.actors.tun import open_tun, open_tun_queue
+from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
 from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.errors import TunError
@@ -91,6 +91,7 @@ async def test_flows_of_the_host_are_spread_over_the_queues() -> None:
 @in_namespace
 async def test_answers_of_the_host_come_by_the_queue_that_the_flow_was_given_to_it_by() -> None:
     device = configured()
+    right = {port: flow_number(asked(port)) % QUEUES for port in FLOWS}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("10.9.0.1", 7))
         for round_number in range(2):  # the kernel notes the queue of a packet after it has answered it
@@ -100,15 +101,16 @@ async def test_answers_of_the_host_come_by_the_queue_that_the_flow_was_given_to_
                 server.sendto(data, source)
             found = await taken(device, len(FLOWS))
             if round_number:
-                right = {port: flow_number(asked(port)) % QUEUES for port in FLOWS}
                 assert {int.from_bytes(packet[22:24], "big"): which for which, packet in found} == right
                 assert len(set(right.values())) == QUEUES
-        for port in FLOWS:
+        for port, which in right.items():
+            before = device.queues[which].packets
             device.send([asked(port)])
             data, source = server.recvfrom(100)
             server.sendto(data, source)
             (answer,) = device.take()
             assert bytes(answer)[22:24] == port.to_bytes(2, "big"), "where the answer is looked for at once"  # type: ignore[arg-type]
+            assert device.queues[which].packets == before + 1
     device.close()
 
 
@@ -142,6 +144,10 @@ async def test_every_queue_has_the_offloads_of_the_first() -> None:
         device = configured(offloads=offloads)
         assert len({queue.port.offloads for queue in device.queues}) == 1
         assert bool(device.offloads) is offloads
+        device.set_local(iter([bytes([10, 9, 0, 1])]))
+        for queue in device.queues:
+            assert isinstance(queue.port, KernelTun)
+            assert queue.port._joiner.is_active is offloads
         device.close()
 
 

@@ -42,8 +42,9 @@ nodes = ["hub"]
 """
 
 
-def plan(queues: int, text: str = BREAK) -> Plan:
-    return draw_plan(read_scenario(f"{HEAD}[network]\nqueues = {queues}\n{text}", "x"), 0, Depth.ACTORS)
+def plan(queues: int, backend: str = "session") -> Plan:
+    network = f'[network]\nqueues = {queues}\nbackend = "{backend}"\n'
+    return draw_plan(read_scenario(HEAD + network + BREAK, "x"), 0, Depth.ACTORS)
 
 
 def traced(found: Plan) -> tuple[Outcome, list[dict[str, Any]]]:
@@ -59,8 +60,9 @@ def actors_of_hub(lines: list[dict[str, Any]]) -> list[str]:
     return [line["peer"] for line in told if 4 * second < line["t"] < 20 * second]
 
 
-def test_a_socket_of_several_breaks_and_its_reader_alone_begins_again() -> None:
-    outcome, lines = traced(plan(4))
+@pytest.mark.parametrize("backend", ["session", "dtls"])
+def test_a_socket_of_several_breaks_and_its_reader_alone_begins_again(backend: str) -> None:
+    outcome, lines = traced(plan(4, backend))
     assert outcome.failure is None
     assert outcome.reached.places["queue_replaced"] == 1
     (reader,) = set(actors_of_hub(lines))
