@@ -91,13 +91,16 @@ class Router:
     def sort(self, packets: Iterable[Packet]) -> dict[RunningPeer, list[Packet]]:
         """The packets of each peer in their order. What has no peer is counted in `drops`."""
         batches: dict[RunningPeer, list[Packet]] = {}
-        find = self.find
+        batch: list[Packet] = []
+        find, last = self.find, b""  # an IPv4 address whose packets go into `batch`
         for packet in packets:
+            if last and not isinstance(packet, SuperPacket) and packet[16:20] == last and packet[0] >> 4 == 4:
+                batch.append(packet)  # small packets come in long rows to one address
+                continue
             peer = find(packet)
             if peer is None:
                 continue
-            if peer in batches:
-                batches[peer].append(packet)
-            else:
-                batches[peer] = [packet]
+            batch = batches.setdefault(peer, [])
+            batch.append(packet)
+            last = packet[16:20] if not isinstance(packet, SuperPacket) and packet[0] >> 4 == 4 else b""
         return batches

@@ -73,6 +73,7 @@ _TCP, _UDP = PROTOCOL_TCP.to_bytes(1, "big"), PROTOCOL_UDP.to_bytes(1, "big")
 _PLACE = struct.Struct("=HH")
 _TCP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, TCP_CHECKSUM_AT)
 _UDP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, UDP_CHECKSUM_AT)
+_PLAIN_UDP = _UDP_OVER_IPV4 + b"\x45"  # and the first byte of a packet without IP options
 _UDP_OVER_IPV6 = _PLACE.pack(IPV6_HEADER_BYTES, UDP_CHECKSUM_AT)
 
 
@@ -133,12 +134,11 @@ def arrived(data: bytes) -> Packet | None:
         return _tcp_super_packet(data) or from_device(data)
     if kind != _LONE_PARTIAL or len(data) < VIRTIO_HEADER_BYTES:
         return from_device(data)
+    if data[6:11] == _PLAIN_UDP and data[19:20] == _UDP and data[12] << 8 | data[13] == len(data) - VIRTIO_HEADER_BYTES:
+        return UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
     packet = UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
     place = data[6:VIRTIO_HEADER_BYTES]
-    if (
-        (place == _UDP_OVER_IPV4 and packet[:1] == b"\x45" and packet[9:10] == _UDP)
-        or (place == _UDP_OVER_IPV6 and packet[6:7] == _UDP)
-    ) and total_length(packet) == len(packet):
+    if place == _UDP_OVER_IPV6 and packet[6:7] == _UDP and total_length(packet) == len(packet):
         return packet
     # A header is of the host's byte order; see `agree`.
     start = int.from_bytes(place[:2], sys.byteorder)

@@ -125,3 +125,33 @@ def test_a_borrowed_address_is_ours_and_goes_back_to_the_peer_it_was_assigned_to
     made.give_back(floating)
     assert lookup(inner(200)) is None
     assert lookup(inner(2)) is A
+
+
+PIECES = [
+    b"",
+    b"\x45",
+    bytes(20),
+    packet(1, 2, 1),
+    packet(1, 3, 2),
+    packet(1, 2, 3),
+    packet(1, 9, 4),
+    b"\x45" + bytes(15) + inner(2),
+    b"\x65" + bytes(15) + inner(2),
+    SuperPacket(packet(1, 2, 5), 8),
+    SuperPacket(packet(1, 3, 6), 8),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_long_rows_are_sorted_as_each_packet_would_be_alone(batch: list[Any]) -> None:
+    together, alone = router(), router()
+    for made in (together, alone):
+        made.assign(A, (host(2),))
+        made.assign(B, (host(3),))
+    expected: dict[Any, list[Any]] = {}
+    for each in batch:
+        peer = alone.find(each)
+        if peer is not None:
+            expected.setdefault(peer, []).append(each)
+    found = together.sort(batch)
+    assert (found, list(found), together.drops) == (expected, list(expected), alone.drops)
