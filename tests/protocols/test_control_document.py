@@ -1,4 +1,6 @@
-"""docs/control_plane.md says what is so: the kinds of messages and their fields, the reasons of refusals, and who may do what."""
+"""docs/control_plane.md says what is so: kinds of messages and their fields, reasons of refusals, who may do what; docs/security.md, which
+attacks are tried.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from holloway.protocols.control_plane.access import DEFAULT_ACCESS, Place
 from holloway.protocols.control_plane.messages import Refusal, Role, State
 from holloway.protocols.control_plane.wire import _SHAPES
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "control_plane.md").read_text()
+DOCUMENTS = Path(__file__).parents[2] / "docs"
+DOCUMENT = (DOCUMENTS / "control_plane.md").read_text()
 
 
 def table(after: str) -> list[list[str]]:
@@ -57,3 +60,12 @@ def test_who_may_do_what_is_what_is_written() -> None:
         for place in Place
         if DEFAULT_ACCESS.problem(role, command, place) is None
     }
+
+
+def test_every_test_that_is_named_for_an_attack_is_there() -> None:
+    attacks = (DOCUMENTS / "security.md").read_text().partition("## Brokers, agents and operators")[2]
+    named = set(re.findall(r"`(test_[a-z_]+)`", attacks))
+    there = "\n".join(path.read_text() for path in (DOCUMENTS.parent / "tests").rglob("test_control*.py"))
+    there += "\n".join(path.read_text() for path in (DOCUMENTS.parent / "tests" / "cli").glob("test_cli_*.py"))
+    assert len(named) > 15
+    assert not {name for name in named if f"def {name}(" not in there}
