@@ -18,13 +18,13 @@ CHUNK = 1 << 20
 TIMEOUT_S = 100.0
 
 
-def transfer(source: Namespace, target: Namespace, address: str, count: int) -> None:
+def transfer(source: Namespace, target: Namespace, address: str, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
     """Send `count` bytes to `address`, which is `target`'s, and compare."""
     server = start_in(target, [sys.executable, __file__, "serve", str(PORT)], stdout=subprocess.PIPE)
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
     sent = run_in(
-        source, [sys.executable, __file__, "send", address, str(PORT), str(count)], timeout=TIMEOUT_S
+        source, [sys.executable, __file__, "send", address, str(PORT), str(count)], timeout=timeout_s
     ).stdout.split()
     received = server.communicate(timeout=20)[0].split()
     assert sent == received

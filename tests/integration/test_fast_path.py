@@ -25,6 +25,7 @@ pytestmark = [needs_namespaces, needs_program("ping", package="iputils-ping")]
 
 FILE_BYTES = 80_000_000
 """Over the bad wire: enough for some 60000 datagrams, of which 600 are lost."""
+GIGABYTE = 1_000_000_000
 WATCHED_BYTES = 60_000_000
 MIXED_BYTES = 20_000_000
 BULK_BYTES = 100_000_000_000  # more than goes through while a test lasts
@@ -79,6 +80,22 @@ def test_a_file_arrives_whole_over_a_wire_that_loses_doubles_spoils_and_reorders
     assert wire.doubled > datagrams * 0.001
     assert wire.spoilt > datagrams * 0.0005
     assert dropped > 0.8 * (wire.doubled + wire.spoilt), "each of these was refused, and counted"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("lost", [0.01, 0.0005])
+def test_a_gigabyte_arrives_whole_over_that_wire(tmp_path: Path, lost: float) -> None:
+    with namespaces(3) as (left, right, hub):
+        a, b = two_nodes(left, right, tmp_path)
+        a.peers[0].endpoint, b.peers[0].endpoint = f"{hub.ipv4}:{LEFT_PORT}", f"{hub.ipv4}:{RIGHT_PORT}"
+        with bad_wire(hub, left=left.ipv4, right=right.ipv4, port=a.port, seed=7, lost=lost) as wire:
+            start(a, b)
+            transfer(left, right, "10.99.0.2", GIGABYTE, timeout_s=1200)
+            assert_untroubled(a, b)
+    assert wire.passed > GIGABYTE / MTU
+    assert wire.lost > wire.passed * lost / 2
+    assert wire.overtaken > wire.passed * 0.005
 
 
 @pytest.mark.parametrize("family", [4, 6])
