@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from holloway.protocols.control_plane.access import DEFAULT_ACCESS
 from holloway.protocols.control_plane.effects import Audit, Principal, Send
 from holloway.protocols.control_plane.file_getter import Found, Getter, GetterEffect
-from holloway.protocols.control_plane.file_messages import CHUNK_BYTES, Abort, Chunk, Fetch, Finish, Offer, Want
+from holloway.protocols.control_plane.file_messages import (
+    CHUNK_BYTES,
+    Abort,
+    Chunk,
+    Fetch,
+    Finish,
+    Offer,
+    Reading,
+    Want,
+)
 from holloway.protocols.control_plane.file_receiver import Discard, Leave, Outcome, Receiver, Store, Write
 from holloway.protocols.control_plane.file_sender import Read, Sender, SenderEffect
 from holloway.protocols.control_plane.file_service import (
@@ -197,19 +206,19 @@ class FileClient:
         """A message of the broker comes."""
         message = decode(frames)
         match message:
-            case Fetch() | Finish() | Abort() | Offer() | Chunk():
+            case Fetch() | Reading() | Finish() | Abort() | Offer() | Chunk():
                 work = self._work.get(message.transfer)
             case _:
                 return
         moment = self._host.moment
-        if isinstance(work, Sender) and isinstance(message, Fetch | Finish | Abort):
+        if isinstance(work, Sender) and isinstance(message, Fetch | Reading | Finish | Abort):
             self._carry_out(work.receive(moment, message))
             if work.outcome is Outcome.DONE and isinstance(message, Finish):
                 offer = work.offer
                 is_stored = (offer.name, offer.sha256) in self._host.world.broker.shelf.stored
                 hold(finished_files_are_safe, is_stored, offer.name)
                 self._host.world.reached.reach("file_put")
-        elif isinstance(work, Getter) and isinstance(message, Offer | Chunk | Abort):
+        elif isinstance(work, Getter) and isinstance(message, Offer | Chunk | Reading | Abort):
             self._carry_out(work.receive(moment, message))
 
     def wake(self) -> None:

@@ -22,8 +22,8 @@ from holloway.actors.control_plane.monitor import Change
 from holloway.actors.control_plane.world import World
 from holloway.protocols.control_plane.effects import Moment, Send
 from holloway.protocols.control_plane.file_getter import Found, Getter, GetterEffect
-from holloway.protocols.control_plane.file_messages import TRY_LATER, Abort, Chunk, Fetch, Finish, Offer, Want
-from holloway.protocols.control_plane.file_receiver import Discard, Leave, Outcome, Store, Write
+from holloway.protocols.control_plane.file_messages import TRY_LATER, Abort, Chunk, Fetch, Finish, Offer, Reading, Want
+from holloway.protocols.control_plane.file_receiver import RETRY_S, Discard, Leave, Outcome, Store, Write
 from holloway.protocols.control_plane.file_sender import Read, Sender, SenderEffect
 from holloway.protocols.control_plane.file_trees import MAX_TREE_BYTES, TreeFile, read_tree
 from holloway.protocols.control_plane.wire import decode
@@ -205,10 +205,34 @@ class FileClient:
                 await self._link.send(effect.frames)
                 continue
             try:
-                todo += await trio.to_thread.run_sync(on_disk, self._now(), effect)
+                todo += await self._work(machine, on_disk, effect)
             except (OSError, LocalError) as error:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 todo += machine.failed(f"the disk of the client refused: {why}")
+
+    async def _work(self, machine: Sender | Getter, on_disk: OnDisk, effect: Effect) -> Sequence[Effect]:
+        """Something on disk; while what is there of a large file is read the broker hears that it is."""
+        if not isinstance(machine, Getter) or not isinstance(effect, Found):
+            return await trio.to_thread.run_sync(on_disk, self._now(), effect)
+        done: Sequence[Effect] = ()
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._say_reading, machine)
+            try:
+                done = await trio.to_thread.run_sync(on_disk, self._now(), effect)
+            except (OSError, LocalError) as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return done
+
+    async def _say_reading(self, getter: Getter) -> None:
+        while True:
+            await trio.sleep(RETRY_S)
+            for effect in getter.reading():
+                if isinstance(effect, Send):
+                    self._link.send_nowait(effect.frames)
 
     def _hear(self, change: Change) -> None:
         self._changes.append(change)
@@ -238,8 +262,8 @@ def _heard(machine: Sender | Getter, now: Moment, frames: list[bytes]) -> Sequen
     message = decode(frames)
     match machine:
         case Sender():
-            return machine.receive(now, message) if isinstance(message, Fetch | Finish | Abort) else []
+            return machine.receive(now, message) if isinstance(message, Fetch | Reading | Finish | Abort) else []
         case Getter():
-            return machine.receive(now, message) if isinstance(message, Offer | Chunk | Abort) else []
+            return machine.receive(now, message) if isinstance(message, Offer | Chunk | Reading | Abort) else []
         case _:
             assert_never(machine)

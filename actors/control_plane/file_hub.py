@@ -19,9 +19,10 @@ import zmq
 
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.curve import CurvePair
+from holloway.actors.control_plane.digests import Digests, Hashing
 from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
-from holloway.actors.control_plane.file_store import Measured, Unfinished, measure, require_replaceable
-from holloway.actors.control_plane.file_trees import Digests, measure_folder
+from holloway.actors.control_plane.file_store import Measured, Unfinished, open_wanted, require_replaceable
+from holloway.actors.control_plane.file_trees import measure_folder
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.roster import Roster
@@ -55,6 +56,8 @@ PARTS = "unfinished"
 HIGH_WATER = 128
 """Messages of a quarter of a megabyte that wait for one peer: its transfers have fewer under way."""
 BATCH = 16
+READERS = 4
+"""Threads that read whole files; the others, and what is small, wait for none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,7 @@ class _Files:
         self._world, self._audit = world, audit
         self._is_null = settings.security is Security.NULL
         self._digests = Digests()
+        self._readers = trio.CapacityLimiter(READERS)
         self._put: dict[str, Unfinished] = {}
         self._got: dict[str, Measured] = {}
         self._effects: list[ServiceEffect] = []
@@ -266,9 +270,14 @@ class _Files:
         await trio.to_thread.run_sync(require_replaceable, self._root, effect.parts)
         unfinished = await trio.to_thread.run_sync(Unfinished, self._parts, effect.owner, effect.parts, effect.offer)
         try:
-            while self.service.has(key) and (piece := await trio.to_thread.run_sync(unfinished.read, offset)):
-                self.service.primed(key, piece)
-                offset += len(piece)
+
+            def read_on() -> int:
+                piece = unfinished.read(offset)
+                self.service.primed(key, piece)  # nobody else touches what that changes until it is `prepared`
+                return len(piece)
+
+            while self.service.has(key) and (size := await trio.to_thread.run_sync(read_on, limiter=self._readers)):
+                offset += size
             if self.service.has(key):
                 self._put[key] = unfinished
         finally:
@@ -278,7 +287,7 @@ class _Files:
     async def _measure(self, effect: Measure) -> None:
         """Open a file that is wanted, and tell the service what it is."""
         try:
-            measured = await trio.to_thread.run_sync(self._open, effect)
+            measured = await self._read_whole(effect)
         except OSError as error:
             self._take(self.service.failed(effect.key, _words(error)))
             return
@@ -292,10 +301,20 @@ class _Files:
             os.close(measured.descriptor)
         self._take(effects)
 
-    def _open(self, effect: Measure) -> Measured:
+    async def _read_whole(self, effect: Measure) -> Measured:
         if effect.is_tree:
-            return measure_folder(self._root, effect.parts, self._digests, self._parts.parent)
-        return measure(self._root, effect.parts)
+            work = partial(measure_folder, self._root, effect.parts, self._digests, self._parts.parent)
+            return await trio.to_thread.run_sync(work, limiter=self._readers)
+        descriptor = await trio.to_thread.run_sync(open_wanted, self._root, effect.parts)
+        try:
+            hashing = Hashing(self._digests, descriptor)
+            while not await trio.to_thread.run_sync(hashing.go_on, limiter=self._readers):
+                if not self.service.has(effect.key):
+                    raise OSError(errno.ECANCELED, "nobody wants it any more")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Measured(descriptor, hashing.size, hashing.digest, hashing.mode)
 
 
 def _words(error: OSError) -> str:

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from holloway.actors.control_plane.digests import PIECE_BYTES, Digests, Hashing
 from holloway.protocols.control_plane.file_messages import Offer
 from holloway.protocols.errors import LocalError
 
-PIECE_BYTES = 1 << 20
 FLUSH_BYTES = 16 << 20
 """Written between two flushes: or the last one, with the whole of a large file before it, would take longer than anybody waits."""
 MAX_UNFINISHED = 256
@@ -93,10 +93,15 @@ def open_folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int
         os.close(descriptor)
 
 
+def open_wanted(root: Path, parts: Sequence[str]) -> int:
+    """A file that is there, open. Raises OSError."""
+    with open_folder(root, parts[:-1], make=False) as folder:
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+
+
 def measure(root: Path, parts: Sequence[str]) -> Measured:
     """Open the file and read all of it once. Raises OSError, also for what is no regular file."""
-    with open_folder(root, parts[:-1], make=False) as folder:
-        descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    descriptor = open_wanted(root, parts)
     try:
         return measured(descriptor)
     except BaseException:
@@ -106,14 +111,10 @@ def measure(root: Path, parts: Sequence[str]) -> Measured:
 
 def measured(descriptor: int) -> Measured:
     """What an open file is: read once from its beginning to its end."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    digest, at = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, PIECE_BYTES, at):
-        digest.update(piece)
-        at += len(piece)
-    return Measured(descriptor, at, digest.hexdigest(), stat.S_IMODE(status.st_mode) & 0o777)
+    hashing = Hashing(Digests(), descriptor)
+    while not hashing.go_on():
+        pass
+    return Measured(descriptor, hashing.size, hashing.digest, hashing.mode)
 
 
 def replace_small(root: Path, parts: Sequence[str], data: bytes) -> None:

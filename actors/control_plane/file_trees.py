@@ -10,40 +10,16 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from holloway.actors.control_plane.file_store import PIECE_BYTES, Measured, open_folder
+from holloway.actors.control_plane.digests import Digests
+from holloway.actors.control_plane.file_store import Measured, open_folder
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_trees import MAX_TREE_BYTES, MAX_TREE_FILES, TreeFile, format_tree
 from holloway.protocols.errors import LocalError
-
-REMEMBERED_DIGESTS = 50_000
-
-
-@dataclass(slots=True)
-class Digests:
-    """SHA-256 of files that have not changed since they were read: a folder that many ask for is read once."""
-
-    _known: OrderedDict[tuple[int, ...], str] = field(default_factory=OrderedDict)
-
-    def of(self, descriptor: int) -> str:
-        """The digest of an open file."""
-        status = os.fstat(descriptor)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        digest = self._known.get(key)
-        if digest is None:
-            hashing, at = hashlib.sha256(), 0
-            while piece := os.pread(descriptor, PIECE_BYTES, at):
-                hashing.update(piece)
-                at += len(piece)
-            digest = self._known[key] = hashing.hexdigest()
-            while len(self._known) > REMEMBERED_DIGESTS:
-                self._known.popitem(last=False)
-        return digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import trio
 
+from holloway.actors.control_plane.digests import Digests
 from holloway.actors.control_plane.file_client import FileClient
 from holloway.actors.control_plane.file_store import measured, open_folder, open_source
-from holloway.actors.control_plane.file_trees import Digests, Tree, read_folder, remove_files, set_mode
+from holloway.actors.control_plane.file_trees import Tree, read_folder, remove_files, set_mode
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_trees import tree_changes
 from holloway.protocols.errors import LocalError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from holloway.protocols.control_plane.effects import Moment, Send
-from holloway.protocols.control_plane.file_messages import Abort, Chunk, Offer, Want
+from holloway.protocols.control_plane.file_messages import Abort, Chunk, Offer, Reading, Want
 from holloway.protocols.control_plane.file_receiver import (
     RETRY_S,
     STALLED_AFTER_S,
@@ -44,7 +44,7 @@ class Getter:
         self._key, self._route, self._want, self._deadline_s = key, route, want, deadline_s
         self._outcome: Outcome | None = None
         self._why = ""
-        self._began_at = self._ask_at = 0.0
+        self._began_at = self._heard_at = self._ask_at = 0.0
 
     @property
     def outcome(self) -> Outcome | None:
@@ -58,10 +58,10 @@ class Getter:
 
     def begin(self, now: Moment) -> list[GetterEffect]:
         """Want the file."""
-        self._began_at = now.at
+        self._began_at = self._heard_at = now.at
         return self._ask(now)
 
-    def receive(self, now: Moment, message: Offer | Chunk | Abort) -> list[GetterEffect]:
+    def receive(self, now: Moment, message: Offer | Chunk | Reading | Abort) -> list[GetterEffect]:
         """Something came."""
         if message.transfer != self._want.transfer or self.outcome is not None:
             return []
@@ -69,9 +69,14 @@ class Getter:
             return self._offered(now, message)
         if self.receiver is not None:
             return [*self.receiver.receive(now, message)]
+        self._heard_at = now.at
         if isinstance(message, Abort):
             self._outcome, self._why = Outcome.FAILED, message.why
         return []
+
+    def reading(self) -> list[GetterEffect]:
+        """What there is of the file is still being told to `prime`: say so."""
+        return [] if self.outcome is not None else [Send(self._route, encode(Reading(self._want.transfer)))]
 
     def prime(self, data: bytes) -> None:
         """See `Receiver.prime`."""
@@ -97,7 +102,9 @@ class Getter:
         """Do what is due."""
         if self.receiver is not None:
             return [*self.receiver.tick(now)]
-        if self._outcome is None and now.at >= self._began_at + STALLED_AFTER_S:
+        if self._outcome is None and now.at >= self._began_at + self._deadline_s:
+            self._outcome, self._why = Outcome.STALLED, f"it was not even offered within {self._deadline_s:.0f} s"
+        elif self._outcome is None and now.at >= self._heard_at + STALLED_AFTER_S:
             self._outcome, self._why = Outcome.STALLED, f"nobody answered for {STALLED_AFTER_S:.0f} s"
         elif self._outcome is None and now.at >= self._ask_at:
             return self._ask(now)
@@ -107,7 +114,9 @@ class Getter:
         """When `tick` has something to do next."""
         if self.receiver is not None:
             return self.receiver.next_tick()
-        return None if self._outcome is not None else min(self._ask_at, self._began_at + STALLED_AFTER_S)
+        if self._outcome is not None:
+            return None
+        return min(self._ask_at, self._heard_at + STALLED_AFTER_S, self._began_at + self._deadline_s)
 
     def _offered(self, now: Moment, offer: Offer) -> list[GetterEffect]:
         if self.receiver is None:

@@ -3,7 +3,7 @@
     get   client ─ Want ─► broker ─ Offer ─► client ─ Fetch* ─► broker ─ Chunk* ─► client ─ Finish ─► broker
     put   client ─ Offer ─► broker ─ Fetch* ─► client ─ Chunk* ─► broker ─ Finish ─► client
 
-They are frames as all others (`wire`). `transfer` is a random token that the client has drawn; sizes are bytes. Not responsible
+Whoever is asked again while he reads a large file says that he does (`Reading`). They are frames as all others (`wire`). `transfer` is a random token that the client has drawn; sizes are bytes. Not responsible
 for what a name may be (`file_names`), nor for the order of messages (`file_receiver`, `file_sender`).
 """
 
@@ -59,6 +59,13 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """Whoever says this is still reading or writing what is there of the file: go on waiting. It answers what is asked again."""
+
+    transfer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The receiver has the file, safe and with the right SHA-256."""
 
@@ -74,4 +81,4 @@ class Abort:
     fix: str = ""
 
 
-FileMessage: TypeAlias = Want | Offer | Fetch | Chunk | Finish | Abort
+FileMessage: TypeAlias = Want | Offer | Fetch | Chunk | Reading | Finish | Abort

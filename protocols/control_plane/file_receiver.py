@@ -25,6 +25,7 @@ from holloway.protocols.control_plane.file_messages import (
     FileMessage,
     Finish,
     Offer,
+    Reading,
     Want,
 )
 from holloway.protocols.control_plane.wire import encode
@@ -114,7 +115,7 @@ class Receiver:
         self._go_on(now, out)
         return out
 
-    def receive(self, now: Moment, message: Chunk | Abort) -> list[ReceiverEffect]:
+    def receive(self, now: Moment, message: Chunk | Reading | Abort) -> list[ReceiverEffect]:
         """Something came. What was not asked for is not looked at."""
         out: list[ReceiverEffect] = []
         if self.outcome is not None or not self._has_begun or message.transfer != self.offer.transfer:
@@ -122,6 +123,9 @@ class Receiver:
         if isinstance(message, Abort):
             self._end(Outcome.FAILED, message.why, out)
             out.append(Leave(self.key))
+            return out
+        if isinstance(message, Reading):
+            self._moved_at = now.at
             return out
         at = message.offset
         if at not in self._asked or len(message.body) != self._size_at(at):
@@ -155,14 +159,18 @@ class Receiver:
         return out
 
     def connected(self, now: Moment, route: bytes) -> list[ReceiverEffect]:
-        """There is another connection: ask once more for what has not come."""
+        """There is another connection, or the file is offered again: ask once more for what has not come, or say what is done with
+        what has.
+        """
         self.route = route
         out: list[ReceiverEffect] = []
         if self.outcome is Outcome.DONE:
             self._send(Finish(self.offer.transfer), out)
-        elif self.outcome is None and self._has_begun:
+        elif self.outcome is None and self._has_begun and not self._is_whole:
             for at in self._asked:
                 self._ask(now, at, out)
+        elif self.outcome is None:
+            self._send(Reading(self.offer.transfer), out)
         return out
 
     def tick(self, now: Moment) -> list[ReceiverEffect]:

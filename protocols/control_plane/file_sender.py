@@ -18,6 +18,7 @@ from holloway.protocols.control_plane.file_messages import (
     FileMessage,
     Finish,
     Offer,
+    Reading,
 )
 from holloway.protocols.control_plane.file_receiver import RETRY_S, STALLED_AFTER_S, Outcome
 from holloway.protocols.control_plane.wire import encode
@@ -59,12 +60,14 @@ class Sender:
         self._deadline_at, self._heard_at = now.at + self._deadline_s, now.at
         return self._offered(now)
 
-    def receive(self, now: Moment, message: Fetch | Finish | Abort) -> list[SenderEffect]:
+    def receive(self, now: Moment, message: Fetch | Reading | Finish | Abort) -> list[SenderEffect]:
         """Something came. What is asked for beyond the file, or beyond the window, is not looked at: it is asked for again."""
         if self.outcome is not None or message.transfer != self.offer.transfer:
             return []
         self._heard_at, self._offer_at = now.at, now.at + RETRY_S
         match message:
+            case Reading():
+                pass  # he is there: that is all
             case Finish():
                 self.outcome = Outcome.DONE
             case Abort():

@@ -24,6 +24,7 @@ from holloway.protocols.control_plane.file_messages import (
     Fetch,
     Finish,
     Offer,
+    Reading,
     Want,
 )
 from holloway.protocols.control_plane.file_names import NameProblem, confined
@@ -107,6 +108,8 @@ class FileService:
     ) -> None:
         self._access, self._limits, self._may_read = access, limits, may_read
         self._refusals = Refusals()
+        self._at = 0.0
+        """When something last happened, as far as is known."""
         self._transfers: dict[str, _Transfer] = {}
         self._over: OrderedDict[str, Outcome] = OrderedDict()
         self._opening: set[str] = set()
@@ -133,6 +136,7 @@ class FileService:
         """A message of `who`, None when the key of the connection is not in the list (any more), came on `route`. `stranger`:
         what is known of that connection then.
         """
+        self._at = now.at
         if who is None:
             return [*self._refusals.note(now.at, stranger, "a message", NO_KEY, is_stranger=True)]
         message = decode(frames)
@@ -141,7 +145,7 @@ class FileService:
                 return [*self._refusals.note(now.at, who.name, "malformed frames", message.value)]
             case Offer() | Want():
                 return self._begin(now, who, route, message)
-            case Fetch() | Finish() | Chunk() | Abort():
+            case Fetch() | Reading() | Finish() | Chunk() | Abort():
                 return self._go_on(now, who, message)
             case _:
                 return [*self._refusals.note(now.at, who.name, kind_of(message), WRONG_MESSAGE)]
@@ -179,7 +183,7 @@ class FileService:
         del self._transfers[key]
         return [
             Send(transfer.route, encode(Abort(transfer.asked.transfer, why[:2000]))),
-            Audit(transfer.command, transfer.who.name, transfer.asked.name, why),
+            *self._told(transfer, why, is_done=False),
         ]
 
     def read(self, key: str, offset: int, data: bytes) -> list[ServiceEffect]:
@@ -199,6 +203,7 @@ class FileService:
 
     def tick(self, now: Moment) -> list[ServiceEffect]:
         """Do what is due."""
+        self._at = now.at
         out: list[ServiceEffect] = [*self._refusals.due(now.at)]
         for key, transfer in list(self._transfers.items()):
             if transfer.work is not None:
@@ -219,7 +224,9 @@ class FileService:
         known = self._transfers.get(key)
         if known is not None and known.asked == message:
             known.route = route
-            return self._after(key, known.work.connected(now, route)) if known.work is not None else []
+            if known.work is not None:
+                return self._after(key, known.work.connected(now, route))
+            return [Send(route, encode(Reading(message.transfer)))]
         if self._over.get(key) is Outcome.DONE and isinstance(message, Offer):
             return [Send(route, encode(Finish(message.transfer)))]
         parts = confined(message.name[:-1] if is_tree else message.name)
@@ -259,10 +266,12 @@ class FileService:
             return [*out, Prepare(key, who.name, parts, message)]
         return [*out, Measure(key, parts, is_tree)]
 
-    def _go_on(self, now: Moment, who: Principal, message: Fetch | Finish | Chunk | Abort) -> list[ServiceEffect]:
+    def _go_on(
+        self, now: Moment, who: Principal, message: Fetch | Reading | Finish | Chunk | Abort
+    ) -> list[ServiceEffect]:
         key = f"{who.name}/{message.transfer}"
         work = self._work(key)
-        if isinstance(work, Receiver) and isinstance(message, Chunk | Abort):
+        if isinstance(work, Receiver) and isinstance(message, Chunk | Reading | Abort):
             return self._after(key, work.receive(now, message))
         if isinstance(work, Sender) and not isinstance(message, Chunk):
             return self._after(key, work.receive(now, message))
@@ -282,8 +291,13 @@ class FileService:
             if isinstance(work, Sender):
                 out.append(Close(key))
             told = work.outcome.value + (f": {work.why}" if work.why else "")
-            out.append(Audit(transfer.command, transfer.who.name, transfer.asked.name, told))
+            out += self._told(transfer, told, is_done=work.outcome is Outcome.DONE)
         return out
+
+    def _told(self, transfer: _Transfer, outcome: str, *, is_done: bool) -> list[Audit]:
+        """What is written down of a transfer that is over: everything that was done; of what came to nothing, as of refusals."""
+        entry = Audit(transfer.command, transfer.who.name, transfer.asked.name, outcome)
+        return [entry] if is_done else self._refusals.tell(self._at, entry, "came to nothing")
 
     def _work(self, key: str) -> Receiver | Sender | None:
         transfer = self._transfers.get(key)

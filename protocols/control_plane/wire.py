@@ -166,6 +166,7 @@ _SHAPES: Mapping[str, _Shape] = {
     "offer": _shape(files.Offer, transfer=TOKEN, name=_FILE_NAME, size=_FILE_SIZE, sha256=SHA256, mode=whole(0, 0o777)),
     "fetch": _shape(files.Fetch, transfer=TOKEN, offset=_FILE_SIZE, size=whole(1, files.CHUNK_BYTES)),
     "chunk": _with(_BODY, files.Chunk, transfer=TOKEN, offset=_FILE_SIZE),
+    "reading": _shape(files.Reading, transfer=TOKEN),
     "finish": _shape(files.Finish, transfer=TOKEN),
     "abort": _shape(files.Abort, transfer=TOKEN, why=ERROR, fix=ERROR),
 }

@@ -37,6 +37,7 @@ from holloway.protocols.control_plane.file_service import (
     ServiceEffect,
 )
 from holloway.protocols.control_plane.messages import Role
+from holloway.protocols.control_plane.refusals import AUDITED
 from holloway.protocols.control_plane.wire import encode
 from holloway.protocols.errors import LocalError
 
@@ -464,3 +465,47 @@ def test_what_is_forgotten_in_time_is_left() -> None:
     assert len(shelf.service) == 0
     assert shelf.audit[-1].outcome.startswith("stalled")
     assert shelf.partial
+
+
+def test_who_asks_again_while_the_broker_reads_hears_that_it_does() -> None:
+    service = FileService(DEFAULT_ACCESS, FileLimits())
+
+    def say(seconds: float, message: f.FileMessage) -> list[object]:
+        effects = service.receive(Moment(seconds, WALL + seconds), ANN, b"r", encode(message))
+        return [read(each.frames) if isinstance(each, Send) else type(each) for each in effects]
+
+    want = f.Want(TRANSFER, "a")
+    assert say(0, want) == [Measure]
+    assert say(5, want) == say(500, want) == [f.Reading(TRANSFER)]
+    other = "cd" * 16
+    data = contents(5)
+    sender = Sender("k", b"", offer(data, "b", other), 1000.0)
+    sender.begin(Moment(0.0, WALL))
+    assert say(0, sender.offer) == [Prepare]
+    for seconds in range(5, 200, 5):
+        assert say(seconds, sender.offer) == [f.Reading(other)]
+        sender.receive(Moment(seconds, WALL), f.Reading(other))
+        sender.tick(Moment(seconds + 4.9, WALL))
+    assert sender.outcome is None
+    assert sender.tick(Moment(260.0, WALL)) == []
+    assert sender.outcome is Outcome.STALLED
+
+
+def test_who_asks_while_the_broker_makes_it_durable_hears_that_it_is_there() -> None:
+    shelf = Shelf(is_slow=True)
+    sender = put(shelf, contents(10))
+    shelf.say(sender.offer)
+    assert shelf.to_client.pop() == f.Reading(TRANSFER)
+
+
+def test_what_comes_to_nothing_does_not_flood_the_trail_and_what_is_done_is_in_it_each_time() -> None:
+    shelf = Shelf()
+    for number in range(200):
+        shelf.say(f.Want(f"{number:032x}", "nothing"))
+    for number in range(30):
+        put(shelf, b"", name=f"f{number}", transfer=f"{1000 + number:032x}")
+    assert [entry.outcome for entry in shelf.audit].count("there is no such file") == AUDITED
+    assert [entry.outcome for entry in shelf.audit].count("done") == 30
+    shelf.now += 61
+    shelf.do(shelf.service.tick(shelf.moment))
+    assert shelf.audit[-1] == Audit("file-get", "ann", "and 180 more within the minute", "came to nothing")

@@ -45,6 +45,33 @@ def test_a_file_is_wanted_until_it_is_offered() -> None:
     assert "nobody answered" in getter.why
 
 
+def test_who_reads_a_large_file_says_so_and_is_waited_for_until_the_deadline() -> None:
+    reading = f.Reading(request(1))
+    getter = Getter("k", b"", WANT, 1000.0)
+    getter.begin(at(0))
+    for seconds in range(50, 950, 50):
+        getter.receive(at(seconds), reading)
+        getter.tick(at(seconds + 49))
+    assert getter.outcome is None
+    getter.receive(at(999), reading)
+    assert getter.next_tick() is not None
+    getter.tick(at(1000))
+    assert (getter.outcome, getter.next_tick()) == (Outcome.STALLED, None)
+
+
+def test_a_broker_that_reads_the_file_again_is_waited_for_and_we_say_that_we_read_ours() -> None:
+    getter = pulling()
+    getter.receive(at(50), f.Reading(request(1)))
+    getter.tick(at(100))
+    assert getter.outcome is None
+    getter.tick(at(111))
+    assert getter.outcome is Outcome.STALLED
+    priming = Getter("k", b"", WANT, 1000.0)
+    priming.begin(at(0))
+    priming.receive(at(1), OFFER)
+    assert said(priming.reading()) == said(priming.receive(at(5), OFFER)) == [f.Reading(request(1))]
+
+
 def test_what_comes_is_written_stored_and_confirmed() -> None:
     getter = pulling()
     effects = getter.receive(at(2), f.Chunk(request(1), 0, DATA))

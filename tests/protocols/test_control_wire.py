@@ -129,6 +129,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     ),
     f.Fetch: st.builds(f.Fetch, tokens, st.integers(0, f.MAX_FILE_BYTES), st.integers(1, f.CHUNK_BYTES)),
     f.Chunk: st.builds(f.Chunk, tokens, st.integers(0, f.MAX_FILE_BYTES), bodies),
+    f.Reading: st.builds(f.Reading, tokens),
     f.Finish: st.builds(f.Finish, tokens),
     f.Abort: st.builds(f.Abort, tokens, words, words),
 }
