@@ -43,6 +43,7 @@ from holloway.protocols.packets import Packet
 from holloway.protocols.revocation import RevocationProblem
 from holloway.protocols.session import Session
 from holloway.simulations.actor_ports import LifePorts
+from holloway.simulations.announcing import announce
 from holloway.simulations.clocks import Clocks
 from holloway.simulations.determinism import PROCESS
 from holloway.simulations.disk import Desk
@@ -226,6 +227,8 @@ class ActorHost(Host):
                     self._settle(node.config.interface.addresses)
                     self._tell("node", "", "up")
                     self.world.has_booted(self)
+                    if self.world.office is not None:
+                        await announce(node, self.world.office)
                     await trio.sleep_forever()
             except (ChildStartError, IntensityExceeded, RegistryError) as ended:
                 error = ended

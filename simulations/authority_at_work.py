@@ -102,6 +102,8 @@ class AuthorityAtWork:
             watch.stand_still(now_ns)
         elif (node := host.node) is not None:
             watch.look(node, now_ns)
+            if watch.sees_control_plane(node):
+                self._world.reached.reach("control_plane_seen")
             for name, since_ns in list(self._returned_ns.items()):
                 if now_ns - since_ns > RETURNED_NS and watch.knows_revoked(name) and name not in node.roster.plan.peers:
                     self._world.reached.reach("revoked_returned_in_vain")

@@ -161,6 +161,9 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "stale_list_refused": _certified(
             "a node was shown an older revocation list than it had seen, and did not take it"
         ),
+        "control_plane_seen": _certified(
+            "a node believed another's agent and a broker, and not all that announced one"
+        ),
         "revoked_returned_in_vain": _certified("a revoked node began another life, and nobody took it for a peer"),
         "restarted_without_store": _certified(
             "a node began another life while the registry was away, and knew the others"

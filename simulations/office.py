@@ -8,7 +8,7 @@ of it (`store_attacker`), nor for judging (`trust_watch`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_network
 
 from holloway.actors.authority_files import AuthorityFiles
@@ -19,9 +19,11 @@ from holloway.protocols.enrolment import NONCE_BYTES
 from holloway.protocols.identity import ENTROPY_BYTES
 from holloway.protocols.identity import Identity as Signer
 from holloway.protocols.joiner import Granted, Joiner
+from holloway.protocols.keys import KEY_BYTES, StaticKey
 from holloway.protocols.membership import Prefix
 from holloway.protocols.network_settings import NetworkSettings
 from holloway.protocols.trust import revoked_key
+from holloway.protocols.z85 import encode_z85
 from holloway.simulations.disk import Disk
 from holloway.simulations.identities import NETWORK4, NETWORK6, Identity
 from holloway.simulations.streams import stream
@@ -63,10 +65,15 @@ class Office:
         first = next(iter(members))
         self._disk = self.disks[first]
         self.genuine: dict[str, Genuine] = {}
+        self.agent_keys = {
+            name: encode_z85(StaticKey(stream(seed, "agent", name).randbytes(KEY_BYTES)).public) for name in members
+        }
+        """The CURVE key that each node says is its agent's. Each node announces a broker, too, with the same key."""
+        self.may_have_brokers = frozenset({first})
         granted = found_network(
             self._disk,
             network,
-            SETTINGS,
+            replace(SETTINGS, brokers=tuple(self.may_have_brokers)),
             name=first,
             address=IPv4Address(members[first].inner),
             registry="memory:",

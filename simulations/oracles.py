@@ -54,7 +54,9 @@ from holloway.simulations.terms_oracles import terms_are_what_both_ask_for, unpa
 from holloway.simulations.trust_oracles import (
     addresses_are_certified,
     no_older_record_is_believed,
+    nobody_is_enrolled_by_another,
     nobody_is_impersonated,
+    only_named_nodes_are_obeyed,
     revoked_stay_out,
 )
 from holloway.supervisor import ChildStartError, IntensityExceeded
@@ -411,6 +413,8 @@ ALWAYS: Mapping[str, Callable[..., str | None]] = MappingProxyType(
             leaving_frees_the_name,
             no_actor_crashes,
             nobody_is_impersonated,
+            nobody_is_enrolled_by_another,
+            only_named_nodes_are_obeyed,
             addresses_are_certified,
             revoked_stay_out,
             no_older_record_is_believed,

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_interface
 
+from holloway.protocols.broker_places import BrokerPlace
 from holloway.protocols.envelopes import seal_text
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.membership import NodeRecord, Prefix, encode_record, nodes_prefix
 from holloway.protocols.signed_records import LABEL
 from holloway.protocols.trust import revoked_key
+from holloway.protocols.z85 import encode_z85
 from holloway.simulations.faults import Fault
 from holloway.simulations.identities import NETWORK4, NETWORK6, PORT
 from holloway.simulations.office import INSIDER, Elsewhere, Member, Office
@@ -66,6 +68,7 @@ class StoreAttacker:
         self._prefix = nodes_prefix(office.network)
         self._statements = tuple(sorted(elsewhere.published))
         self._key = StaticKey(stream(seed, fault.name, "key").randbytes(32)).public
+        self._curve_key = encode_z85(self._key)
         self._seen: dict[bytes, dict[bytes, None]] = {}
         self._made: dict[bytes, None] = {}
         self._rests: dict[str, int] = {}
@@ -260,7 +263,7 @@ class StoreAttacker:
         return fields if isinstance(fields, dict) else {}
 
     def _text(self, name: str, allowed: Iterable[Prefix], serial: int) -> str:
-        """A record of that name, with the attacker's own session key and place."""
+        """A record of that name, with the attacker's own keys, place and broker."""
         hosts = sorted((each.network_address for each in allowed), key=lambda each: (each.version, int(each)))
         record = NodeRecord(
             name=name,
@@ -268,6 +271,8 @@ class StoreAttacker:
             endpoints=(_PLACE,),
             addresses=tuple(ip_interface(f"{each}/{_BITS[each.version]}") for each in hosts),
             serial=serial,
+            curve_key=self._curve_key,
+            broker=BrokerPlace(hosts[0], PORT, PORT + 1, self._curve_key),
         )
         return encode_record(record).decode("ascii")
 

@@ -5,8 +5,9 @@ Like `oracles`: each is a function whose docstring is the promise. Not responsib
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from holloway.actors.control_claims import View
 from holloway.actors.wanted import Peer
 from holloway.simulations.office import Genuine
 
@@ -28,6 +29,24 @@ def addresses_are_certified(peers: Mapping[str, Peer], genuine: Mapping[str, Gen
     for name, peer in peers.items():
         if name in genuine and frozenset(peer.allowed) != genuine[name].allowed:
             return f"{node} routes {', '.join(map(str, peer.allowed))} to {name}"
+    return None
+
+
+def nobody_is_enrolled_by_another(view: View, agent_keys: Mapping[str, str], node: str) -> str | None:
+    """The key by which a node would let in the agent of another is the one that other has enrolled itself."""
+    for name, key in view.agents:
+        if agent_keys.get(name) != key:
+            return f"{node} would let in somebody as the agent of {name}"
+    return None
+
+
+def only_named_nodes_are_obeyed(
+    view: View, may: Collection[str], agent_keys: Mapping[str, str], node: str
+) -> str | None:
+    """A broker that agents obey is on a node that the authority names, with the key that this node has announced."""
+    for name, place in view.brokers:
+        if name not in may or place.curve_key != agent_keys.get(name):
+            return f"{node} has its agent obey a broker of {name}"
     return None
 
 

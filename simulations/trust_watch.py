@@ -16,7 +16,9 @@ from holloway.simulations.trust_oracles import (
     OBEYED_WITHIN_NS,
     addresses_are_certified,
     no_older_record_is_believed,
+    nobody_is_enrolled_by_another,
     nobody_is_impersonated,
+    only_named_nodes_are_obeyed,
     revoked_stay_out,
 )
 from holloway.supervisor import ActorDown
@@ -54,6 +56,16 @@ class TrustWatch:
         self._note_revocations(node, now_ns)
         self._check(revoked_stay_out, peers, self._seen_ns, now_ns, self._name)
         self._look_at_records(node, now_ns)
+        view, keys = node.claims.view(), self._office.agent_keys
+        self._check(nobody_is_enrolled_by_another, view, keys, self._name)
+        self._check(only_named_nodes_are_obeyed, view, self._office.may_have_brokers, keys, self._name)
+        others = [name for name, _ in (*view.agents, *view.brokers) if name != self._name]
+        self._check(revoked_stay_out, others, self._seen_ns, now_ns, self._name)
+
+    def sees_control_plane(self, node: Node) -> bool:
+        """Whether the node knows another's agent, a broker, and somebody who announces one and may not."""
+        view = node.claims.view()
+        return bool(any(name != self._name for name, _ in view.agents) and view.brokers and view.ignored)
 
     def stand_still(self, now_ns: int) -> None:
         """The node takes no step: whatever it has seen, it obeys when it goes on."""
