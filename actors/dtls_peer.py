@@ -20,6 +20,7 @@ from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.calling import Callbook
 from holloway.actors.dtls_calls import DtlsCalls
 from holloway.actors.dtls_channel import Ending, HandshakeRefused, SecureChannel
+from holloway.actors.dtls_keys import DtlsKeys
 from holloway.actors.dtls_view import DtlsView
 from holloway.actors.pinging import Pinger, Pong
 from holloway.protocols.addresses import Address, format_address
@@ -87,14 +88,19 @@ class DtlsPeer:
         self._crash: Exception | None = None
         self._settled = trio.Event()
         self._may_be_answered = False
-        self.exported = None if make_exported is None else make_exported(self)
+        self._keys = DtlsKeys(None if make_exported is None else make_exported(self), udp)
 
     @property
     def suite(self) -> str:
         """What data is sealed in."""
-        number, exported = self.link.current, self.exported
-        is_exported = number is not None and exported is not None and exported.can_send(number, (), trio.current_time())
+        channel = self.channel
+        is_exported = channel is not None and self._keys.can_send(channel, (), trio.current_time())
         return "dtls-exporter" if is_exported else "dtls"
+
+    @property
+    def exported(self) -> ExportedSession | None:
+        """What carries data under keys of associations."""
+        return self._keys.session
 
     packing = None
 
@@ -229,7 +235,7 @@ class DtlsPeer:
                     self._nursery.start_soon(self._dial, attempt)
                 case Retire(number):
                     self._close(self._channels.pop(number))
-                    self._forget_keys(number)
+                    self._keys.forget(number, is_last=not self._channels)
                 case GaveUp(attempts):
                     self._log.warning("peer %s: no association after %d attempts", self.peer.name, attempts)
                     self._discard(DropReason.HANDSHAKE_TIMEOUT)
@@ -251,11 +257,8 @@ class DtlsPeer:
             self.drops[DropReason.MEMORY_FULL.value] += count_packets(displaced.by_memory)
             self.link.connect(now)
             return
-        exported = self.exported
-        if exported is not None and exported.can_send(channel.number, packets, now):
-            exported.aim(channel.address, now)
-            exported.send(packets, now)
-            self._flush_exported()
+        if self._keys.can_send(channel, packets, now):
+            self._keys.send(channel, packets, now)
             self.link.sent(0, now)  # what was sealed is counted there
             return
         texts = whole_packets(packets)
@@ -295,24 +298,15 @@ class DtlsPeer:
         self._deliver(packets, now)
 
     def _receive_exported(self, arrivals: list[Arrival]) -> None:
-        now, exported, channel = trio.current_time(), self.exported, self.channel
-        if exported is None:
-            return
-        if channel is not None:
-            exported.aim(channel.address, now)
-        for number in exported.receive(arrivals, now):
+        now, channel = trio.current_time(), self.channel
+        for number in self._keys.receive(arrivals, channel, now):
             self.link.heard(number, now)
-        if channel is not None and exported.endpoint is not None and exported.endpoint != channel.address:
-            before, channel.address = channel.address, exported.endpoint
+        at = self._keys.endpoint
+        if channel is not None and at is not None and at != channel.address:
+            before, channel.address = channel.address, at
             self._note_move(before, channel.address)
-        self._flush_exported()
-        self._deliver(exported.packets_to_deliver(), now)
-
-    def _flush_exported(self) -> None:
-        channel = self.channel
-        runs = [] if self.exported is None else self.exported.runs_to_send()
-        if runs and channel is not None:
-            self._udp.send_runs(runs, channel.address)
+        self._keys.flush(self.channel)
+        self._deliver(self._keys.packets_to_deliver(), now)
 
     def _deliver(self, packets: list[Packet], now: float) -> None:
         if packets and self._pinger.waiting:
@@ -340,29 +334,21 @@ class DtlsPeer:
                 self._agree_on_keys(channel, kind, index, now)
 
     def _agree_on_keys(self, channel: SecureChannel, kind: LinkMessage, index: int, now: float) -> None:
-        if self.exported is None or channel.number not in self._channels:
+        if channel.number not in self._channels:
             return
         if kind is LinkMessage.KEYS_AGREED and channel is not self.channel:
             return  # of two that came up at once the other one was chosen meanwhile
-        self.exported.aim(channel.address, now)
-        said = self.exported.hear(kind, channel.number, index, channel.export, now, is_ours=channel.is_ours)
+        said = self._keys.hear(kind, index, channel, now)
         if said is not None:
             self._transmit(channel, [said])
-        self._flush_exported()
+        self._keys.flush(self.channel)
 
     def _propose_keys(self, channel: SecureChannel, now: float) -> None:
-        if self.exported is None or not channel.is_ours or channel is not self.channel:
-            return
-        said = self.exported.propose(channel.number, now)
-        if said is not None:
-            self._transmit(channel, [said])
-        self._flush_exported()
-
-    def _forget_keys(self, number: int) -> None:
-        if self.exported is not None:
-            self.exported.forget(number)
-            if not self._channels:
-                self.exported.clear()
+        if channel.is_ours and channel is self.channel:
+            said = self._keys.propose(channel, now)
+            if said is not None:
+                self._transmit(channel, [said])
+            self._keys.flush(channel)
 
     def _note_move(self, old: Address, new: Address) -> None:
         self.callbook.proven = new
@@ -395,7 +381,7 @@ class DtlsPeer:
         if self._channels.pop(channel.number, None) is not None:
             self._log.info("peer %s: an association is %s", self.peer.name, ending.value)
             self._close(channel)
-            self._forget_keys(channel.number)
+            self._keys.forget(channel.number, is_last=not self._channels)
             self.link.closed(channel.number, now)
 
     def _close(self, channel: SecureChannel) -> None:
@@ -411,7 +397,7 @@ class DtlsPeer:
                 self._calls.problem = problem.value
                 del self._channels[channel.number]
                 self._close(channel)
-                self._forget_keys(channel.number)
+                self._keys.forget(channel.number, is_last=not self._channels)
                 self.link.closed(channel.number, now)
         if is_moved:
             self.callbook.replace(self.peer.endpoints)
@@ -450,16 +436,12 @@ class DtlsPeer:
         raise self._crash
 
     def _deadline(self) -> float:
-        at = self.link.next_timeout()
-        exported = None if self.exported is None else self.exported.next_timeout()
-        return at if exported is None else min(at, exported)
+        return min(self.link.next_timeout(), self._keys.next_timeout())
 
     def _time_out(self) -> None:
         now = trio.current_time()
         self.link.handle_timeout(now)
-        if self.exported is not None:
-            self.exported.handle_timeout(now)
-            self._flush_exported()
+        self._keys.handle_timeout(self.channel, now)
 
     async def _dial(self, attempt: int) -> None:
         """One attempt, wherever the peer may be."""
@@ -487,8 +469,7 @@ class DtlsPeer:
         for channel in self._channels.values():
             self._close(channel)
         self._channels.clear()
-        if self.exported is not None:
-            self.exported.clear()
+        self._keys.clear()
         self._discard(DropReason.PEER_DOWN)
         self._pinger.close()
         self._settled.set()
