@@ -21,6 +21,7 @@ from holloway.actors.calling import Callbook
 from holloway.actors.dtls_calls import DtlsCalls
 from holloway.actors.dtls_channel import Ending, HandshakeRefused, SecureChannel
 from holloway.actors.dtls_keys import DtlsKeys
+from holloway.actors.dtls_records import DtlsRecords
 from holloway.actors.dtls_view import DtlsView
 from holloway.actors.pinging import Pinger, Pong
 from holloway.protocols.addresses import Address, format_address
@@ -30,7 +31,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.offers import NOT_COMPRESSED, Security
-from holloway.protocols.packets import Packet, count_packets, whole_packets
+from holloway.protocols.packets import Packet, count_packets
 from holloway.protocols.staging import Staging
 from holloway.protocols.timers import Timers
 
@@ -64,6 +65,7 @@ class DtlsPeer:
         log: Logger,
         first_ping: int,
         memory: MemoryBudget,
+        mtu: int,
     ) -> None:
         """`make_exported`: called at once, it makes what carries data under keys of the association; None: data is in records of
         DTLS. `first_ping`: see `PeerSession`. What waits for an association is taken from `memory`.
@@ -75,7 +77,6 @@ class DtlsPeer:
         """Whether the first handshake is complete."""
         self.is_stopped = False
         self.link = Link(timers, is_preferred=own_name < peer.name, keepalive_s=peer.keepalive_s)
-        self.session = DtlsView(self)
         self._channels: dict[int, SecureChannel] = {}
         self._inspect = Inspector(router.routes, self, router.local)
         self._handshaker, self._tun, self._udp, self._log = handshaker, tun, udp, BoundedLog(log)
@@ -88,6 +89,8 @@ class DtlsPeer:
         self._crash: Exception | None = None
         self._settled = trio.Event()
         self._may_be_answered = False
+        self._records = DtlsRecords(udp, mtu)
+        self.session = DtlsView(self, self._records.sent)
         self._keys = DtlsKeys(None if make_exported is None else make_exported(self), udp)
 
     @property
@@ -228,7 +231,7 @@ class DtlsPeer:
             match action:
                 case SendProbe(number, probe_number):
                     if number in self._channels:  # and was not ended by what came early under it
-                        self._transmit(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
+                        self._records.send(self._channels[number], [message(LinkMessage.PROBE, probe_number)])
                 case Dial(attempt):
                     assert self._nursery is not None
                     self._looking_up.cancel()
@@ -261,16 +264,10 @@ class DtlsPeer:
             self._keys.send(channel, packets, now)
             self.link.sent(0, now)  # what was sealed is counted there
             return
-        texts = whole_packets(packets)
         self._propose_keys(channel, now)
-        self._transmit(channel, texts)
-        self.session.in_records.packets += len(texts)
-        self.link.sent(len(texts), now)
-
-    def _transmit(self, channel: SecureChannel, texts: Sequence[bytes]) -> None:
-        datagrams = channel.seal(texts)
-        self.session.in_records.bytes += sum(map(len, datagrams))
-        self._udp.send(datagrams, channel.address, may_fragment=True)  # nobody finds out what the path bears
+        count, answers = self._records.send_packets(channel, packets, now)
+        self.link.sent(count, now)
+        self._deliver(answers, now)
 
     def _receive(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
         now = trio.current_time()
@@ -289,13 +286,13 @@ class DtlsPeer:
             self.session.from_records.bytes += len(record)
             self.link.heard(channel.number, now)
             if channel.address != before and channel is self.channel:
-                self._note_move(before, channel.address)
+                self._note_move(before, channel, now)
             for text in texts:
                 self._read(channel, text, packets, now)
         self.session.from_records.packets += len(packets)
         if packets and self.channel is not None:
             self._propose_keys(self.channel, now)
-        self._deliver(packets, now)
+        self._deliver(self._records.path.arrived(packets), now)
 
     def _receive_exported(self, arrivals: list[Arrival]) -> None:
         now, channel = trio.current_time(), self.channel
@@ -304,7 +301,7 @@ class DtlsPeer:
         at = self._keys.endpoint
         if channel is not None and at is not None and at != channel.address:
             before, channel.address = channel.address, at
-            self._note_move(before, channel.address)
+            self._note_move(before, channel, now)
         self._keys.flush(self.channel)
         self._deliver(self._keys.packets_to_deliver(), now)
 
@@ -327,9 +324,11 @@ class DtlsPeer:
             case None:
                 self.drops[DropReason.MALFORMED.value] += 1
             case LinkMessage.PROBE, number:
-                self._transmit(channel, [message(LinkMessage.ANSWER, number)])
+                self._records.send(channel, [message(LinkMessage.ANSWER, number)])
             case LinkMessage.ANSWER, number:
                 self.link.answered(number, now)
+            case (LinkMessage.PATH_PROBE | LinkMessage.PATH_HEARD) as kind, number:
+                self._records.hear(kind, number, channel, now)
             case kind, index:
                 self._agree_on_keys(channel, kind, index, now)
 
@@ -340,18 +339,19 @@ class DtlsPeer:
             return  # of two that came up at once the other one was chosen meanwhile
         said = self._keys.hear(kind, index, channel, now)
         if said is not None:
-            self._transmit(channel, [said])
+            self._records.send(channel, [said])
         self._keys.flush(self.channel)
 
     def _propose_keys(self, channel: SecureChannel, now: float) -> None:
         if channel.is_ours and channel is self.channel:
             said = self._keys.propose(channel, now)
             if said is not None:
-                self._transmit(channel, [said])
+                self._records.send(channel, [said])
             self._keys.flush(channel)
 
-    def _note_move(self, old: Address, new: Address) -> None:
-        self.callbook.proven = new
+    def _note_move(self, old: Address, channel: SecureChannel, now: float) -> None:
+        new = self.callbook.proven = channel.address
+        self._records.moved(channel, now)
         self._log.info(
             "peer %s: endpoint moved from %s to %s", self.peer.name, format_address(old), format_address(new)
         )
@@ -370,6 +370,7 @@ class DtlsPeer:
         tell("peer %s: association up, %s", self.peer.name, side)
         self.is_connected = True
         self._settled.set()
+        self._records.connected(channel, now)
         self._propose_keys(channel, now)
         if len(self._staged):
             self._send(self._staged.take())
@@ -407,7 +408,7 @@ class DtlsPeer:
     def _announce(self) -> None:
         channel = self.channel
         if channel is not None:
-            self._transmit(channel, [message(LinkMessage.PROBE, 0)])
+            self._records.send(channel, [message(LinkMessage.PROBE, 0)])
 
     def _connect(self, now: float) -> None:
         if self.peer.endpoints or self.callbook.proven is not None:
@@ -436,12 +437,13 @@ class DtlsPeer:
         raise self._crash
 
     def _deadline(self) -> float:
-        return min(self.link.next_timeout(), self._keys.next_timeout())
+        return min(self.link.next_timeout(), self._keys.next_timeout(), self._records.next_timeout(self.channel))
 
     def _time_out(self) -> None:
         now = trio.current_time()
         self.link.handle_timeout(now)
         self._keys.handle_timeout(self.channel, now)
+        self._records.probe(self.channel, now)
 
     async def _dial(self, attempt: int) -> None:
         """One attempt, wherever the peer may be."""

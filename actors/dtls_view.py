@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 class DtlsView:
     """What `status` shows of the link to one peer; has what it asks of a `Session`."""
 
-    def __init__(self, peer: DtlsPeer) -> None:
-        self._peer = peer
-        self.in_records = Traffic()
-        """What was sent in records of DTLS."""
+    def __init__(self, peer: DtlsPeer, in_records: Traffic) -> None:
+        """`in_records`: what is sent in records of DTLS."""
+        self._peer, self.in_records = peer, in_records
         self.from_records = Traffic()
 
     @property

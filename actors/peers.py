@@ -132,6 +132,7 @@ class Peers:
             log=log,
             first_ping=self._first_ping(),
             memory=self._memory,
+            mtu=self._config.interface.device_mtu,
         )
 
     def _first_ping(self) -> int:

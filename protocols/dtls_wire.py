@@ -41,12 +41,15 @@ _ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
 NO_RECORD = bytes([APPLICATION_DATA]) + b"\xfe\xfd" + b"\xff\xff" + bytes(8)
 """An empty record of an epoch that never is: nothing to whoever reads what follows it."""
 _MESSAGE = Struct(">BQ")
+MIN_PATH_PROBE_BYTES = OVERHEAD_BYTES + _MESSAGE.size
 FIRST_OF_PACKETS = 0x10
 """The first byte of a message of the link is less."""
 
 
 class LinkMessage(IntEnum):
-    """What a message of the link is about; its number is that of the probe, or a receiver index."""
+    """What a message of the link is about; its number is that of the probe, or a receiver index. A probe of the path has a number of 48
+    bits, and behind it the length of its datagram without the headers of UDP and IP.
+    """
 
     PROBE = 1
     """Asks for an answer."""
@@ -55,6 +58,10 @@ class LinkMessage(IntEnum):
     """Data may come under keys of this association, at this index (`exported`)."""
     KEYS_AGREED = 4
     """The same from the other side, as the answer."""
+    PATH_PROBE = 5
+    """Asks whether a datagram of this length arrives; what is missing to it is zeros behind the message."""
+    PATH_HEARD = 6
+    """Its answer."""
 
 
 _KINDS = frozenset(LinkMessage)
@@ -122,6 +129,20 @@ def message(kind: LinkMessage, number: int) -> bytes:
 
 def read_message(text: bytes) -> tuple[LinkMessage, int] | None:
     """What a message of the link says; None for anything else."""
-    if len(text) != _MESSAGE.size or text[0] not in _KINDS:
+    if len(text) < _MESSAGE.size or text[0] not in _KINDS:
         return None
-    return LinkMessage(text[0]), int.from_bytes(text[1:], "big")
+    kind, number = LinkMessage(text[0]), int.from_bytes(text[1 : _MESSAGE.size], "big")
+    padding = path_length(number)[1] - MIN_PATH_PROBE_BYTES if kind is LinkMessage.PATH_PROBE else 0
+    if len(text) - _MESSAGE.size != padding or text.count(0, _MESSAGE.size) != padding:
+        return None
+    return kind, number
+
+
+def path_probe(number: int, length: int) -> bytes:
+    """A message that makes a datagram of `length` bytes, `MIN_PATH_PROBE_BYTES` and more. `number`: up to 48 bits."""
+    return message(LinkMessage.PATH_PROBE, number << 16 | length) + bytes(length - MIN_PATH_PROBE_BYTES)
+
+
+def path_length(number: int) -> tuple[int, int]:
+    """The number of a probe of the path, and the length of its datagram."""
+    return number >> 16, number & 0xFFFF

@@ -211,8 +211,8 @@ class WatchedDtlsPeer(DtlsPeer):
         if len(self._staged):
             self._world.reached.reach("packet_waited")
 
-    def _note_move(self, old: Address, new: Address) -> None:
-        super()._note_move(old, new)
+    def _note_move(self, old: Address, channel: SecureChannel, now: float) -> None:
+        super()._note_move(old, channel, now)
         self._world.reached.reach("roamed")
 
     def _follow_link(self) -> None:

@@ -124,7 +124,7 @@ async def test_a_peer_that_proposes_keys_where_it_was_dialled_gets_none(
         hostile: Any = b.roster.running[name(1)]
         assert not hostile.channel.is_ours
         before = drops(a).get("malformed", 0)
-        hostile._transmit(hostile.channel, [message(LinkMessage.KEYS, 4711)])
+        hostile._records.send(hostile.channel, [message(LinkMessage.KEYS, 4711)])
         await trio.sleep(0.1)
         assert drops(a)["malformed"] == before + 1
         asked: Any = a.roster.running[name(2)]

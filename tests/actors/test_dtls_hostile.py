@@ -29,7 +29,7 @@ from holloway.actors.dtls_context import dtls_context
 from holloway.actors.dtls_socket import AssociationSocket
 from holloway.protocols import dtls_link
 from holloway.protocols.dtls_names import DtlsProblem
-from holloway.protocols.dtls_wire import APPLICATION_DATA, PREFIX_BYTES, association_of, prefixed
+from holloway.protocols.dtls_wire import APPLICATION_DATA, OVERHEAD_BYTES, PREFIX_BYTES, association_of, prefixed
 from holloway.simulations.network import Link
 
 
@@ -92,23 +92,24 @@ async def test_a_forged_record_before_one_that_was_withheld_moves_nobody(
 
 
 class Gluing:
-    """Somebody on the way who sends the last flight of a handshake on with the first record of data behind it, and nothing after
-    that until `is_open`."""
+    """Somebody on the way who sends the last flight of a handshake on with the first packet behind it, and no other record until
+    `is_open`."""
 
     def __init__(self) -> None:
-        self.held: list[bytes] = []
-        self.is_open = False
+        self.held = b""
+        self.is_open = self.has_glued = False
 
     def __call__(self, datagram: bytes) -> bytes:
         nothing = b"\0"
-        if self.is_open or (
-            not (is_last := datagram[PREFIX_BYTES] == 20) and datagram[PREFIX_BYTES] != APPLICATION_DATA
-        ):
+        kind = datagram[PREFIX_BYTES]
+        if self.is_open or kind not in (20, APPLICATION_DATA):
             return datagram
-        self.held.append(datagram)
-        if is_last or len(self.held) > 2:
-            return nothing
-        return self.held[0] + datagram[PREFIX_BYTES:]
+        if kind == 20:
+            self.held = datagram
+        elif len(datagram) == 100 + OVERHEAD_BYTES and not self.has_glued:
+            self.has_glued = True
+            return self.held + datagram[PREFIX_BYTES:]
+        return nothing
 
 
 async def test_a_record_glued_behind_a_handshake_lets_no_forged_one_move_anybody(

@@ -189,7 +189,7 @@ def shown(kind: str) -> Leaf:
 
 async def named(node: Node, reason: str) -> None:
     """Wait until a refusal is counted and told."""
-    with trio.fail_after(NAMED_S * SLOW):
+    with trio.fail_after(NAMED_S):
         while reason not in drops(node):  # noqa: ASYNC110
             await trio.sleep(0.02)
     assert not node.roster.running[name(2)].is_connected
