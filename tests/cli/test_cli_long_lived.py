@@ -12,10 +12,11 @@ import trio
 
 from holloway.actors import Config, InterfaceConfig, NodeConfig, SessionConfig
 from holloway.cli import up
+from holloway.cli.long_lived import YOUNG_OBJECTS
 
 
 async def test_a_node_that_is_up_leaves_little_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
-    frozen = 0
+    frozen, threshold = 0, gc.get_threshold()
 
     @asynccontextmanager
     async def opened(config: Config) -> AsyncIterator[None]:
@@ -39,6 +40,8 @@ async def test_a_node_that_is_up_leaves_little_to_collect(monkeypatch: pytest.Mo
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop)
                 assert await up._run(config) == signal.SIGTERM
+        assert gc.get_threshold()[0] == YOUNG_OBJECTS
     finally:
         gc.unfreeze()
+        gc.set_threshold(*threshold)
     assert frozen > 10_000
