@@ -142,11 +142,10 @@ def publish_(answers: Path, state: Path | None) -> None:
     """
     paper = read_paper_answers(answers)
     url, network = _registry(state)
-    from holloway.cli.carrying import checked, publish_answers
+    from holloway.cli.carrying import publish_answers
 
-    values = checked(paper, network, state_directory(state), time.time_ns() // 10**9)
-    publish_answers(url, network, values)
-    say(f"the network hears of {len(values)} things that its authority has said")
+    count = publish_answers(url, paper, network, state_directory(state))
+    say(f"the network hears of {count} things that its authority has said")
 
 
 def _registry(state: Path | None) -> tuple[str, str]:

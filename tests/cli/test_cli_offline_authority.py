@@ -217,6 +217,17 @@ def test_nothing_is_published_that_the_node_would_not_believe(
     assert why in outcome.error[1]
 
 
+def test_what_is_older_than_what_the_network_has_heard_is_not_published_by_a_node_that_was_away(
+    holloway: Holloway, site: Site, tmp_path: Path
+) -> None:
+    older, newer = str(tmp_path / "older"), str(tmp_path / "newer")
+    assert holloway("certify", "b", "--prefix", BEHIND, "--out", older, *site.at("office")).code == 0
+    assert holloway("revoke", "b", "--out", newer, *site.at("office")).code == 0
+    for _ in range(2):
+        assert holloway("authority", "publish", newer, *site.at("a")).code == 0
+    assert "revocations_stale" in holloway("authority", "publish", older, *site.at("a")).error[1]
+
+
 def test_verbs_of_an_authority_that_is_kept_offline_say_what_they_need(
     holloway: Holloway, site: Site, tmp_path: Path
 ) -> None:
