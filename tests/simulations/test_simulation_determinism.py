@@ -117,13 +117,14 @@ def trace_of(plan: Plan) -> str:
     return file.getvalue()
 
 
-def test_twenty_processes_with_other_hash_seeds_give_one_trace_at_each_depth() -> None:
+@pytest.mark.parametrize("pairs", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_processes_with_other_hash_seeds_give_one_trace_at_each_depth(pairs: int) -> None:
     def start() -> subprocess.Popen[str]:
         environ = os.environ | {"PYTHONHASHSEED": str(random.randrange(1, 2**32))}
         return subprocess.Popen([sys.executable, "-c", IN_A_PROCESS], stdout=subprocess.PIPE, text=True, env=environ)
 
     hashes = set()
-    for _ in range(10):
+    for _ in range(pairs):
         pair = start(), start()
         for process in pair:
             hashes.add(tuple(process.communicate(timeout=60)[0].split()))
