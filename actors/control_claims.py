@@ -28,11 +28,12 @@ AGENT_KEY = "agent.curve"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Who is believed. `agents`: names of nodes and the CURVE keys of their agents. `ignored`: nodes that announce a broker and may
-    not."""
+    """Who is believed. `agents`: names of nodes and the CURVE keys of their agents. `named`: nodes that may have a broker, and are not
+    revoked; `ignored`: those that announce one and may not."""
 
     agents: tuple[tuple[str, str], ...] = ()
     brokers: tuple[tuple[str, BrokerPlace], ...] = ()
+    named: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -140,6 +141,7 @@ class ControlClaims:
         return View(
             tuple((each.name, each.curve_key) for each in told if each.curve_key is not None),
             tuple(sorted((each for each in brokers if each[0] in may), key=lambda each: each[0])),
+            tuple(sorted(each.name for each in told if each.name in may)),
             tuple(sorted(name for name, _ in brokers if name not in may)),
         )
 

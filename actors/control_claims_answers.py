@@ -89,6 +89,7 @@ def _brokers(config: Config, claims: ControlClaims) -> Answer:
         "node": {"name": config.node.name, "network": config.node.network, "addresses": _own_addresses(config)},
         "signed": claims.is_signed,
         "brokers": [{"node": name, **place.fields()} for name, place in view.brokers],
+        "named": list(view.named),
         "ignored": list(view.ignored),
     }
 

@@ -227,9 +227,7 @@ class ActorHost(Host):
                     self._settle(node.config.interface.addresses)
                     self._tell("node", "", "up")
                     self.world.has_booted(self)
-                    if self.world.office is not None:
-                        await announce(node, self.world.office)
-                    await trio.sleep_forever()
+                    await announce(node, self.world.office)
             except (ChildStartError, IntensityExceeded, RegistryError) as ended:
                 error = ended
         self._stopping.pop(life, None)

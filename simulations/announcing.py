@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 COMMAND_PORT, FILE_PORT = 23002, 23003
 
 
-async def announce(node: Node, office: Office) -> None:
-    """For as long as the node runs."""
+async def announce(node: Node, office: Office | None) -> None:
+    """For ever: as long as the node runs."""
+    if office is None:
+        await trio.sleep_forever()
+        return
     key = office.agent_keys[node.config.node.name]
     with suppress(PortError):  # the disk is full: it has no agent in this life, but for one that it knows from another
         await node.claims.enrol(key)

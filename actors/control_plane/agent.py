@@ -172,10 +172,11 @@ class _Hands:
         if self._effects:
             self._waiting.cancel()
 
-    def redirect(self, found: KnownBroker) -> None:
-        """The network has another broker."""
-        assert self._settings.broker.pair is not None, "a network's brokers have keys"
-        self._link.redirect(broker_of(found, self._settings.broker.pair, self._settings.broker.keys))
+    def redirect(self, found: KnownBroker | None) -> None:
+        """The network has another broker, or none that is to be obeyed."""
+        nowhere = self._settings.broker
+        assert nowhere.pair is not None, "a network's brokers have keys"
+        self._link.redirect(nowhere if found is None else broker_of(found, nowhere.pair, nowhere.keys))
 
     def heed_link(self, change: Change) -> None:
         """The connection has changed."""

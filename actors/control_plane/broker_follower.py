@@ -33,10 +33,10 @@ def broker_of(found: KnownBroker, pair: CurvePair, keys: str) -> Broker:
 
 
 async def follow_brokers(
-    network: Network, pair: CurvePair, redirect: Callable[[KnownBroker], None], log: Logger
+    network: Network, pair: CurvePair, redirect: Callable[[KnownBroker | None], None], log: Logger
 ) -> None:
-    """For ever: enrol the key, and call `redirect` with the broker to obey whenever that is another one. While there is none, or there are
-    several, the one before stays.
+    """For ever: enrol the key, and call `redirect` with the broker to obey whenever that is another one. While none is announced, or several
+    are, the one before stays; unless its node may not have one any more, or was revoked: then there is none.
     """
     now: KnownBroker | None = None
     said = ""
@@ -52,6 +52,10 @@ async def follow_brokers(
         view = read_view(event)
         if now is not None and now in view.brokers:
             return
+        if now is not None and now.node not in view.named:
+            log.warning("node %s may not have a broker any more: it is not obeyed", now.node)
+            now = None
+            redirect(None)
         try:
             found = chosen_broker(view, network.node)
         except LocalError as error:

@@ -98,14 +98,15 @@ class Link:
         self._socket.close(self._linger_ms)
 
     def redirect(self, broker: Broker) -> None:
-        """The broker is there from now on, with that key: the connection to the one before is over."""
+        """The broker is there from now on, with that key: the connection to the one before is over. One that is not known: to nobody."""
         raw, before = self._socket.raw, self.broker
         if before.is_known:
             raw.disconnect(before.endpoint)
         self.broker, self.is_connected, self._last = broker, False, None
-        if broker.pair is not None:
-            join_curve(raw, broker.pair, broker.public)  # for connections that are made from now on
-        raw.connect(broker.endpoint)
+        if broker.is_known:
+            if broker.pair is not None:
+                join_curve(raw, broker.pair, broker.public)  # for connections that are made from now on
+            raw.connect(broker.endpoint)
 
     async def receive(self) -> list[bytes]:
         """The frames of the next message."""

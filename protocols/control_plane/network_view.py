@@ -30,7 +30,7 @@ class KnownBroker:
 @dataclass(frozen=True, slots=True)
 class NetworkView:
     """`node`: this machine's, in the network of that name, with its overlay addresses. `is_signed`: whether records count at all.
-    `ignored`: nodes that announce a broker and may not.
+    `named`: nodes that may have a broker, whether they announce one or not; `ignored`: those that announce one and may not.
     """
 
     node: str
@@ -38,6 +38,7 @@ class NetworkView:
     addresses: tuple[str, ...]
     is_signed: bool
     brokers: tuple[KnownBroker, ...]
+    named: tuple[str, ...]
     ignored: tuple[str, ...]
 
     def of_node(self, name: str) -> KnownBroker | None:
@@ -91,6 +92,7 @@ def read_view(answer: object) -> NetworkView:
             listed(node, "addresses", MAX_ADDRESSES, _address),
             fields.get("signed") is True,
             listed(fields, "brokers", MAX_BROKERS, _broker),
+            listed(fields, "named", MAX_BROKERS, _name),
             listed(fields, "ignored", MAX_KEYS, _name),
         )
     except ValueError as why:

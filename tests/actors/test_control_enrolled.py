@@ -15,7 +15,7 @@ import trio
 from control_world import NOW, ControlWorld, alone, control_world, until
 
 from holloway.actors.control import control
-from holloway.actors.control_plane.broker_follower import Network
+from holloway.actors.control_plane.broker_follower import Network, follow_brokers
 from holloway.actors.control_plane.client_admin import BY_NETWORK
 from holloway.actors.control_plane.curve import CurvePair, new_pair
 from holloway.actors.control_plane.enrolled_agents import STALE_S, EnrolledAgents, follow_agents
@@ -26,6 +26,7 @@ from holloway.protocols.broker_places import read_place
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import Principal
 from holloway.protocols.control_plane.messages import Admin, Answer, Denied, Role, State, Step
+from holloway.protocols.control_plane.network_view import KnownBroker
 from holloway.protocols.errors import BrokerError
 from holloway.protocols.z85 import decode_z85
 from holloway.supervisor import open_tree
@@ -40,6 +41,7 @@ class Daemon:
         self.path = path
         self.agents: list[list[str]] = []
         self.brokers: list[dict[str, object]] = []
+        self.named = ["a", "b"]
         self.announced: list[object] = []
         self.enrolled: list[object] = []
         self._changed = trio.Event()
@@ -51,7 +53,7 @@ class Daemon:
     def say(self, request: dict[str, Any]) -> dict[str, object]:
         if request["op"] == "follow-brokers":
             node = {"name": "web", "network": "home", "addresses": ["10.99.4.2"]}
-            return {"node": node, "signed": True, "brokers": list(self.brokers), "ignored": []}
+            return {"node": node, "signed": True, "brokers": list(self.brokers), "named": self.named, "ignored": []}
         return {"signed": True, "obeyed": True, "agents": list(self.agents)}
 
     async def serve(self, request: Any) -> AsyncIterator[dict[str, object]]:
@@ -153,7 +155,8 @@ async def test_in_a_network_the_first_client_is_of_this_machine_and_no_agent(tmp
         world.enrolled = EnrolledAgents(daemon.path, HERE)
         world.enrolled.own = frozenset(HERE)  # so that we are another machine
         async with world.broker(first_client_s=600):
-            assert not await is_let_in(world, operator)
+            async with daemon.running():
+                assert not await is_let_in(world, operator)
             world.enrolled.own = frozenset(("127.0.0.1",))
             assert not await is_let_in(world, operator), "there is no daemon to say that it is no agent"
             async with daemon.running():
@@ -166,7 +169,9 @@ async def test_in_a_network_the_first_client_is_of_this_machine_and_no_agent(tmp
         ]
 
 
-async def test_an_agent_finds_its_broker_and_follows_it_when_it_moves(tmp_path: Path, daemon: Daemon) -> None:
+async def test_an_agent_finds_its_broker_and_follows_it_when_it_moves(
+    tmp_path: Path, daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
     async with (
         control_world(tmp_path / "one") as one,
         control_world(tmp_path / "two") as two,
@@ -190,11 +195,43 @@ async def test_an_agent_finds_its_broker_and_follows_it_when_it_moves(tmp_path: 
                 ann = world.operator(world.admit("ann", Role.OPERATOR))
                 done = await ann.run(Step("echo", ("hi",)))
                 assert [each.state for each in done.results.values()] == [State.OK]
-            # Of several it stays with the one that it has.
-            daemon.brokers = [place(one, "a"), place(two, "b")]
+            daemon.named, daemon.brokers = [], []
             daemon.tell()
+            await until(lambda: "may not have a broker any more" in caplog.text)
             await trio.sleep(0.1)
-            assert [each.state for each in (await ann.run(Step("echo", ("hi",)))).results.values()] == [State.OK]
+            done = await ann.run(Step("echo", ("hi",)))
+            assert [each.state for each in done.results.values()] == [State.UNREACHABLE]
+
+
+async def test_an_agent_changes_its_broker_only_when_it_has_to(daemon: Daemon) -> None:
+    keys = [new_pair().public for _ in range(3)]
+    one, two, moved = (
+        {"node": node, "address": f"10.99.4.{number}", "command_port": 1, "file_port": 2, "curve_key": key}
+        for node, number, key in (("a", 1, keys[0]), ("b", 2, keys[1]), ("b", 3, keys[2]))
+    )
+    for wanted, said in (
+        (None, [([one], "a"), ([one, two], "a"), ([], "a"), ([one], "a"), ([two], "b"), ([moved], "b")]),
+        ("b", [([one], ""), ([one, two], "b"), ([one], "b")]),
+    ):
+        found: list[KnownBroker | None] = []
+        daemon.brokers = []
+        async with daemon.running(), trio.open_nursery() as nursery:
+            log = logging.getLogger("holloway")
+            nursery.start_soon(follow_brokers, Network(daemon.path, wanted), new_pair(), found.append, log)
+            await until(lambda: bool(daemon.enrolled))
+            for brokers, node in said:
+                daemon.brokers = brokers
+                daemon.tell()
+                await trio.sleep(0.05)
+                assert (found[-1].node if found and found[-1] else "") == node
+            # It may have none any more, or was revoked: then it is not obeyed, though it be there.
+            daemon.named, daemon.brokers = ["a"], []
+            daemon.tell()
+            await until(lambda: found[-1] is None)  # noqa: B023
+            nursery.cancel_scope.cancel()
+        daemon.enrolled.clear()
+        daemon.named = ["a", "b"]
+        assert [each and each.place.curve_key for each in found] == [*(keys if wanted is None else [keys[1]]), None]
 
 
 async def test_a_broker_is_announced_again_to_a_daemon_that_was_started_again(

@@ -14,6 +14,7 @@ VIEW: dict[str, Any] = {
     "node": {"name": "b", "network": "home", "addresses": ["10.99.4.2"]},
     "signed": True,
     "brokers": [{"node": "a", **PLACE}],
+    "named": ["a"],
     "ignored": [],
 }
 

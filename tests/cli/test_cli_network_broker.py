@@ -43,6 +43,7 @@ def network(daemon: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Call
             "node": {"name": "own", "network": "home", "addresses": OWN},
             "signed": is_signed,
             "brokers": brokers,
+            "named": ["a", "b"],
             "ignored": ignored or [],
         }
         fake = daemon(lines({"result": view | ({"addresses": [c]} if c else {})}))
@@ -97,6 +98,16 @@ def test_the_key_in_a_file_is_believed_before_the_network(network: Callable[...,
     for host, endpoint in (("10.99.4.1", "10.99.4.1:23002"), ("a", "10.99.4.3:23002"), ("c:7", "10.99.4.3:7")):
         found = find_broker(host, None)
         assert (found.place, found.public) == (endpoint, FOREIGN)
+
+
+def test_an_address_with_a_key_says_everything_and_nobody_is_asked(
+    daemon: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = daemon(lines({"result": {}}))
+    monkeypatch.setenv("HOLLOWAY_CONTROL_SOCKET", str(fake.path))
+    keys(server_public_key=ONE)
+    assert find_broker("10.99.4.1:7", None).place == "10.99.4.1:7"
+    assert fake.requests == []
 
 
 def test_a_node_that_has_no_broker_is_told_with_the_reason(network: Callable[..., None]) -> None:

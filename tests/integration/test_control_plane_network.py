@@ -156,6 +156,14 @@ def test_everybody_in_a_network_and_what_somebody_else_may_not(tmp_path: Path) -
         wait_until(lambda: "2 brokers" in site.call(b, "clients").stderr, "both", timeout=30)
         assert site.call(b, "clients", "--host", "a").returncode == 0
 
+        # Agents leave the one that may not have a broker any more, though it is there.
+        a.run("network", "--broker", "c")
+        wait_until(lambda: "home is on node c" in site.log(b, "agent"), "b to go over", timeout=30)
+        a.run("network", "--broker", "a")
+        wait_until(lambda: site.log(b, "agent").count("home is on node a") == 2, "b to come back", timeout=30)
+        again = ("exec", "--json", "--timeout", "5", "-t", "b", "--", "uname")
+        wait_until(lambda: results(site.call(a, *again)) == {"b": "ok"}, "b", timeout=60)
+
         a.run("revoke", "c")
         wait_until(lambda: "let in no more by the network: c" in site.log(a, "broker"), "c to be gone")
         done = site.call(a, "exec", "--json", "--timeout", "5", "--", "uname")

@@ -21,6 +21,7 @@ VIEW: dict[str, Any] = {
     "node": {"name": "b", "network": "home", "addresses": ["10.99.4.2", "fd00::2"]},
     "signed": True,
     "brokers": [{"node": "a", **PLACE}],
+    "named": ["a", "d"],
     "ignored": ["c"],
 }
 
@@ -29,7 +30,7 @@ def test_a_view_says_who_has_a_broker_and_where() -> None:
     view = read_view(VIEW)
     broker = KnownBroker("a", BrokerPlace(ip_address("10.99.4.1"), 23002, 23003, KEYS[0]))
     assert (view.node, view.network, view.addresses) == ("b", "home", ("10.99.4.2", "fd00::2"))
-    assert (view.is_signed, view.brokers, view.ignored) == (True, (broker,), ("c",))
+    assert (view.is_signed, view.brokers, view.named, view.ignored) == (True, (broker,), ("a", "d"), ("c",))
     assert (view.of_node("a"), view.of_node("c"), view.of_key(KEYS[0]), view.of_key(KEYS[1])) == (broker, None) * 2
     assert broker.place.where == "10.99.4.1:23002"
     assert BrokerPlace(ip_address("fd00::1"), 1, 2, KEYS[0]).where == "[fd00::1]:1"
@@ -49,6 +50,7 @@ def test_a_view_says_who_has_a_broker_and_where() -> None:
         VIEW | {"brokers": [{"node": "a", **PLACE, "address": "a.example"}]},
         VIEW | {"brokers": [{"node": "a", **PLACE, "command_port": 65536}]},
         VIEW | {"ignored": [1]},
+        VIEW | {"named": None},
     ],
 )
 def test_what_is_no_view_is_told(said: Any) -> None:
