@@ -10,6 +10,7 @@ from holloway.cli.control_options import broker_place, chosen_security, given_ho
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.network_broker import node_of, own_network
+from holloway.cli.state_option import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +36,8 @@ def enrolled_agent(
     except CommandFailedError as error:
         if key_file(None, environ).exists():
             return None
-        if error.code == ExitCode.PERMISSION and name and root is not None:
-            _explain_own_user(name, root)
+        if error.code == ExitCode.PERMISSION and (own_name := name or host_name()):
+            _explain_own_user(own_name, root or Path(".holloway") / own_name)
         raise
     if found is None:
         return None

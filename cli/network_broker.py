@@ -54,14 +54,18 @@ class Place:
     file_port: int | None = None
 
 
+def _given_state() -> Path | None:
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_STATE) if context is not None else None
+
+
 def own_network() -> tuple[Daemon, NetworkView] | None:
     """The daemon of this machine and what it knows of its network; None when there is no daemon. Raises CommandFailedError when it cannot be
     asked, or when there are several.
     """
     from holloway.protocols.control_plane.network_view import read_view
 
-    context = click.get_current_context(silent=True)
-    state = context.meta.get(_STATE) if context is not None else None
+    state = _given_state()
     try:
         daemon = find_daemon(None if state is None else str(config_file(state)), None, os.environ)
         return daemon, read_view(ask(daemon, {"op": "brokers"}, Patience()))
@@ -82,8 +86,8 @@ def network_place(host: str | None, port: int | None, known_key: str) -> Place |
     try:
         found = own_network()
     except CommandFailedError:
-        if known_key or host is not None:
-            return None
+        if _given_state() is None and (known_key or host is not None):
+            return None  # that may do without
         raise
     if found is None:
         return None

@@ -135,6 +135,27 @@ def test_a_name_that_no_node_has_may_be_one_of_the_internet(
         find_broker(None, "other.yml")
 
 
+def test_a_node_of_several_is_named_by_its_state_directory(
+    holloway: Callable[..., Any], daemon: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "holloway.toml").write_text('[control]\nsocket = "control.sock"\n')
+    view = {"node": {"name": "own", "network": "home", "addresses": OWN}, "signed": True, "named": ["a"], "ignored": []}
+    for name, port in (("one", 1), ("two", 2)):
+        found = broker("a", "127.0.0.1", ONE, port)
+        daemon(lines({"result": view | {"brokers": [found]}}), path=tmp_path / name / "control.sock")
+    assert "no broker answers at 127.0.0.1:2" in holloway("clients", "--state", "two").err
+    (tmp_path / ".holloway" / "config").write_text("--state one\n")
+    assert "no broker answers at 127.0.0.1:1" in holloway("clients").err
+    assert "no broker answers at 127.0.0.1:2" in holloway("clients", "--state", "two").err
+    # Who names a node means it, although a key file could do without.
+    keys(server_public_key=FOREIGN)
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "holloway.toml").write_text('[control]\nsocket = "control.sock"\n')
+    assert holloway("clients", "--state", "three").error[0] == "the daemon is not running"
+
+
 # The broker.
 
 
@@ -159,8 +180,8 @@ def test_a_broker_without_a_network_is_alone(tmp_path: Path) -> None:
 
 def test_a_broker_waits_for_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would come up on the loopback address, after a start of the machine, and nobody would find it."""
-    monkeypatch.setattr("holloway.cli.broker_network.config_file", lambda path: tmp_path / "node.toml")
-    (tmp_path / "node.toml").write_text("")
+    monkeypatch.setattr("holloway.cli.broker_network.config_file", lambda path: tmp_path / "holloway.toml")
+    (tmp_path / "holloway.toml").write_text("")
     with pytest.raises(CommandFailedError, match="the node is not up") as refused:
         find_seat(None, tmp_path / "b", 1, 2)
     assert refused.value.code == ExitCode.UNREACHABLE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 import trio
 from daemons import HOLLOWAY, wait_until
-from machines import Machine
-from namespaces import namespaces, needs_namespaces, run_in, start_in
+from machines import Machine, meet
+from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in, start_in
 
 from holloway.actors import open_registry
 from holloway.protocols.keys import StaticKey
@@ -23,6 +25,7 @@ from holloway.protocols.membership import NodeRecord, encode_record, node_key
 
 pytestmark = needs_namespaces
 GONE_S = 5.0
+NOBODY = 65534
 
 
 @dataclass
@@ -168,6 +171,91 @@ def test_everybody_in_a_network_and_what_somebody_else_may_not(tmp_path: Path) -
         wait_until(lambda: "let in no more by the network: c" in site.log(a, "broker"), "c to be gone")
         done = site.call(a, "exec", "--json", "--timeout", "5", "--", "uname")
         assert {name for name, state in results(done).items() if state == "ok"} == {"a", "b"}
+
+
+@pytest.mark.soak
+@needs_program("etcd", package="etcd-server")
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user: run it as root")
+def test_an_agent_of_another_user_over_etcd_and_another_key(tmp_path: Path) -> None:
+    with namespaces(3) as (store, left, right), tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        start_in(
+            store,
+            ["etcd", f"--data-dir={tmp_path / 'etcd'}", *plain_etcd(store)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        a, b = Machine(left, "a", tmp_path), Machine(right, "b", tmp_path)
+        meet(a, b, registry=f"etcd://{store.ipv4}:2379/test")
+        site = Site(tmp_path, [a, b])
+        site.broker(a)
+        assert site.call(a, "clients").returncode == 0
+
+        # A user who may not talk to the daemon is told what root has to do.
+        home = Path(folder)
+        home.chmod(0o755)
+        os.chown(home, NOBODY, NOBODY)
+        own = [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            *HOLLOWAY,
+            "agent",
+            "--root",
+            "agent",
+            "--name",
+            "b",
+        ]
+        environ = os.environ | {"HOLLOWAY_CONTROL_SOCKET": str(tmp_path / "b" / "control.sock"), "HOME": str(home)}
+        told = run_in(right, own, check=False, cwd=home, env=environ, stderr=subprocess.PIPE)
+        assert told.returncode == 77, told.stderr
+        key = told.stderr.partition("client enrol '")[2].partition("'")[0]
+        assert len(key) == 40, told.stderr
+        enrolled = site.call(b, "client", "enrol", key)
+        assert enrolled.returncode == 0, enrolled.stderr
+        keys = home / "agent" / "security" / "curve" / "client_keys.yml"
+        with keys.open("a") as file:
+            file.write(enrolled.stdout)
+        where = enrolled.stderr.partition("--host ")[2].split()[0]
+        with (home / "log").open("a") as log:
+            agent = start_in(
+                right,
+                [*own, "--host", where, "--curve-key-file", str(keys)],
+                cwd=home,
+                env=environ,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(lambda: "registered as b" in (home / "log").read_text(), "the agent of nobody")
+        done = site.call(a, "exec", "-t", "b", "--", "id", "-u")
+        assert (done.returncode, done.stdout.strip()) == (0, str(NOBODY)), done.stderr
+        agent.terminate()
+        agent.wait(20)
+
+        # The same node's agent as root: its key takes the place of that one, and is changed by removing it.
+        site.agent(b, "--root", str(tmp_path / "own"))
+        assert site.call(a, "exec", "-t", "b", "--", "id", "-u").stdout.strip() == "0"
+        own_keys = tmp_path / "own" / "security" / "curve" / "client_keys.yml"
+        before = own_keys.read_text()
+        site.started["agentb"].terminate()
+        site.started["agentb"].wait(20)
+        own_keys.unlink()
+        site.start(b, "agent", "--root", str(tmp_path / "own"))
+        wait_until(lambda: site.log(b, "agent").count("registered as b") == 2, "the agent with another key")
+        assert own_keys.read_text() != before
+        assert key not in (tmp_path / "b" / "agent.curve").read_text()
+        done = site.call(a, "client", "list", "--json")
+        assert {each["name"]: each["created"] for each in json.loads(done.stdout)["clients"]}["b"] == "by the network"
+
+
+def plain_etcd(store: Namespace) -> list[str]:
+    client, peer = f"http://{store.ipv4}:2379", "http://127.0.0.1:2380"
+    return [
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        "--log-level=error",
+    ]
 
 
 def forged(site: Site, broker: Machine, thief: Machine) -> None:
