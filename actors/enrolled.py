@@ -19,6 +19,7 @@ own files (`authority_files`), nor for what is believed (`holloway.protocols.tru
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
@@ -224,7 +225,7 @@ class Enrolled:
 
     def _write(self, owed: Mapping[str, bytes]) -> None:
         """Where the authority lives in this folder it may have followed up a statement of its own already: that one stays."""
-        with self.state.alone():
+        with self.state.alone() if _STATEMENTS & owed.keys() else nullcontext():
             for name, value in owed.items():
                 if name not in _STATEMENTS or not self._is_followed_up(name, value):
                     self.state.write(name, value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -182,11 +182,13 @@ class _Keeper:
         self._roster, self._router, self._pool, self._routes, self._log = roster, router, pool, routes, log
         self._failures = roster.failures
         self._told: set[object] = set()
+        self._identities: dict[str, tuple[Peer, Peer]] = {}
+        """By name: a peer of the last plan, and what its session is made for. Most plans change one peer of many."""
 
     async def carry_out(self, plan: Plan) -> float:
         """Make what runs equal to `plan`. Returns when to do it again even if the plan does not change."""
         self._tell_refusals(plan)
-        wanted = {peer.identity: peer for peer in plan.peers.values()}
+        wanted = self._by_identity(plan.peers)
         present = self._pool.keys()
         for identity in (identity for identity in present if identity not in wanted):
             await self._pool.stop(identity)
@@ -206,6 +208,13 @@ class _Keeper:
             if prefix.prefixlen or name != self._roster.gateway  # whose default route is not made in the main table
         )
         return min([self._routes.retry_at, *(failure.again_at for failure in self._failures.values())])
+
+    def _by_identity(self, peers: Mapping[str, Peer]) -> dict[Peer, Peer]:
+        before, self._identities = self._identities, {}
+        for name, peer in peers.items():
+            known = before.get(name)
+            self._identities[name] = known if known is not None and known[0] is peer else (peer, peer.identity)
+        return {identity: peer for peer, identity in self._identities.values()}
 
     async def _start(self, identity: Peer) -> None:
         failure, now = self._failures.get(identity), trio.current_time()

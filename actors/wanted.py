@@ -227,12 +227,12 @@ class _Settlement:
 
     def _admit(self, peer: Peer, is_ours: Callable[[Prefix], bool], *, is_found: bool = False) -> None:
         self._keys.add(peer.public_key)
-        prefixes = dict.fromkeys(peer.allowed)
-        if is_found and peer.name != self._gateway:
-            prefixes = dict.fromkeys(prefix for prefix in prefixes if prefix.prefixlen)
-        for prefix in [each for each in prefixes if is_found and self._floating.reserves(each)]:
-            self._refuse(peer, Refusal.PREFIX_FLOATING, prefix)
-            del prefixes[prefix]
+        is_offer = is_found and peer.name != self._gateway
+        prefixes = dict.fromkeys(prefix for prefix in peer.allowed if prefix.prefixlen or not is_offer)
+        if is_found and self._floating.range is not None:
+            for prefix in [each for each in prefixes if self._floating.reserves(each)]:
+                self._refuse(peer, Refusal.PREFIX_FLOATING, prefix)
+                del prefixes[prefix]
         allowed = self._granted(peer, prefixes, is_ours)
         self._peers[peer.name] = peer if len(allowed) == len(peer.allowed) else replace(peer, allowed=tuple(allowed))
 
