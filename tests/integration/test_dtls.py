@@ -23,18 +23,30 @@ GIGABYTE_IN_PARTS = 10
 HEALED_S = 5.0
 
 
+BACKENDS = ("dtls", "dtls-exporter")
+IN_A_HURRY = "rekey_after_s = 2\nreject_after_s = 10\nrekey_timeout_s = 1\n"
+PINGS, EVERY_S = 500, 0.02
+
+
 @contextmanager
-def a_network(folder: Path) -> Iterator[tuple[Machine, Machine]]:
-    """Two machines that reach each other over DTLS."""
+def a_network(folder: Path, backend: str = "dtls", *, settings: str = "") -> Iterator[tuple[Machine, Machine]]:
+    """Two machines that reach each other over DTLS. `settings`: more of `[session]` of each."""
     with namespaces(2) as (left, right):
         a, b = Machine(left, "a", folder), Machine(right, "b", folder)
         registry = f"sqlite://{folder / 'net.db'}"
-        token = a.run("init", "home", "--name", "a", "--registry", registry, "--backend", "dtls")
+        token = a.run("init", "home", "--name", "a", "--registry", registry, "--backend", backend)
+        configure(a, settings)
         a.up()
         b.run("join", token, "--name", "b", "--timeout", "30")
+        configure(b, settings)
         b.up()
         wait_until(lambda: a.pings(address(b)), "a to reach b")
         yield a, b
+
+
+def configure(machine: Machine, settings: str) -> None:
+    path = machine.folder / machine.name / "holloway.toml"
+    path.write_text(path.read_text().replace("[session]\n", f"[session]\n{settings}"))
 
 
 def address(machine: Machine, version: int = 4) -> str:
@@ -79,9 +91,21 @@ def test_a_network_over_dtls_pings_carries_and_heals(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_a_gigabyte_arrives_as_it_left(tmp_path: Path) -> None:
-    with a_network(tmp_path) as (a, b):
-        for _ in range(GIGABYTE_IN_PARTS):
-            transfer(a.namespace, b.namespace, address(b), 10**9 // GIGABYTE_IN_PARTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gigabyte_arrives_as_it_left(backend: str, tmp_path: Path) -> None:
+    with a_network(tmp_path, backend) as (a, b):
+        for part in range(GIGABYTE_IN_PARTS):
+            transfer(a.namespace, b.namespace, address(b, 4 if part % 2 else 6), 10**9 // GIGABYTE_IN_PARTS)
         assert fragments(a.namespace) == fragments(b.namespace) == 0
-        assert a.asked()["peers"][0]["epoch"] >= 1
+        assert a.asked()["peers"][0]["suite"] == backend
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_ping_is_lost_while_keys_change_again_and_again(backend: str, tmp_path: Path) -> None:
+    with a_network(tmp_path, backend, settings=IN_A_HURRY) as (a, b):
+        before = a.asked()["peers"][0]["epoch"]
+        command = ["ping", "-q", "-c", str(PINGS), "-i", str(EVERY_S), address(b)]
+        found = run_in(a.namespace, command, check=False, timeout=60).stdout
+        assert f"{PINGS} received" in found, found
+        assert a.asked()["peers"][0]["epoch"] - before >= PINGS * EVERY_S / 2 - 2
