@@ -221,25 +221,30 @@ async def test_sixty_handshakes_at_once_in_real_time(tmp_path: Path, monkeypatch
     """OpenSSL's own timers go by the real clock."""
     monkeypatch.setattr(dtls_link, "MAX_ASSOCIATIONS", 100)
     for _ in range(5):
-        took = await sixty_handshakes(DtlsWorld(tmp_path))
+        took = sorted(await sixty_handshakes(DtlsWorld(tmp_path)))
+        print(f"median {took[30]:.2f} s, most {took[-1]:.2f} s")
         assert len(took) == 60
-        assert max(took) <= 10.0
+        assert took[-1] <= 10.0
 
 
 @pytest.mark.soak
 async def test_masses_of_garbage_and_forged_hellos_take_no_memory(tmp_path: Path, autojump_clock: MockClock) -> None:
     world = DtlsWorld(tmp_path)
     async with world.dtls_pair() as (a, _, left, right):
+        hello = hellos(world.wire)[0][2][PREFIX_BYTES:]
         world.network.taps.clear()
         world.wire.clear()
-        hello = bytes.fromhex("16fefd0000000000000000") + bytes(200)
-        rng, flood = random.Random(1), world.network.bind("203.0.113.9", 4000)
+        rng = random.Random(1)
+        strangers = [f"203.0.113.{number}" for number in range(1, 255)]
+        floods = [world.network.bind(stranger, 4000) for stranger in strangers]
+        for stranger in strangers:  # where nobody takes the answers
+            world.network.shape(outer(1), stranger, Link(loss=1.0), both_ways=False)
 
         async def attack(count: int) -> None:
             for _ in range(count // 100):
                 for _ in range(50):
-                    forged = bytearray(hello)
-                    forged[13] = 1
+                    forged, flood = bytearray(hello), rng.choice(floods)
+                    forged[rng.randrange(25, len(forged))] ^= rng.randrange(256)
                     flood.send([prefixed(rng.getrandbits(64), bytes(forged))], (outer(1), PORT))
                     flood.send([prefixed(rng.getrandbits(64), rng.randbytes(100))], (outer(1), PORT))
                 await trio.sleep(0.01)
@@ -247,7 +252,9 @@ async def test_masses_of_garbage_and_forged_hellos_take_no_memory(tmp_path: Path
         await attack(10_000)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         await attack(50_000)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10  # KiB
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(f"{grown} KiB more after 50,000; dropped: {dict(drops(a))}")
+        assert grown < 8 << 10
         assert await crosses(left, right, packet(1, 2, 1))
         assert await crosses(right, left, packet(2, 1, 1))
         assert a.status()["node"]["dtls"]["associations"] == 2  # type: ignore[index]

@@ -52,6 +52,9 @@ async def test_both_dial_at_once_and_settle_on_one_association(tmp_path: Path, a
             assert await crosses(right, left, packet(2, 1, turn))
         currents = {node.roster.running[name(n)].link.current for node, n in ((a, 2), (b, 1))}  # type: ignore[attr-defined]
         assert len(currents) == 1
+        connection = a.roster.running[name(2)].channel._connection  # type: ignore[attr-defined]
+        assert connection.get_protocol_version_name() == "DTLSv1.2"
+        assert connection.get_cipher_name() == "ECDHE-ECDSA-AES256-GCM-SHA384"
         for node in (a, b):
             validate("status", node.status())
             validate("peers", node.peers())

@@ -29,9 +29,13 @@ PINGS, EVERY_S = 500, 0.02
 
 
 @contextmanager
-def a_network(folder: Path, backend: str = "dtls", *, settings: str = "") -> Iterator[tuple[Machine, Machine]]:
-    """Two machines that reach each other over DTLS. `settings`: more of `[session]` of each."""
+def a_network(
+    folder: Path, backend: str = "dtls", *, settings: str = "", has_ipv6: bool = True
+) -> Iterator[tuple[Machine, Machine]]:
+    """Two machines that reach each other over DTLS. `settings`: more of `[session]` of each. `has_ipv6`: outside of the network."""
     with namespaces(2) as (left, right):
+        for host in (left, right) if not has_ipv6 else ():
+            run_in(host, ["sh", "-ec", "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])
         a, b = Machine(left, "a", folder), Machine(right, "b", folder)
         registry = f"sqlite://{folder / 'net.db'}"
         token = a.run("init", "home", "--name", "a", "--registry", registry, "--backend", backend)
@@ -71,6 +75,7 @@ def test_a_network_over_dtls_pings_carries_and_heals(tmp_path: Path) -> None:
         assert (status["node"]["backend"], status["node"]["mtu"]) == ("dtls", MTU)
         assert status["node"]["dtls"]["verified"] is True
         assert (status["peers"][0]["suite"], status["peers"][0]["state"]) == ("dtls", "ok")
+        assert status["peers"][0]["endpoint"] == f"[{b.namespace.ipv6}]:1099"  # both families are there
         assert "backend dtls" in a.run("status")
 
         # Full-size packets of both families leave in one datagram each.
@@ -109,3 +114,12 @@ def test_no_ping_is_lost_while_keys_change_again_and_again(backend: str, tmp_pat
         found = run_in(a.namespace, command, check=False, timeout=60).stdout
         assert f"{PINGS} received" in found, found
         assert a.asked()["peers"][0]["epoch"] - before >= PINGS * EVERY_S / 2 - 2
+
+
+@pytest.mark.soak
+def test_hosts_without_ipv6_reach_each_other_over_ipv4(tmp_path: Path) -> None:
+    with a_network(tmp_path, has_ipv6=False) as (a, b):
+        assert a.asked()["peers"][0]["endpoint"] == f"{b.namespace.ipv4}:1099"
+        assert a.pings(address(b), "-M", "do", "-s", str(MTU - 28))
+        assert b.pings(address(a, 6), "-M", "do", "-s", str(MTU - 48))
+        assert fragments(a.namespace) == fragments(b.namespace) == 0
