@@ -177,6 +177,8 @@ class _Hands:
         nowhere = self._settings.broker
         assert nowhere.pair is not None, "a network's brokers have keys"
         self._link.redirect(nowhere if found is None else broker_of(found, nowhere.pair, nowhere.keys))
+        who, what = ("", "none") if found is None else (found.node, f"{found.place.where} {found.place.curve_key}")
+        self.take([Audit("broker", who, what, "obeyed from now on")])
 
     def heed_link(self, change: Change) -> None:
         """The connection has changed."""

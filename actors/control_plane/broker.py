@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,8 @@ COMMAND_PORT = 23002
 BATCH = 256
 """Messages that are taken at once, and so made durable at once."""
 RECORDS = "records.db"
+NAMED_AT_ONCE = 16
+"""Of agents whom the network lets in, or no more: of more there is one line in the trail."""
 FOLDER = Path("broker")
 DEFAULT_POLICY = BrokerPolicy()
 
@@ -170,6 +173,7 @@ class _Hub:
         self._gone: list[str] = []
         self._notes: list[Audit] = []
         self._denied = Refusals()
+        self._enrolled: set[tuple[str, str]] = set()
 
     # Keys.
 
@@ -195,6 +199,19 @@ class _Hub:
             self._log.warning("nobody becomes the first client: %s", error)
             return False
         return key not in enrolled.names
+
+    def _note_enrolled(self) -> None:
+        """The network lets in others than before."""
+        assert self._settings.enrolled is not None, "it is who tells us"
+        names = self._settings.enrolled.names
+        before, self._enrolled = self._enrolled, {(name, key) for key, name in names.items()}
+        for changed, outcome in ((before - self._enrolled, "let in no more"), (self._enrolled - before, "let in")):
+            if len(changed) > NAMED_AT_ONCE:
+                self._note(Audit("network", "", f"agents of {len(changed)} nodes", outcome))
+                continue
+            for name, key in sorted(changed):  # whoever changes his key all the time gets no more lines than others
+                self._notes += self._denied.tell(trio.current_time(), Audit("network", name, key, outcome), outcome)
+        self._waiting.cancel()
 
     def _hear_gone(self, names: list[str]) -> None:
         self._gone += names
@@ -229,6 +246,11 @@ class _Hub:
 
     async def run(self) -> None:
         """Take what comes, for ever."""
+        enrolled = self._settings.enrolled
+        with nullcontext() if enrolled is None else enrolled.heard_by(self._note_enrolled):
+            await self._heed()
+
+    async def _heed(self) -> None:
         while True:
             arrivals = await self._arrivals()
             now = self._world.moment()

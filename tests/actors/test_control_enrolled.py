@@ -138,6 +138,9 @@ async def test_a_key_that_the_network_names_is_that_node_and_nobody_when_it_name
                 assert State.OK not in [each.state for each in after.results.values()]
                 world.enrolled.take([("web", pair.public)])
                 await until(lambda: agents.get("web") is not None and agents.get("web").route is not None)  # type: ignore[union-attr]
+        trail = [json.loads(line) for line in (world.root / "broker" / "audit.jsonl").read_text().splitlines()]
+        said = [(each["who"], each["what"], each["outcome"]) for each in trail if each["event"] == "network"]
+        assert said == [("web", pair.public, outcome) for outcome in ("let in", "let in no more", "let in")]
 
 
 async def test_in_a_network_the_first_client_is_of_this_machine_and_no_agent(tmp_path: Path, daemon: Daemon) -> None:
@@ -201,6 +204,12 @@ async def test_an_agent_finds_its_broker_and_follows_it_when_it_moves(
             await trio.sleep(0.1)
             done = await ann.run(Step("echo", ("hi",)))
             assert [each.state for each in done.results.values()] == [State.UNREACHABLE]
+        trail = [
+            json.loads(line)
+            for line in (tmp_path / "one" / "agent-web" / "agent" / "audit.jsonl").read_text().splitlines()
+        ]
+        said = [(each["who"], each["what"].rpartition(" ")[2]) for each in trail if each["event"] == "broker"]
+        assert said == [("a", one.server.public), ("a", two.server.public), ("", "none")]
 
 
 async def test_an_agent_changes_its_broker_only_when_it_has_to(daemon: Daemon) -> None:
