@@ -26,6 +26,7 @@ from holloway.actors.control_plane.curve import CurvePair
 from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.file_hub import FILES
 from holloway.actors.control_plane.first_client import WINDOW_S, FirstClient
+from holloway.actors.control_plane.flood_guard import FloodGuard
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.plugins import NO_PLUGINS, Plugins
@@ -40,7 +41,7 @@ from holloway.protocols.control_plane.broker import Broker
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
 from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
-from holloway.protocols.control_plane.refusals import Refusals
+from holloway.protocols.control_plane.refusals import NO_END, Refusals
 from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ async def serve_commands(
                 hub.router, endpoint = gate.open_router(endpoint_of(settings.bind, settings.command_port), pair)
                 if is_null:
                     hub.note_null(endpoint)
+                else:
+                    hub.guard = FloodGuard(endpoint, ctx.log, hub.note_flood)
                 for problem in settings.plugins.problems:
                     ctx.log.error("%s", problem)
                 async with trio.open_nursery() as nursery:
@@ -125,6 +128,8 @@ async def serve_commands(
                     nursery.start_soon(gate.serve)
                     nursery.start_soon(hub.keys.run)
                     nursery.start_soon(hub.run)
+                    if hub.guard is not None:
+                        nursery.start_soon(hub.guard.run)
                     ctx.log.info("listening on %s; public key %s", endpoint, public or "none")
                     if open_s:
                         whence = "has this key" if settings.enrolled is None else "comes from this machine"
@@ -148,6 +153,7 @@ class _Hub:
 
     router: ZmqSocket
     nursery: trio.Nursery
+    guard: FloodGuard | None = None
 
     def __init__(
         self,
@@ -223,6 +229,12 @@ class _Hub:
         self._notes += self._denied.note(now, address, f"handshake: {why}", reason, is_stranger=True)
         self._waiting.cancel()
 
+    def note_flood(self, address: str, size: int) -> None:
+        """A connection was cut off."""
+        what = f"a connection with {size} bytes that are no whole message"
+        self._notes += self._denied.note(trio.current_time(), address, what, NO_END, is_stranger=True)
+        self._waiting.cancel()
+
     def note_null(self, endpoint: str) -> None:
         """Nobody's key is looked at."""
         self._log.warning("%s", WARNING)
@@ -286,6 +298,8 @@ class _Hub:
 
     def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes], str]:
         route, *rest = frames
+        if self.guard is not None:
+            self.guard.took(frames)
         # Every frame of a message has the properties of its connection.
         if self._settings.security is Security.NULL:
             who = principal_of(route.bytes)

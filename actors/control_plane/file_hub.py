@@ -23,6 +23,7 @@ from holloway.actors.control_plane.digests import Digests, Hashing
 from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
 from holloway.actors.control_plane.file_store import Measured, Unfinished, open_wanted, require_replaceable
 from holloway.actors.control_plane.file_trees import measure_folder
+from holloway.actors.control_plane.flood_guard import FloodGuard
 from holloway.actors.control_plane.key_files import ServerKeys
 from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.roster import Roster
@@ -104,12 +105,16 @@ async def serve_files(
                 is_null = settings.security is Security.NULL
                 pair = None if is_null else CurvePair(roster.keys.public_key, roster.keys.private_key)
                 hub.router, endpoint = gate.open_router(settings.endpoint, pair, high_water=HIGH_WATER)
+                if not is_null:
+                    hub.guard = FloodGuard(endpoint, ctx.log, hub.note_flood)
                 try:
                     async with trio.open_nursery() as nursery:
                         hub.nursery = nursery
                         nursery.start_soon(gate.serve)
                         nursery.start_soon(keys.run)
                         nursery.start_soon(hub.run)
+                        if hub.guard is not None:
+                            nursery.start_soon(hub.guard.run)
                         ctx.log.info("files on %s", endpoint)
                         task_status.started(FilesListening(endpoint, hub.service, keys.look))
                 finally:
@@ -132,6 +137,7 @@ class _Files:
         self._is_null = settings.security is Security.NULL
         self._digests = Digests()
         self._readers = trio.CapacityLimiter(READERS)
+        self.guard: FloodGuard | None = None
         self._put: dict[str, Unfinished] = {}
         self._got: dict[str, Measured] = {}
         self._effects: list[ServiceEffect] = []
@@ -145,6 +151,10 @@ class _Files:
     def note_denied(self, address: str, reason: str, why: str) -> None:
         """Somebody was not let in."""
         self._take(self.service.denied(self._world.moment(), address, reason, why))
+
+    def note_flood(self, address: str, size: int) -> None:
+        """A connection was cut off."""
+        self._take(self.service.flooded(self._world.moment(), address, size))
 
     def close(self) -> None:
         """Close every file."""
@@ -163,6 +173,8 @@ class _Files:
                     await self._carry_out(effect)
             for frames in await self._arrivals():
                 route, *rest = frames
+                if self.guard is not None:
+                    self.guard.took(frames)
                 key = sender_key(frames[-1])
                 who = principal_of(route.bytes) if self._is_null else self.roster.principal(key)
                 stranger = "" if who else sender_words(frames[-1])

@@ -17,7 +17,7 @@ from typing import Final, Self, TypeAlias
 import zmq
 
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.control_plane.curve import HIGH_WATER, CurvePair, serve_curve, tune
+from holloway.actors.control_plane.curve import HIGH_WATER, RECEIVED_HIGH_WATER, CurvePair, serve_curve, tune
 from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.protocols.errors import LocalError, PortError
 from holloway.protocols.z85 import KEY_BYTES, KEY_CHARS, encode_z85
@@ -81,7 +81,7 @@ class Gate:
             raise LocalError("the gate is closed", "without its handler everybody would be let in")
         raw = self._context.socket(zmq.ROUTER)
         tune(raw)
-        raw.sndhwm = raw.rcvhwm = high_water
+        raw.sndhwm, raw.rcvhwm = high_water, min(high_water, RECEIVED_HIGH_WATER)
         raw.ipv6 = "[" in endpoint  # else libzmq names IPv4 peers as IPv6
         if pair is None:
             raw.router_handover = True  # who comes back has the name that he had

@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 
 TURNS_BEFORE_YIELD = 32
 """Operations of a socket that is always ready, after which the other tasks have their turn."""
+MAX_FRAMES = 16
+"""Of a message that has more, one more is passed on, and the rest is not kept: nobody takes it for anything then."""
 FIRST_PAUSE_S = 0.0005
 LAST_PAUSE_S = 0.02
 """A ROUTER with `ROUTER_MANDATORY` says POLLOUT while any peer has room, and EAGAIN for the one that has none."""
@@ -95,10 +97,16 @@ class ZmqSocket:
     # The three operations, each at once or `zmq.Again`.
 
     def _receive_bytes(self) -> list[bytes]:
-        return self.raw.recv_multipart(zmq.NOBLOCK)
+        return [frame.bytes for frame in self._receive_frames()]
 
     def _receive_frames(self) -> list[zmq.Frame]:
-        return self.raw.recv_multipart(zmq.NOBLOCK, copy=False)
+        frame = self.raw.recv(zmq.NOBLOCK, copy=False)
+        frames = [frame]
+        while frame.more:  # the rest of a message is here when its beginning is
+            frame = self.raw.recv(zmq.NOBLOCK, copy=False)
+            if len(frames) <= MAX_FRAMES:
+                frames.append(frame)
+        return frames
 
     def _send(self, frames: Sequence[bytes]) -> None:
         self.raw.send_multipart(frames, zmq.NOBLOCK)

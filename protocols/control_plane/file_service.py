@@ -31,7 +31,7 @@ from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_receiver import Outcome, Receiver, ReceiverEffect
 from holloway.protocols.control_plane.file_sender import Sender, SenderEffect
 from holloway.protocols.control_plane.messages import Frames, Refusal, Role
-from holloway.protocols.control_plane.refusals import Refusals
+from holloway.protocols.control_plane.refusals import NO_END, Refusals
 from holloway.protocols.control_plane.wire import decode, encode, kind_of
 
 REMEMBERED = 256
@@ -129,6 +129,11 @@ class FileService:
     def denied(self, now: Moment, address: str, reason: str, why: str) -> list[ServiceEffect]:
         """Somebody was not let in."""
         return [*self._refusals.note(now.at, address, f"handshake: {why}", reason, is_stranger=True)]
+
+    def flooded(self, now: Moment, address: str, size: int) -> list[ServiceEffect]:
+        """A connection was cut off."""
+        what = f"a connection with {size} bytes that are no whole message"
+        return [*self._refusals.note(now.at, address, what, NO_END, is_stranger=True)]
 
     def receive(
         self, now: Moment, who: Principal | None, route: bytes, frames: Frames, stranger: str = ""

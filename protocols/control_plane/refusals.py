@@ -20,6 +20,8 @@ MAX_SENDERS = 1024
 MAX_STRANGERS = 32
 OTHERS = "others"
 REFUSED = "refused"
+NO_END = "control_no_end"
+"""The reason of who was cut off because what he sent was no whole message."""
 
 
 class _Window:

@@ -68,7 +68,7 @@ class Standin:
 
 @asynccontextmanager
 async def standin(world: ControlWorld) -> AsyncIterator[Standin]:
-    async def judge(_: str) -> bool:
+    async def judge(_: str, address: str) -> bool:
         return True
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import zmq
 
-from holloway.actors.control_plane.zmq_socket import ZmqSocket
+from holloway.actors.control_plane.zmq_socket import MAX_FRAMES, ZmqSocket
 
 STALL_S = 20.0
 
@@ -181,3 +181,12 @@ async def test_a_full_peer_does_not_make_the_others_wait_nor_the_processor_spin(
             assert len((await slow.receive())[0]) == 500_000
     with pytest.raises(zmq.ZMQError, match="Host unreachable"):
         hub.send_nowait([b"nobody", b"x"])
+
+
+async def test_of_a_message_of_very_many_frames_few_are_kept_and_the_next_is_whole(sockets: Sockets) -> None:
+    left, right = sockets.pair(hwm=3)
+    with trio.fail_after(STALL_S):
+        await left.send([b"x"] * 5000)
+        await left.send([b"whole", b"message"])
+        assert len(await right.receive_frames()) == MAX_FRAMES + 1
+        assert await right.receive() == [b"whole", b"message"]
