@@ -11,6 +11,7 @@ from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.network_broker import node_of, own_network
 from holloway.cli.state_option import host_name
+from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,10 +34,11 @@ def enrolled_agent(
         return None
     try:
         found = own_network()
-    except CommandFailedError as error:
+    except HollowayError as error:
         if key_file(None, environ).exists():
             return None
-        if error.code == ExitCode.PERMISSION and (own_name := name or host_name()):
+        is_denied = isinstance(error, CommandFailedError) and error.code == ExitCode.PERMISSION
+        if is_denied and (own_name := name or host_name()):
             _explain_own_user(own_name, root or Path(".holloway") / own_name)
         raise
     if found is None:

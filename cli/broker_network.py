@@ -12,6 +12,7 @@ from holloway.cli.failures import CommandFailedError
 from holloway.cli.network_broker import own_network
 from holloway.cli.printing import say
 from holloway.cli.state_option import config_file
+from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
     from holloway.actors.control_plane.enrolled_agents import EnrolledAgents
@@ -39,8 +40,9 @@ def find_seat(bind: str | None, root: Path, command_port: int, file_port: int) -
 
     try:
         found = own_network()
-    except CommandFailedError as error:
-        if bind is None and error.code != ExitCode.PERMISSION:
+    except HollowayError as error:
+        is_denied = isinstance(error, CommandFailedError) and error.code == ExitCode.PERMISSION
+        if bind is None and not is_denied:
             raise
         found = None
         say(f"without the network of this machine: {error}")

@@ -22,6 +22,7 @@ from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.find_daemon import find_daemon
 from holloway.cli.state_option import config_file
+from holloway.protocols.errors import HollowayError
 
 if TYPE_CHECKING:
     from holloway.protocols.control_plane.network_view import NetworkView
@@ -85,7 +86,7 @@ def network_place(host: str | None, port: int | None, known_key: str) -> Place |
         return None  # that says everything
     try:
         found = own_network()
-    except CommandFailedError:
+    except HollowayError:
         if _given_state() is None and (known_key or host is not None):
             return None  # that may do without
         raise

@@ -100,6 +100,20 @@ def test_the_key_in_a_file_is_believed_before_the_network(network: Callable[...,
         assert (found.place, found.public) == (endpoint, FOREIGN)
 
 
+def test_a_daemon_of_another_version_keeps_nobody_from_a_broker_that_he_knows(
+    daemon: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLLOWAY_CONTROL_SOCKET", str(daemon(lines({"result": {}})).path))
+    with pytest.raises(LocalError, match="what we do not understand"):
+        find_broker(None, None)
+    with pytest.raises(LocalError, match="what we do not understand"):
+        find_seat(None, Path("b"), 1, 2)
+    assert find_seat("192.0.2.1", Path("b"), 1, 2) == Seat("192.0.2.1")
+    keys(server_public_key=ONE)
+    assert find_broker(None, None).endpoint == "tcp://127.0.0.1:23002"
+    assert agent() is None
+
+
 def test_an_address_with_a_key_says_everything_and_nobody_is_asked(
     daemon: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,9 +111,6 @@ def test_a_command_on_another_machine_without_a_key_file_or_an_address(tmp_path:
         gone_s = time.monotonic() - revoked_at
         print(f"the agent was out {gone_s:.2f} s after its node was revoked")
         assert gone_s < GONE_S
-        assert "b" not in json.loads(
-            site.call(a, "exec", "--dry-run", "--json", "-t", "all", "--", "uname").stdout or "{}"
-        )
 
 
 @pytest.mark.soak
