@@ -60,6 +60,8 @@ KEEP_S = 2.0
 """How often what we know is kept, if it has changed: a node that is killed knows the others when it is back."""
 KEEP_SHARE = 20
 """But no oftener than that many times as long as it takes: with thousands of nodes there is much to write."""
+PATIENT_S = 5.0
+"""How long a node waits for the registry at its start that can do without it."""
 JUDGE_S = 60.0
 """How often certificates are looked at when nothing changes: they run out."""
 WARN_DAYS = (1, 7, 30)
@@ -360,7 +362,7 @@ async def membership(
     """Actor: our place in the network, and the others'.
 
     Ready once our record is published and the first snapshot read, or at once when others are known from an earlier life or it
-    `is_patient`; raises `RegistryError` when that fails, and `LocalError` for a record that cannot be published anywhere. Whatever the store refuses
+    `is_patient` and the registry is away; raises `RegistryError` when that fails, and `LocalError` for a record that cannot be published anywhere. Whatever the store refuses
     later is logged and tried again: the data plane goes on with what is known.
     """
     assert config.registry is not None
@@ -368,20 +370,22 @@ async def membership(
     handle = Membership(config, roster, belief, partial(describe, ctx), own_key, log, floating, claims)
     await handle.verify()
     stay = _Stay(handle, config.registry.lease_s, log, task_status)
-    if handle.recall() or is_patient:
+    if handle.recall():
         stay.begin()
     pause_s = RETRY_S
     while True:
         began = trio.current_time()
-        failure: RegistryError | None = None
+        failure = RegistryError("the registry did not answer", f"{PATIENT_S:g} s have passed")
         try:
-            async with open_store() as registry:
-                await stay.visit(registry)
+            with stay.trying(PATIENT_S if is_patient else math.inf):
+                async with open_store() as registry:
+                    await stay.visit(registry)
         except* RegistryError as group:
             failure = first_of(group)
-        assert failure is not None
         if not stay.is_started:
-            raise failure
+            if failure.kind == "denied" or not is_patient:
+                raise failure
+            stay.begin()
         if trio.current_time() - began >= STEADY_S:
             pause_s = RETRY_S
         stay.tell(failure)
@@ -399,11 +403,20 @@ class _Stay:
     ) -> None:
         self._handle, self._lease_s, self._log, self._task_status = handle, lease_s, log, task_status
         self._told = ""
+        self._first = trio.CancelScope()
         self.is_started = False
+
+    def trying(self, patience_s: float) -> trio.CancelScope:
+        """A visit, which ends after `patience_s` if the actor is not ready by then."""
+        self._first = trio.CancelScope()
+        if not self.is_started:
+            self._first.deadline = trio.current_time() + patience_s
+        return self._first
 
     def begin(self) -> None:
         """The actor is ready."""
         self.is_started = True
+        self._first.deadline = math.inf
         self._task_status.started(self._handle)
 
     def tell(self, failure: RegistryError) -> None:

@@ -157,7 +157,7 @@ class RegistryPlane:
             own_key=self.own_key,
             open_store=open_store,
             floating=None if belief is None else self._follower(belief),
-            is_patient=self.member is not None and self.member.is_without_store,
+            is_patient=self._knows_others(),
             claims=self.claims,
         )
         children: list[Child[Any]] = [Child(name="membership", run=meet, start_timeout=REGISTRY_TIMEOUT_S)]
@@ -188,6 +188,12 @@ class RegistryPlane:
         if self.member is not None and self.member.problem is not None:
             raise self.member.problem
         return await self.describe(ctx)
+
+    def _knows_others(self) -> bool:
+        """Whether the node can start with the registry away: it did so already, or peers are configured."""
+        assert self.config.registry is not None
+        is_pinned = self.config.registry.trust == "pinned" and bool(self.config.peers)
+        return is_pinned or (self.member is not None and self.member.is_without_store)
 
     def _follower(self, belief: FloatingBelief) -> FloatingFollower:
         is_signed = self.enrolled is not None and isinstance(belief, AuthorityFloating)

@@ -25,8 +25,8 @@ from node_world import (
 )
 from trio.testing import MockClock
 
-from holloway.actors import Config, Endpoint, Node, RegistryConfig, SessionConfig
-from holloway.actors.membership import AT_ONCE
+from holloway.actors import Config, Endpoint, Node, RegistryConfig, RegistryPort, SessionConfig, open_registry
+from holloway.actors.membership import AT_ONCE, PATIENT_S
 from holloway.actors.records import Records
 from holloway.actors.registry.memory import MemoryHandle
 from holloway.protocols.errors import RegistryError
@@ -137,6 +137,40 @@ async def test_with_pinned_keys_the_registry_tells_where_peers_are_and_makes_no_
             await b.connected(name(1))
         assert list(a.roster.plan.peers) == [name(2)]
         assert registry_of(a)["refused"] == {name(3): "record_not_pinned"}
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+async def test_with_pinned_keys_nodes_meet_while_the_registry_is_away(
+    is_silent: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, is_away = World(), True
+
+    @asynccontextmanager
+    async def away(*words: Any, **options: Any) -> AsyncIterator[RegistryPort]:
+        while is_away:
+            if not is_silent:
+                raise RegistryError("the store is away", "somebody pulled the plug")
+            await trio.sleep(1)
+        async with open_registry(*words, **options) as registry:
+            yield registry
+
+    def pinned(number: int, other: int) -> Config:
+        registry = RegistryConfig(url="memory:", trust="pinned")
+        return replace(config(number, peers=[peer(other)]), registry=registry)
+
+    monkeypatch.setattr("holloway.actors.node.open_registry", away)
+    began = trio.current_time()
+    async with (
+        world.node(pinned(1, 2), world.ports(1)) as a,
+        world.node(pinned(2, 1), world.ports(2)) as b,
+    ):
+        assert (trio.current_time() - began > PATIENT_S) == is_silent
+        with trio.fail_after(5):
+            await a.connected(name(2))
+            await b.connected(name(1))
+        is_away = False
+        await trio.sleep(10)
+        assert registry_of(a)["in_touch"] is registry_of(b)["in_touch"] is True
 
 
 async def test_a_lease_is_kept_alive_for_as_long_as_the_node_lives(autojump_clock: MockClock) -> None:
