@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from holloway.protocols.dtls_wire import OVERHEAD_BYTES, path_length, path_probe
-from holloway.protocols.packets import Packet, destination
+from holloway.protocols.packets import Packet, SuperPacket, destination
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES, PathMtu
 from holloway.protocols.too_big import too_big
 from holloway.protocols.tunnel import TOO_BIG_INTERVAL_S, clamped
@@ -29,6 +29,8 @@ class DtlsPath:
         """`mtu`: inner bytes of the longest packet."""
         self._mtu = mtu
         self._path = PathMtu(BASE_DATAGRAM_BYTES, mtu + OVERHEAD_BYTES)
+        self._proven = 0
+        """The longest datagram that has ever passed on this path."""
         self._aimed_at: Address | None = None
         self._too_big_at = -math.inf
 
@@ -55,7 +57,7 @@ class DtlsPath:
 
     def _aim(self, address: Address, now: float) -> None:
         if address != self._aimed_at:
-            self._aimed_at = address
+            self._aimed_at, self._proven = address, 0
             self._path.path_changed(now)
 
     def sent(self, datagrams: Sequence[bytes], now: float) -> bool:
@@ -65,6 +67,7 @@ class DtlsPath:
     def heard(self, number: int, now: float) -> None:
         """The peer has got a probe, or says so."""
         self._path.acknowledged(*path_length(number), now)
+        self._proven = max(self._proven, self._path.size)
 
     def probes(self, now: float) -> list[bytes]:
         """The texts of records that are due; each asks whether a datagram of its length arrives."""
@@ -85,13 +88,22 @@ class DtlsPath:
             return packets, []
         answers: list[Packet] = []
         for packet in packets:
-            if isinstance(packet, bytes) and len(packet) > self.room and now >= self._too_big_at:
-                answerer = destination(packet)
-                answer = None if answerer is None else too_big(packet, self.room, answerer)
+            if now >= self._too_big_at and (long := self._too_long(packet)) is not None:
+                answerer = destination(long)
+                answer = None if answerer is None else too_big(long, self.room, answerer)
                 if answer is not None:
                     self._too_big_at = now + TOO_BIG_INTERVAL_S
                     answers.append(answer)
         return [clamped(packet, self.room) for packet in packets], answers
+
+    def _too_long(self, packet: Packet) -> bytes | None:
+        """The packet, or the first of those that it stands for, if that does not fit."""
+        if not isinstance(packet, SuperPacket):
+            return packet if len(packet) > self.room else None
+        layout = packet.layout
+        if layout is None or layout.payload_at + packet.segment_size <= self.room:
+            return None
+        return next(iter(packet.segments()), None)
 
     def arrived(self, packets: list[Packet]) -> list[Packet]:
         """Packets for the host as it is to get them."""
@@ -99,4 +111,6 @@ class DtlsPath:
 
     @property
     def _is_narrow(self) -> bool:
-        return self.room < self._mtu and self._path.is_settled
+        """Whether full packets are known not to pass. They are not while that is asked for the first time, nor while there is doubt."""
+        path = self._path
+        return self.room < self._mtu and (path.is_settled or (path.size < self._proven and not path.is_doubted))

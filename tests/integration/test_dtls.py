@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from daemons import wait_until
 from machines import Machine
 from namespaces import Namespace, namespaces, needs_namespaces, needs_program, run_in
 from node_world import validate
+from routed_path import Path3, routed, say_nothing, say_too_big, stream
 from transfer import transfer
 
 pytestmark = [needs_namespaces, needs_program("ping", package="iputils-ping")]
@@ -21,6 +22,8 @@ MTU = 1400
 BULK_BYTES = 5_000_000
 GIGABYTE_IN_PARTS = 10
 HEALED_S = 5.0
+STALL_S = 3.0
+"""What must not happen on any machine. Measured on a busy one: 0.15 s where the router says so, 0.8 s where it does not."""
 
 
 BACKENDS = ("dtls", "dtls-exporter")
@@ -36,16 +39,22 @@ def a_network(
     with namespaces(2) as (left, right):
         for host in (left, right) if not has_ipv6 else ():
             run_in(host, ["sh", "-ec", "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])
-        a, b = Machine(left, "a", folder), Machine(right, "b", folder)
-        registry = f"sqlite://{folder / 'net.db'}"
-        token = a.run("init", "home", "--name", "a", "--registry", registry, "--backend", backend)
-        configure(a, settings)
-        a.up()
-        b.run("join", token, "--name", "b", "--timeout", "30")
-        configure(b, settings)
-        b.up()
-        wait_until(lambda: a.pings(address(b)), "a to reach b")
-        yield a, b
+        yield meeting(folder, left, right, backend, settings)
+
+
+def meeting(
+    folder: Path, left: Namespace, right: Namespace, backend: str = "dtls", settings: str = ""
+) -> tuple[Machine, Machine]:
+    a, b = Machine(left, "a", folder), Machine(right, "b", folder)
+    registry = f"sqlite://{folder / 'net.db'}"
+    token = a.run("init", "home", "--name", "a", "--registry", registry, "--backend", backend)
+    configure(a, settings)
+    a.up()
+    b.run("join", token, "--name", "b", "--timeout", "30")
+    configure(b, settings)
+    b.up()
+    wait_until(lambda: a.pings(address(b)), "a to reach b")
+    return a, b
 
 
 def configure(machine: Machine, settings: str) -> None:
@@ -123,3 +132,22 @@ def test_hosts_without_ipv6_reach_each_other_over_ipv4(tmp_path: Path) -> None:
         assert a.pings(address(b), "-M", "do", "-s", str(MTU - 28))
         assert b.pings(address(a, 6), "-M", "do", "-s", str(MTU - 48))
         assert fragments(a.namespace) == fragments(b.namespace) == 0
+
+
+@pytest.mark.soak
+@needs_program("nft", package="nftables")
+@pytest.mark.parametrize("narrow", [say_too_big, say_nothing])
+def test_a_transfer_survives_a_path_that_gets_narrower_and_is_not_taken_apart_in_the_end(
+    narrow: Callable[[Path3], None], tmp_path: Path
+) -> None:
+    with routed() as path:
+        a, b = meeting(tmp_path, path.left, path.right)
+        tenths, longest = stream(path, address(b), 1.0, narrow)
+        print(f"longest time without a byte {longest:.2f} s, kB in each tenth: {[n // 1000 for n in tenths]}")
+        assert longest <= STALL_S
+        assert sum(tenths[-10:]) > 500_000
+        hosts = a.namespace, b.namespace, path.router
+        before = sum(map(fragments, hosts))
+        transfer(a.namespace, b.namespace, address(b), BULK_BYTES)
+        assert sum(map(fragments, hosts)) == before
+        assert not a.pings(address(b), "-M", "do", "-s", str(MTU - 28))  # the host knows

@@ -65,13 +65,20 @@ def test_nothing_is_known_of_the_path_to_elsewhere() -> None:
     assert path.bears([FULL])
 
 
-def test_a_path_that_got_narrow_is_found_out_while_packets_are_sent() -> None:
+def test_a_path_that_got_narrow_is_found_out_while_packets_are_sent_and_told_before_it_is_known_how_narrow() -> None:
     path = DtlsPath(DTLS_MTU)
     path.connected(THERE, 0.0)
-    now = searched(path, MOST, 0.0) + 1.0
+    now = began = searched(path, MOST, 0.0) + 1.0
+    (long,) = super_packet(DTLS_MTU - 52, 2000, version=4).segments()
     assert path.sent([FULL], now)
-    searched(path, 1300, now)
+    while not path.fitted([long], now)[1]:
+        path.probes(now)  # all are lost
+        now = path.next_timeout()
+        assert now - began < 1.0
+    assert path.next_timeout() < math.inf
+    assert searched(path, 1300, now) > now
     assert not path.bears([FULL])
+    assert path.fitted([long], now + 1)[1]
 
 
 def test_answers_to_what_was_not_asked_change_nothing() -> None:
@@ -100,6 +107,10 @@ def test_on_a_narrow_path_who_sends_too_much_is_told_now_and_then_and_carried() 
     assert path.fitted([long], now + TOO_BIG_INTERVAL_S / 2) == ([long], [])
     assert path.fitted([long], now + TOO_BIG_INTERVAL_S) == ([long], [answer])
     assert path.fitted([long[: path.room]], now + 1) == ([long[: path.room]], [])
+    several = super_packet(5 * (DTLS_MTU - 52), DTLS_MTU - 52, version=4)
+    (told,) = path.fitted([several], now + 2)[1]
+    assert told == too_big(several.segments()[0], path.room, answerer)
+    assert path.fitted([super_packet(5 * 1000, 1000, version=4)], now + 3)[1] == []
 
 
 def test_on_a_narrow_path_connections_agree_on_shorter_segments_in_both_directions() -> None:
