@@ -61,6 +61,8 @@ def test_nothing_is_known_of_the_path_to_elsewhere() -> None:
     assert path.bears([FULL])
     path.moved(ELSEWHERE, now)
     assert not path.bears([FULL])
+    (long,) = super_packet(DTLS_MTU - 52, 2000, version=4).segments()
+    assert path.fitted([long], now) == ([long], [])
     searched(path, MOST, now)
     assert path.bears([FULL])
 
