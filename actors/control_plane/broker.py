@@ -229,10 +229,9 @@ class _Hub:
         self._notes += self._denied.note(now, address, f"handshake: {why}", reason, is_stranger=True)
         self._waiting.cancel()
 
-    def note_flood(self, address: str, size: int) -> None:
+    def note_flood(self, who: str, what: str) -> None:
         """A connection was cut off."""
-        what = f"a connection with {size} bytes that are no whole message"
-        self._notes += self._denied.note(trio.current_time(), address, what, NO_END, is_stranger=True)
+        self._notes += self._denied.note(trio.current_time(), who, what, NO_END, is_stranger=True)
         self._waiting.cancel()
 
     def note_null(self, endpoint: str) -> None:

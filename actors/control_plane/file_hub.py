@@ -152,9 +152,9 @@ class _Files:
         """Somebody was not let in."""
         self._take(self.service.denied(self._world.moment(), address, reason, why))
 
-    def note_flood(self, address: str, size: int) -> None:
+    def note_flood(self, who: str, what: str) -> None:
         """A connection was cut off."""
-        self._take(self.service.flooded(self._world.moment(), address, size))
+        self._take(self.service.flooded(self._world.moment(), who, what))
 
     def close(self) -> None:
         """Close every file."""

@@ -17,6 +17,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from logging import Logger
 from pathlib import Path
@@ -26,6 +27,7 @@ import zmq
 
 from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.control_plane.zap import sender_words
+from holloway.actors.control_plane.zmq_socket import MAX_FRAMES
 
 LOOK_EVERY_S = 0.2
 GROWTH_BYTES = 32 << 20
@@ -60,10 +62,10 @@ class _Connection:
 
 class FloodGuard:
     """The guard of one ROUTER, which is bound to `endpoint`. `tell` hears of each connection that is cut off: its address, with its key
-    if it has sent a message before, and what was held for it.
+    if it has sent a message before, and why.
     """
 
-    def __init__(self, endpoint: str, log: Logger, tell: Callable[[str, int], None]) -> None:
+    def __init__(self, endpoint: str, log: Logger, tell: Callable[[str, str], None]) -> None:
         self._port, self._log, self._tell = int(endpoint.rpartition(":")[2]), BoundedLog(log), tell
         self._routes: dict[bytes, _Connection] = {}
         self._cut: set[int] = set()
@@ -79,6 +81,8 @@ class FloodGuard:
                 _inode(frames[-1]), sender_words(frames[-1]), trio.current_time()
             )
         connection.taken += sum(wire_bytes(len(frame)) for frame in frames[1:])
+        if len(frames) > MAX_FRAMES:
+            self._cut_sender(frames[-1], connection)
 
     async def run(self) -> None:
         """Look now and then, for ever."""
@@ -113,7 +117,8 @@ class FloodGuard:
                 size, inode, line = held.pop()
                 total -= size
                 connection = known.get(inode)
-                self._cut_off(size, inode, line, "" if connection is None else connection.words)
+                what = f"{size} bytes that are no whole message"
+                self._cut_off(what, inode, line, "" if connection is None else connection.words)
                 line.close()
         finally:
             for _, _, line in held:
@@ -121,7 +126,16 @@ class FloodGuard:
         self._cut &= there
         self._routes = {route: each for route, each in self._routes.items() if each.inode in there}
 
-    def _cut_off(self, size: int, inode: int, line: socket.socket, words: str) -> None:
+    def _cut_sender(self, frame: zmq.Frame, connection: _Connection) -> None:
+        """Whoever has sent that: what it took to get past it he shall not have us do again at once."""
+        with (
+            suppress(OSError, ValueError, zmq.ZMQError),
+            socket.socket(fileno=os.dup(int(frame.get(zmq.SRCFD)))) as line,
+        ):
+            if os.fstat(line.fileno()).st_ino == connection.inode and line.getsockname()[1] == self._port:
+                self._cut_off(f"a message of more than {MAX_FRAMES} frames", connection.inode, line, connection.words)
+
+    def _cut_off(self, what: str, inode: int, line: socket.socket, words: str) -> None:
         try:
             who = words or str(line.getpeername()[0])
             line.shutdown(socket.SHUT_RDWR)  # libzmq sees the end of the stream, and forgets what is not whole
@@ -130,8 +144,8 @@ class FloodGuard:
         if inode not in self._cut:
             self._cut.add(inode)
             self._give_back_at = trio.current_time() + GIVE_BACK_AFTER_S
-            self._log.warning("%s is cut off: it has sent %d MiB that are no whole message", who, size >> 20)
-            self._tell(who, size)
+            self._log.warning("%s is cut off: it has sent %s", who, what)
+            self._tell(who, what)
 
 
 def wire_bytes(size: int) -> int:

@@ -130,10 +130,9 @@ class FileService:
         """Somebody was not let in."""
         return [*self._refusals.note(now.at, address, f"handshake: {why}", reason, is_stranger=True)]
 
-    def flooded(self, now: Moment, address: str, size: int) -> list[ServiceEffect]:
+    def flooded(self, now: Moment, who: str, what: str) -> list[ServiceEffect]:
         """A connection was cut off."""
-        what = f"a connection with {size} bytes that are no whole message"
-        return [*self._refusals.note(now.at, address, what, NO_END, is_stranger=True)]
+        return [*self._refusals.note(now.at, who, what, NO_END, is_stranger=True)]
 
     def receive(
         self, now: Moment, who: Principal | None, route: bytes, frames: Frames, stranger: str = ""

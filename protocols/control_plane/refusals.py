@@ -21,7 +21,7 @@ MAX_STRANGERS = 32
 OTHERS = "others"
 REFUSED = "refused"
 NO_END = "control_no_end"
-"""The reason of who was cut off because what he sent was no whole message."""
+"""The reason of who was cut off because what he sent had no end, or so many frames."""
 
 
 class _Window:

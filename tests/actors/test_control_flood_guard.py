@@ -66,7 +66,7 @@ async def test_who_sends_without_an_end_is_cut_off_and_who_sends_whole_messages_
     monkeypatch.setattr(flood_guard, "MOST_BYTES", MOST)
     monkeypatch.setattr(flood_guard, "GROWTH_BYTES", -(1 << 40))
     monkeypatch.setattr(flood_guard, "LOOK_EVERY_S", 0.02)
-    told: list[tuple[str, int]] = []
+    told: list[tuple[str, str]] = []
     with router() as (server, endpoint, dealer):
         guard = FloodGuard(endpoint, LOG, lambda *each: told.append(each))
         async with trio.open_nursery() as nursery:
@@ -88,8 +88,8 @@ async def test_who_sends_without_an_end_is_cut_off_and_who_sends_whole_messages_
             with trio.fail_after(10):
                 assert (await server.receive())[1] == b"still there"
             nursery.cancel_scope.cancel()
-    [(address, size)] = told
-    assert (address, size > MOST) == ("no key at 127.0.0.1", True)
+    [(address, what)] = told
+    assert (address, int(what.split()[0]) > MOST) == ("no key at 127.0.0.1", True)
     assert "is cut off" in caplog.text
 
 
@@ -109,7 +109,7 @@ async def test_what_a_frame_is_on_the_wire_is_what_the_kernel_counts() -> None:
 
 async def test_of_all_together_those_who_have_most_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flood_guard, "ALL_BYTES", 3 * MOST)
-    told: list[tuple[str, int]] = []
+    told: list[tuple[str, str]] = []
     with router() as (_, endpoint, _), ExitStack() as lines:
         guard = FloodGuard(endpoint, LOG, lambda *each: told.append(each))
         for number in (1, 4, 8):
@@ -120,4 +120,23 @@ async def test_of_all_together_those_who_have_most_are_cut_off(monkeypatch: pyte
             while not told:
                 guard.look()
                 await trio.sleep(0.01)
-    assert [round(size / MOST) for _, size in told] == [2]
+    assert [round(int(what.split()[0]) / MOST) for _, what in told] == [2]
+
+
+async def test_who_sends_a_message_of_very_many_frames_is_cut_off_at_once() -> None:
+    told: list[tuple[str, str]] = []
+    with router() as (server, endpoint, dealer):
+        guard = FloodGuard(endpoint, LOG, lambda *each: told.append(each))
+        with speaks_zmtp(endpoint) as evil, trio.fail_after(10):
+            evil.sendall(b"\x01\x01x" * 5000 + b"\x00\x01x")
+            guard.took(await server.receive_frames())
+            assert told == [("no key at 127.0.0.1", "a message of more than 16 frames")]
+            while True:
+                try:
+                    evil.sendall(b"\x00\x01x")
+                except OSError:
+                    break
+                await trio.sleep(0.01)
+            dealer.send(b"another")
+            while (await server.receive())[1] != b"another":
+                pass

@@ -400,6 +400,21 @@ def test_a_job_that_was_given_up_can_be_cancelled_and_again_until_the_node_has_s
     assert answer.document["is"] == "finished"
 
 
+def test_a_cancel_of_what_has_ended_on_a_node_is_answered_with_what_that_knows() -> None:
+    site = Site("a")
+    job = site.run(ask(1, "exec", "sleep"))
+    site.restart_agent("a")
+    assert site.results() == {"a": "unknown"}
+    site.restart_broker()  # which does not know who said so
+    site.of_agent(site.nodes["a"], site.nodes["a"].agent.connected(site.moment))
+    answers = [site.say(m.CancelJob(request(number), job))[-1] for number in (2, 3)]
+    assert [each.document["is"] for each in answers if isinstance(each, m.Answer)] == ["cancelling", "finished"]
+    part = site.broker.jobs.jobs[job].parts["a"]
+    assert part.end is not None
+    assert part.end.late == ""
+    assert site.nodes["a"].killed == []
+
+
 def test_an_agent_without_its_journal_is_not_told_of_what_was_cancelled_before() -> None:
     site = Site("a")
     job = site.run(ask(1, "exec", "sleep"))
