@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from holloway.cli.control_options import broker_place, chosen_security, given_host, is_key_file_given, key_file
+import click
+
+from holloway.cli.control_options import (
+    broker_place,
+    chosen_security,
+    given_host,
+    is_key_file_given,
+    key_file,
+    says_port,
+)
 from holloway.cli.exit_codes import ExitCode
 from holloway.cli.failures import CommandFailedError
 from holloway.cli.network_broker import node_of, own_network
@@ -56,6 +65,9 @@ def enrolled_agent(
             f"network {view.network} lets it in under the name of its node, {view.node}",
             "leave --name out; or give it a key of its own: --curve-key-file FILE",
         )
+    if says_port(said):
+        why = f"--host {said}: the network says at which port the broker of node {node} is"
+        raise click.UsageError(why, click.get_current_context(silent=True))
     own_root = (root or Path(".holloway") / view.node).absolute()
     path, broker = own_keys(own_root)
     return view.node, replace(broker, keys=str(path)), Network(daemon.path, node)

@@ -201,6 +201,12 @@ def given_host(host: str | None, environ: Mapping[str, str]) -> str | None:
     return _given("host", host, environ, "") or None
 
 
+def says_port(host: str | None) -> bool:
+    """Whether `--host` names a port, too."""
+    found = None if host is None or _BARE_IPV6.match(host) else _PLACE.match(host)
+    return found is not None and found["port"] is not None
+
+
 def is_key_file_given(curve_key_file: str | None, environ: Mapping[str, str]) -> bool:
     """Whether somebody chose a key file."""
     return bool(_given("curve_key_file", curve_key_file, environ, ""))
@@ -242,9 +248,8 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
         return Broker(place, port, None, "", "", _said_name(node))
     path = key_file(curve_key_file, os.environ)
     keys = read_keys(path)
-    has_port = given is not None and given.endswith(f":{port}") and not _BARE_IPV6.match(given)
     known = "" if keys is None else keys.server_public_key
-    found = network_place(None if given is None else place, port if has_port else None, known)
+    found = network_place(None if given is None else place, port if says_port(given) else None, known)
     if keys is None and (found is None or not found.public or node):
         raise CommandFailedError(
             f"there is no key file {path}",

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from fake_daemon import lines
+from node_world import validate
 
 from holloway.actors.control_plane.curve import new_pair
 from holloway.actors.control_plane.key_files import CLIENT_KEYS, CURVE_FOLDER, ServerKeys, read_keys, write_keys
@@ -219,6 +221,8 @@ def test_an_agent_is_its_node_with_a_key_of_its_own_below_its_root(network: Call
     again = agent(name="own", host="b")
     assert (again[1].pair, again[2].node) == (found.pair, "b")
     assert agent(root=Path("elsewhere"))[1].pair != found.pair
+    with pytest.raises(click.UsageError, match="the network says at which port"):
+        agent(host="b:7")
     with pytest.raises(CommandFailedError, match="cannot be called web"):
         agent(name="web")
 
@@ -254,3 +258,32 @@ def test_an_agent_that_may_not_talk_to_the_daemon_has_root_do_it(
     assert kept.private_key not in refused.value.fix
     keys(server_public_key=ONE)
     assert agent(name="own", root=tmp_path / "agent") is None
+
+
+# The authority.
+
+
+def test_the_authority_names_whose_brokers_are_obeyed(holloway: Callable[..., Any], tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state"))
+    assert holloway("init", "home", "--name", "a", *state).code == 0
+
+    def settings(*words: str) -> Any:
+        done = holloway("network", *words, "--json", *state)
+        assert done.code == 0, done.err
+        validate("network", done.document)
+        return done.document["settings"].get("brokers")
+
+    assert settings() == ["a"]
+    assert settings("--broker", "b", "--broker", "c", "--broker", "b") == ["b", "c"]
+    assert "brokers         b, c" in holloway("network", *state).out
+    assert settings("--rest", "1h") == ["b", "c"]
+    assert settings("--broker", "none") is None
+    refused = holloway("network", "--broker", "b/c", *state)
+    assert (refused.code, refused.error[0]) == (1, "the list of brokers cannot be used")
+
+
+def test_where_the_store_is_believed_nobody_names_brokers(holloway: Callable[..., Any], tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state"))
+    assert holloway("init", "home", "--name", "a", "--trust", "store", *state).code == 0
+    refused = holloway("network", "--broker", "a", *state)
+    assert (refused.code, refused.error[0]) == (1, "--broker would change nothing")
