@@ -46,7 +46,7 @@ def test_scenarios_lie_beside_the_code_so_that_they_are_installed_with_it() -> N
 
 
 ELSEWHERE = ("thousand-nodes", "dtls-both-dial", "dtls-certificates", "dtls-lossy-handshakes", "dtls-restart")
-"""The first is shared out below; the others can run at actors only, where every scenario is run (`test_actor_depth`)."""
+"""The first is shared out below; the others can run at actors only, and do (`test_actor_depth`, `test_dtls_simulation`)."""
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in ELSEWHERE])
