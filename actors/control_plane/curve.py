@@ -16,7 +16,7 @@ MAX_FRAME_BYTES = 320 * 1024
 """A header of 64 KiB or a body of 256 KiB, with room to spare. A longer frame costs its sender the connection."""
 HIGH_WATER = 1000
 """Messages that wait in a socket for each peer, in each direction."""
-RECEIVED_HIGH_WATER = 32
+RECEIVED_HIGH_WATER = 16
 """Messages from one peer that wait for us at a ROUTER; later ones wait in the kernel, and at the peer."""
 HANDSHAKE_MS = 5_000
 HEARTBEAT_MS = 5_000

@@ -30,10 +30,12 @@ from holloway.actors.control_plane.zap import sender_words
 from holloway.actors.control_plane.zmq_socket import MAX_FRAMES
 
 LOOK_EVERY_S = 0.2
-GROWTH_BYTES = 32 << 20
+LATE_S = 1.0
+"""After which we were busy, and what is held is not the fault of who has sent it."""
+GROWTH_BYTES = 24 << 20
 """By how much the process has to grow until connections are looked at."""
-MOST_BYTES = 24 << 20
-"""Of one connection: the messages that may wait for us (10 MiB) and a full receive buffer of the kernel (6 MiB) are less than that."""
+MOST_BYTES = 12 << 20
+"""Of one connection: the messages that may wait for us (5 MiB) and a full receive buffer of the kernel (6 MiB) are less than that."""
 ALL_BYTES = 128 << 20
 """Of all connections together; above that those who have most are cut off."""
 GIVE_BACK_AFTER_S = 1.0
@@ -86,8 +88,15 @@ class FloodGuard:
 
     async def run(self) -> None:
         """Look now and then, for ever."""
+        was_late = False
         while True:
+            slept_at = trio.current_time()
             await trio.sleep(LOOK_EVERY_S)
+            is_late = trio.current_time() - slept_at > LATE_S
+            if is_late and not was_late:  # first those have their turn who take what has come meanwhile
+                was_late = True
+                continue
+            was_late = False
             if trio.current_time() >= self._give_back_at:
                 self._give_back_at = math.inf
                 await trio.to_thread.run_sync(_give_back)
