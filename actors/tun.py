@@ -118,6 +118,7 @@ class KernelTun(TunPort):
         self._more = False  # the last budget was used up: more may be waiting in the device
         self._lone = False  # short packets come alone
         self._unasked = False  # the last one was given on before the device was asked for another
+        self._are_held = False  # `receive` has packets that it has not given on
 
     def set_local(self, addresses: Iterable[bytes]) -> None:
         """See `TunPort`. With a virtio header, TCP segments to these addresses are joined from now on."""
@@ -131,7 +132,9 @@ class KernelTun(TunPort):
         if self._unasked:
             await trio.lowlevel.checkpoint_if_cancelled()
             if packets := self._drain(RECEIVE_BUDGET):
+                self._are_held = True  # whoever takes meanwhile would have what came later first
                 await trio.lowlevel.cancel_shielded_checkpoint()
+                self._are_held = False
                 return packets
             await trio.lowlevel.wait_readable(self._descriptor)
         elif self._more:
@@ -145,7 +148,7 @@ class KernelTun(TunPort):
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""
         try:
-            return self._drain(FEW_PACKETS) if self._descriptor >= 0 else []
+            return self._drain(FEW_PACKETS) if self._descriptor >= 0 and not self._are_held else []
         except TunError:  # the next `receive` meets the same error
             return []
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import InvalidTag
+
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.events import DropReason
 from holloway.protocols.packets import Packet
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES
-from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.record_wire import RecordKind
 from holloway.protocols.runs import Run
 
 if TYPE_CHECKING:
+    from holloway.protocols.journal import Journal
     from holloway.protocols.keyring import Keyring
     from holloway.protocols.timers import SessionTimers, Timers
     from holloway.protocols.transport import TransportKeys
@@ -32,27 +35,28 @@ SHORT_BYTES = BASE_DATAGRAM_BYTES - 64
 
 
 class ExpressLane:
-    """The short way through one session. Times are monotonic seconds."""
+    """The short way through one session. Times are monotonic seconds. It keeps no key: a key that is forgotten is gone."""
 
-    __slots__ = ("_durations", "_keys", "_ring", "_seen", "_staged", "_timers", "_tunnel", "_until")
+    __slots__ = ("_durations", "_journal", "_ring", "_staged", "_timers", "_tunnel")
 
     def __init__(
-        self, ring: Keyring, tunnel: Tunnel, timers: SessionTimers, durations: Timers, staged: Waiting
+        self,
+        ring: Keyring,
+        tunnel: Tunnel,
+        timers: SessionTimers,
+        durations: Timers,
+        staged: Waiting,
+        journal: Journal,
     ) -> None:
         self._ring, self._tunnel, self._timers = ring, tunnel, timers
-        self._durations, self._staged = durations, staged.queue
-        self._seen: TransportKeys | None = None
-        self._keys: RecordKeys | None = None
-        self._until = float("-inf")
+        self._durations, self._staged, self._journal = durations, staged.queue, journal
 
     def send(self, packet: Packet, now: float) -> bool:
         """Seal one packet into the outbox. False: nothing has happened."""
-        if self._ring.current is not self._seen:
-            self._look_again()
-        keys, tunnel = self._keys, self._tunnel
+        keys, tunnel = self._ring.current, self._tunnel
         if (
             keys is None
-            or now >= self._until
+            or now >= (keys.young_until or self._judge(keys))
             or type(packet) is not bytes
             or not 0 < len(packet) <= SHORT_BYTES
             or self._staged.packets
@@ -70,25 +74,27 @@ class ExpressLane:
         self._timers.packets_sent(now)
         return True
 
-    def receive(self, arrival: Arrival, home: Address | None, now: float) -> bool:
-        """Open one datagram from where the peer is known to be. False: nothing has happened."""
-        if self._ring.current is not self._seen:
-            self._look_again()
-        keys, tunnel = self._keys, self._tunnel
+    def receive(self, arrival: Arrival, home: Address | None, now: float) -> bool | None:
+        """Open one datagram from where the peer is known to be; whether it is authentic. None: nothing has happened."""
+        keys, tunnel = self._ring.current, self._tunnel
         source, data, stride = arrival
         size = len(data)
         if (
             keys is None
-            or now >= self._until
+            or now >= (keys.young_until or self._judge(keys))
             or stride != size
             or source != home
             or self._staged.packets
             or tunnel.path.size < tunnel.widest
         ):
+            return None
+        try:
+            packets = keys.open_lone(data, source, now)
+        except InvalidTag:  # to try again would double what a forger can make us do
+            self._journal.drop(DropReason.NOT_AUTHENTIC, source)
             return False
-        packets = keys.open_lone(data, source, now)
         if packets is None:
-            return False
+            return None
         received = tunnel.received
         received.bytes += size
         if packets:
@@ -100,16 +106,13 @@ class ExpressLane:
             tunnel.watch(now)
         return True
 
-    def _look_again(self) -> None:
-        """There is another key to seal with, or none."""
-        keys = self._seen = self._ring.current
-        if not isinstance(keys, RecordKeys) or not keys.has_short_way:
-            self._keys = None
-            return
+    def _judge(self, keys: TransportKeys) -> float:
+        """Until when `keys` need no thought of a successor."""
         durations = self._durations
         young_s = (
             min(durations.rekey_after_s, durations.rekey_on_receive_s)
             if keys.is_initiator
             else durations.rekey_as_responder_s
         )
-        self._keys, self._until = keys, min(keys.expires_at, keys.created_at + young_s)
+        keys.young_until = min(keys.expires_at, keys.created_at + young_s)
+        return keys.young_until

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cryptography.exceptions import InvalidTag
-
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.clear_text import ClearText
@@ -176,17 +174,13 @@ class RecordKeys(TransportKeys):
         self._bytes += len(plaintext)
         return lone_run(header + self._seal.encrypt(header[4:], plaintext, None))
 
-    # The short way: see `express`.
-
-    @property
-    def has_short_way(self) -> bool:
-        """Whether records are what they seem: not compressed."""
-        return self._packer is None
+    # The short way: see `express`. What is compressed does not take it.
 
     def seal_lone(self, packet: bytes) -> bytes | None:
-        """One short packet in a datagram; None, and nothing happens, when the key wears out."""
+        """See `TransportKeys`."""
         number = self._sent
-        if number >= self._fresh_until or self._bytes >= REKEY_AFTER_BYTES:
+        is_worn = number + 1 >= self._fresh_until or self._bytes + len(packet) >= REKEY_AFTER_BYTES
+        if is_worn or self._packer is not None:
             return None
         self._sent = number + 1
         header = HEADER.pack(self.remote_index, 0, _PACKETS | self._mark, (self._first_out + number) << SPREAD_BITS)
@@ -195,8 +189,8 @@ class RecordKeys(TransportKeys):
         return header + self._seal.encrypt(header[4:], packet, None)
 
     def open_lone(self, data: bytes | memoryview, source: Address, now: float) -> Sequence[bytes] | None:
-        """The packets in one datagram that is a whole record; None, and nothing happens, when it is no such one."""
-        if len(data) < MIN_TRANSPORT_BYTES:
+        """See `TransportKeys`."""
+        if len(data) < MIN_TRANSPORT_BYTES or self._packer is not None:
             return None
         index, number, kind, word = HEADER.unpack_from(data)
         counter = word >> SPREAD_BITS
@@ -209,10 +203,7 @@ class RecordKeys(TransportKeys):
             or word & _SPREAD_MASK
         ):
             return None
-        try:
-            plaintext = self._receive.decrypt(bytes(data[4:HEADER_BYTES]), data[HEADER_BYTES:], None)
-        except InvalidTag:
-            return None
+        plaintext = self._receive.decrypt(bytes(data[4:HEADER_BYTES]), data[HEADER_BYTES:], None)
         self._window.commit(counter)
         self._note_arrival(counter, 1, now, is_report=False)
         packets = packets_of(plaintext, 1)

@@ -92,7 +92,7 @@ class Session:
         self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
         self._staged = Waiting(config.memory, self._timers, self._journal)
         self.answers: list[tuple[bytes, Address]] = []
-        self._lane = ExpressLane(self._ring, self._tunnel, self._timers, config.timers, self._staged)
+        self._lane = ExpressLane(self._ring, self._tunnel, self._timers, config.timers, self._staged, self._journal)
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -207,8 +207,9 @@ class Session:
 
         The datagrams of a run are all for one receiver index.
         """
-        if len(arrivals) == 1 and self._lane.receive(arrivals[0], self.endpoint, now):
-            self.last_received_at = now
+        if len(arrivals) == 1 and (is_heard := self._lane.receive(arrivals[0], self.endpoint, now)) is not None:
+            if is_heard:
+                self.last_received_at = now
             return
         if self.state is State.CLOSED:
             return

@@ -73,6 +73,7 @@ class TransportKeys(ABC):
         "remote_index",
         "remote_token",
         "terms",
+        "young_until",
     )
 
     def __init__(
@@ -102,6 +103,8 @@ class TransportKeys(ABC):
         self.created_at = created_at
         self.expires_at = expires_at
         self.epoch = epoch
+        self.young_until = 0.0
+        """For `express`, which alone knows; 0 before it was asked."""
         self.is_waiting = False
         """Whether `report_due_at` or `next_expiry` may have something since its owner last took it back."""
 
@@ -150,6 +153,17 @@ class TransportKeys(ABC):
         """
 
     # What only records have.
+
+    def seal_lone(self, packet: bytes) -> bytes | None:
+        """One short packet in a datagram; None, and nothing happens, when that takes the general way."""
+        return None
+
+    def open_lone(self, data: bytes | memoryview, source: Address, now: float) -> Sequence[bytes] | None:
+        """The packets in one datagram that is a whole record; None, and nothing happens, when that takes the general way.
+
+        Raises `InvalidTag` when it is forged.
+        """
+        return None
 
     @property
     def report_due_at(self) -> float | None:

@@ -143,6 +143,47 @@ async def test_a_turn_outside_the_task_brings_the_next_deadline_nearer(autojump_
         assert len(world.wire) == sent + 2
 
 
+async def test_a_packet_that_is_sent_outside_the_task_is_missed_when_nobody_answers(autojump_clock: MockClock) -> None:
+    """A handshake is due 15 s later, and a third of a second at the most, though the actor's task slept for longer."""
+    world = World()
+    async with world.pair() as (_, _, left, _):
+        await trio.sleep(50)
+        world.network.shape(outer(1), outer(2), Link(loss=1))
+        sent = len(world.wire)
+        left.tun.inject([packet(1, 2, 1)])
+        await trio.sleep(14.9)
+        assert len(world.wire) == sent + 1
+        await trio.sleep(0.5)
+        assert len(world.wire) == sent + 2
+
+
+@pytest.mark.parametrize("way", ["send", "receive"])
+async def test_a_turn_that_crashes_is_the_last_one(
+    way: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    async with world.pair() as (a, _, _, _):
+        session = session_of(a, 2)
+        turns = []
+
+        def crash(*_: object) -> None:
+            turns.append(1)
+            raise RuntimeError("the turn crashes")
+
+        monkeypatch.setattr(session.session, way, crash)
+        for _ in range(3):
+            if way == "send":
+                session.offer_packets([packet(1, 2, 1)])
+            else:
+                session.offer_arrivals([lone(bytes(80), outer(2))])
+        assert len(turns) == 1
+        assert session.drops["peer_down"] == 2
+        monkeypatch.undo()
+        await trio.sleep(5)
+        assert session_of(a, 2) is not session
+        assert the_peer(a, 2)["state"] == "ok"
+
+
 # Health.
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 
 import pytest
+import trio
+import trio.testing
 
 from holloway.actors import tun
 from holloway.protocols.arrivals import Arrival
@@ -114,3 +117,38 @@ def test_a_tun_error_is_a_port_error() -> None:
 )
 def test_an_arrival_is_cut_at_its_stride(data: bytes | memoryview, stride: int, datagrams: list[bytes]) -> None:
     assert Arrival(("192.0.2.1", 7), data, stride).datagrams() == datagrams
+
+
+async def test_what_is_taken_never_overtakes_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what was read waits for its checkpoint, somebody else's turn looks for answers of the host."""
+    monkeypatch.setattr(tun, "has_virtio_header", lambda _: False)
+    monkeypatch.setattr(tun, "decline", lambda _: None)
+    host, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    device = tun.KernelTun(end.detach(), "hw0", 1400)
+    found: list[bytes] = []
+
+    async def read() -> None:
+        while True:
+            found.extend(bytes(each) for each in await device.receive())  # type: ignore[arg-type]
+
+    with host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for _ in range(3):  # what comes alone is given on before the device is asked for more
+                await trio.testing.wait_all_tasks_blocked()
+                host.send(b"alone")
+            await trio.testing.wait_all_tasks_blocked()
+            for turn in range(40):
+                found.clear()
+                for word in (b"0", b"1"):
+                    host.send(word)
+                for number in range(6):
+                    await trio.lowlevel.checkpoint()
+                    if number == turn % 6:
+                        host.send(b"2")
+                    found.extend(bytes(each) for each in device.take())  # type: ignore[arg-type]
+                await trio.testing.wait_all_tasks_blocked()
+                found.extend(bytes(each) for each in device.take())  # type: ignore[arg-type]
+                assert found == [b"0", b"1", b"2"]
+            nursery.cancel_scope.cancel()
+        device.close()

@@ -32,6 +32,7 @@ from holloway.actors.tun_offload import Joiner, arrived, pieces
 from holloway.actors.tun_reader import tun_reader
 from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.packets import (
+    IPV4_HEADER_BYTES,
     Packet,
     SuperPacket,
     UnfinishedPacket,
@@ -40,7 +41,7 @@ from holloway.protocols.packets import (
     transport,
     whole_packets,
 )
-from holloway.protocols.virtio import OffloadedPacket, from_device, offloaded, parse
+from holloway.protocols.virtio import UDP_CHECKSUM_AT, OffloadedPacket, from_device, offloaded, parse
 from holloway.simulations.ports import SimulatedTun
 
 
@@ -380,3 +381,13 @@ def test_a_quick_look_at_a_super_packet_says_what_a_thorough_one_does(
         assert quick == thorough
     if isinstance(quick, SuperPacket) and isinstance(thorough, SuperPacket):
         assert quick.layout == thorough.layout == layout_of(quick.data)
+
+
+def test_udp_that_is_not_as_long_as_it_says_is_finished_here() -> None:
+    """Its length is where the receiver would cut."""
+    datagram = super_packet(64, 1000, tcp=False).segments()[0]
+    at = IPV4_HEADER_BYTES
+    header = struct.pack("=BBHHHH", 1, 0, at + 8, 0, at, UDP_CHECKSUM_AT)
+    assert type(arrived(header + datagram)) is UnfinishedPacket
+    for spoilt in (datagram + b"x", datagram[:-1]):
+        assert type(arrived(header + spoilt)) is bytes

@@ -162,6 +162,7 @@ async def test_a_socket_is_opened_beside_one_that_lives_when_the_first_is_gone()
     with opened("127.0.0.1") as (family,):
         family.close_broken(family.queues[0])
         family.replace(family.queues[0])
+        assert {family._towards(("192.0.2.1", port)) for port in range(100)} == {each.port for each in family.queues}
         assert len({sock.getsockname() for sock in sockets(family)}) == 1
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.connect(family.local)

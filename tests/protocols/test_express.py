@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from session_world import World
+from session_world import World, inner_packet
 
 from holloway.protocols.arrivals import lone
 from holloway.protocols.events import DropReason
 from holloway.protocols.express import SHORT_BYTES, ExpressLane
 from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.states import State
 from holloway.protocols.suites import SUITES
+from holloway.protocols.transport import TransportKeys
 
 Step = tuple[str, Any]
 
@@ -50,7 +56,7 @@ def closed_lane(*, is_closed: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if is_closed:
             patch.setattr(ExpressLane, "send", lambda self, packet, now: False)
-            patch.setattr(ExpressLane, "receive", lambda self, arrival, home, now: False)
+            patch.setattr(ExpressLane, "receive", lambda self, arrival, home, now: None)
         yield
 
 
@@ -173,3 +179,78 @@ def test_the_same_datagram_is_not_taken_twice() -> None:
     world.run(0.1)
     world._receive(world.b, [lone(datagram, source)])
     assert world.b.session.drops == {DropReason.REPLAYED: 1}
+
+
+def test_a_forged_datagram_is_opened_once_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    world.send(world.a)
+    datagram, source, _ = world.captured[-1]
+    session, keys = world.b.session, world.b.session._ring.current
+    assert keys is not None
+    tried, decrypt = [], keys._receive.decrypt
+    monkeypatch.setattr(keys, "_receive", SimpleNamespace(decrypt=lambda *words: tried.append(1) or decrypt(*words)))
+    before = repr(session._timers), session.last_received_at, session.endpoint, keys.top
+    world._receive(world.b, [lone(datagram[:-1] + bytes([datagram[-1] ^ 1]), source)])
+    assert tried == [1]
+    assert session.drops == {DropReason.NOT_AUTHENTIC: 1}
+    assert (repr(session._timers), session.last_received_at, session.endpoint, keys.top) == before
+
+
+def test_no_key_outlives_its_time_or_its_session() -> None:
+    def keys() -> int:
+        gc.collect()
+        return sum(isinstance(each, TransportKeys) for each in gc.get_objects())
+
+    before = keys()
+    world = World()
+    world.establish()
+    world.run(1.0)
+    for node in (world.a, world.b):
+        world.send(node)
+        world.run(0.1)
+    assert keys() > before
+    world.run(400.0)
+    assert world.a.session._ring.current is None
+    assert keys() == before
+    world.establish()
+    world.run(1.0)
+    world.send(world.a)
+    world.run(0.1)
+    assert keys() > before
+    for node in (world.a, world.b):
+        node.session.close()
+    assert keys() == before
+
+
+@pytest.mark.parametrize("sent", range(2, 7))
+def test_a_key_that_wears_out_is_replaced_at_the_same_packet(sent: int) -> None:
+    states = []
+    for is_closed in (False, True):
+        with closed_lane(is_closed=is_closed):
+            world = World(replace(SUITES["aes-gcm"], rekey_after_messages=100, reject_after_messages=1 << 30))
+            world.establish()
+            world.run(6.0)  # so that a handshake may begin at once
+            keys = world.a.session._ring.current
+            assert keys is not None
+            keys._sent = 100 - sent
+            for _ in range(5):
+                world.send(world.a)
+                states.append((world.a.session.state, keys._sent))
+    assert states[:5] == states[5:]
+    assert any(state is State.REKEYING for state, _ in states) == (sent <= 5)
+
+
+def test_what_its_peer_seals_beyond_the_range_of_its_key_is_refused() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    keys = world.a.session._ring.current
+    assert isinstance(keys, RecordKeys)
+    keys._first_out += world.suite.reject_after_messages
+    datagram = keys.seal_lone(inner_packet(0))
+    assert datagram is not None
+    world._receive(world.b, [lone(datagram, world.a.address)])
+    assert world.b.session.drops == {DropReason.NOT_AUTHENTIC: 1}
+    assert world.delivered["b"] == {}

@@ -19,6 +19,7 @@ from holloway.protocols.packets import (
     IPV6_HEADER_BYTES,
     Packet,
     SuperPacket,
+    UnfinishedPacket,
     layout_of,
     layout_of_plain_tcp,
     transport,
@@ -332,3 +333,20 @@ def test_the_short_look_at_the_headers_of_tcp_sees_what_the_long_one_sees(data: 
     assert found is None or found == layout_of(packet)
     if layout_of(packet) is not None and packet[0] == 0x45 and packet[9] == 6:
         assert found is not None
+
+
+def test_packets_whose_checksum_nobody_made_are_never_among_others() -> None:
+    unfinished, whole = UnfinishedPacket(inner_packet(1)), inner_packet(2)
+    made, _ = plan([whole, unfinished, unfinished, whole, whole, unfinished], ROOM, 8)
+    assert [(record.kind, record.plaintext) for record in made] == [
+        (RecordKind.PACKETS, whole),
+        (RecordKind.UNFINISHED, bytes(unfinished) * 2),
+        (RecordKind.PACKETS, whole * 2),
+        (RecordKind.UNFINISHED, bytes(unfinished)),
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 1, 19])
+def test_a_packet_that_says_it_is_shorter_than_its_header_makes_its_record_malformed(length: int) -> None:
+    short = bytes([0x45, 0, 0, length]).ljust(20, b"\0")  # what is left of it could pass for padding
+    assert packets_of(inner_packet(2) + short, 64) is None

@@ -8,17 +8,29 @@ from session_world import LATENCY_S, Node, World, inner_packet, name_of, sealed_
 from super_packets import super_packet
 
 from holloway.protocols.arrivals import lone
+from holloway.protocols.checksums import partial_checksum, pseudo_header_sum
 from holloway.protocols.events import DropReason
-from holloway.protocols.packets import Packet, SuperPacket, destination, internet_checksum
+from holloway.protocols.packets import (
+    IPV4_HEADER_BYTES,
+    PROTOCOL_UDP,
+    Packet,
+    SuperPacket,
+    UnfinishedPacket,
+    destination,
+    internet_checksum,
+    whole_packets,
+)
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES, GAP_BYTES, RAISE_S, PathMtu, Probe, ProbeAck
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.record_wire import Record, RecordKind
+from holloway.protocols.runs import flatten
 from holloway.protocols.session_config import DEFAULT_MTU
 from holloway.protocols.states import State
 from holloway.protocols.suites import WIREGUARD
 from holloway.protocols.timers import Deadline
 from holloway.protocols.too_big import too_big
 from holloway.protocols.tunnel import OVERHEAD_BYTES, TOO_BIG_INTERVAL_S, clamped
+from holloway.protocols.virtio import UDP_CHECKSUM_AT
 
 BASE, MOST = BASE_DATAGRAM_BYTES, DEFAULT_MTU + OVERHEAD_BYTES
 NARROW = 1300
@@ -436,3 +448,21 @@ def test_on_a_wide_path_and_while_a_search_is_under_way_nobody_is_told_anything(
         assert world.segments_delivered["a"] + world.segments_delivered["b"] == 2 * [
             packet for family in (4, 6) for packet in (plain(family, DEFAULT_MTU), syn(family))
         ]
+
+
+def test_whole_and_unfinished_packets_of_one_turn_are_all_delivered_in_order() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    whole = super_packet(40, 1000, serial=1).segments()[0]
+    other = super_packet(40, 1000, tcp=False, serial=2).segments()[0]
+    partial = partial_checksum(pseudo_header_sum(other, PROTOCOL_UDP, len(other) - IPV4_HEADER_BYTES))
+    field = IPV4_HEADER_BYTES + UDP_CHECKSUM_AT
+    unfinished = UnfinishedPacket(other[:field] + partial.to_bytes(2, "big") + other[field + 2 :])
+    batch = [whole, unfinished, whole, unfinished]
+    world.a.session.send(batch, world.now)
+    arrivals = [lone(datagram, world.a.address) for datagram in flatten(world.a.session.runs_to_send())]
+    assert len(arrivals) == len(batch)
+    world.b.session.receive(arrivals, world.now)
+    assert whole_packets(world.b.session.packets_to_deliver()) == [whole, other, whole, other]
+    assert world.b.session.packets_to_deliver() == []
