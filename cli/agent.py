@@ -113,7 +113,8 @@ def command(
     from importlib.metadata import version
 
     from holloway.actors.control_plane.agent import FILES, AgentSettings, run_jobs
-    from holloway.actors.control_plane.plugins import NO_PLUGINS, load_plugins
+    from holloway.actors.control_plane.installed_plugins import load_plugins
+    from holloway.actors.control_plane.plugins import NO_PLUGINS
     from holloway.actors.control_plane.programs import ProgramPolicy
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import run_until_signal

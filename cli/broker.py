@@ -91,7 +91,8 @@ def command(
     from holloway.actors.control_plane.broker import BrokerSettings, Listening, endpoint_of, serve_commands
     from holloway.actors.control_plane.enrolled_agents import follow_agents
     from holloway.actors.control_plane.file_hub import FileSettings, FilesListening, serve_files
-    from holloway.actors.control_plane.plugins import NO_PLUGINS, load_plugins
+    from holloway.actors.control_plane.installed_plugins import load_plugins
+    from holloway.actors.control_plane.plugins import NO_PLUGINS
     from holloway.actors.control_plane.sync_rights import SyncRights
     from holloway.actors.control_plane.world import World
     from holloway.cli.daemon_run import of, run_until_signal

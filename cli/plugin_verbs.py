@@ -1,7 +1,7 @@
 """Verbs that other packages bring: `holloway NAME …` is what the plugin NAME says it is.
 
 For the list of verbs nothing of a plugin is run: it shows which package each is of. Not responsible for finding them
-(`holloway.actors.control_plane.plugins`).
+(`holloway.actors.control_plane.installed_plugins`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class RootGroup(LazyGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_commands(ctx, formatter)
+        from holloway.actors.control_plane.installed_plugins import installed
+
         rows = list(self._of_plugins().items())
+        rows += [("(damaged)", one_line(each)) for each in installed().problems]
         if rows:
             with formatter.section("Plugins"):
                 formatter.write_dl(rows)
@@ -42,10 +45,10 @@ class RootGroup(LazyGroup):
 
     def _of_plugins(self) -> dict[str, str]:
         """The names of plugins, with what help shows of each."""
-        from holloway.actors.control_plane.plugins import installed, package_of
+        from holloway.actors.control_plane.installed_plugins import installed, package_of
 
         found = {}
-        for name, points in installed().items():
+        for name, points in installed().points.items():
             packages = ", ".join(package_of(point) for point in points)
             if name in self._verbs:
                 found[one_line(f"({name})")] = one_line(
@@ -60,20 +63,24 @@ class RootGroup(LazyGroup):
 
 def plugin_command(name: str) -> click.Command:
     """The command of that plugin. Raises CommandFailedError when it has none, or that cannot be loaded."""
-    from holloway.actors.control_plane.plugins import installed, load_plugin, package_of
+    from holloway.actors.control_plane.installed_plugins import installed, load_plugin, package_of
+    from holloway.actors.control_plane.plugins import told
     from holloway.cli.verbs import VERBS
 
-    points = installed()[name]
+    points = installed().points.get(name, ())
+    if not points:
+        raise CommandFailedError(f"there is no plugin {name}", "its name is not what is shown of it", "holloway --help")
     plugin = load_plugin(name, points, VERBS)
     module, _, attribute = plugin.verbs.partition(":")
     fix = f"tell the author of {package_of(points[0])}"
-    if not module or not attribute:
+    if not plugin.verbs:
         raise CommandFailedError(f"the plugin {name} has no verbs", "it only has commands for others", fix)
     try:
         command = getattr(import_module(module), attribute)
-    except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {str(error)[:200]}"
-        raise CommandFailedError(f"the verbs of the plugin {name} cannot be loaded", why, fix) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise CommandFailedError(f"the verbs of the plugin {name} cannot be loaded", told(error), fix) from error
     if not isinstance(command, click.Command):
         raise CommandFailedError(f"the verbs of the plugin {name} are none", f"{plugin.verbs} is no click command", fix)
     return command

@@ -26,7 +26,7 @@ from holloway.actors.control_plane.link import Broker, Link, explained
 from holloway.actors.control_plane.met import note_meeting
 from holloway.actors.control_plane.monitor import Change
 from holloway.actors.control_plane.processes import Reins, run_program
-from holloway.actors.control_plane.programs import ProgramPolicy
+from holloway.actors.control_plane.programs import ProgramMaker, ProgramPolicy
 from holloway.actors.control_plane.record_store import RecordStore
 from holloway.actors.control_plane.sync import SyncPlace, sync_folder
 from holloway.actors.control_plane.world import World
@@ -151,6 +151,7 @@ class _Hands:
         self._context = context
         self._settings, self._world, self._log = settings, world, BoundedLog(ctx.log)
         self._agent, self._link, self._store, self._audit = agent, link, store, audit
+        self._maker = ProgramMaker(settings.programs)
         self._reins: dict[str, Reins] = {}
         self._effects: list[AgentEffect] = []
         self._waiting = trio.CancelScope()
@@ -316,9 +317,9 @@ class _Hands:
         self, start: Start, reins: Reins, write: Callable[[Stream, bytes], None]
     ) -> tuple[int | None, str]:
         try:
-            program = await trio.to_thread.run_sync(self._settings.programs.program, start)
+            program = await self._maker.make(start, reins)
         except LocalError as error:
-            return None, str(error)
+            return None, "the agent was stopped" if self._is_stopping else str(error)
         ended = await run_program(program, reins, write)
         if ended.code is None and self._is_stopping:
             return None, "the agent was stopped"

@@ -20,7 +20,8 @@ from holloway.actors.control_plane.applications import read_configuration, write
 from holloway.actors.control_plane.client_admin import CLIENT_COMMANDS, client_change, client_rows, refuse_enrolled
 from holloway.actors.control_plane.file_trees import remove_files
 from holloway.actors.control_plane.key_watch import KeyWatch
-from holloway.actors.control_plane.plugins import BrokerCall, BrokerCommand, Plugins
+from holloway.actors.control_plane.plugin_threads import PluginThreads, ThreadLimits
+from holloway.actors.control_plane.plugins import BrokerCall, BrokerCommand, Plugins, told, words_of
 from holloway.actors.control_plane.world import World
 from holloway.protocols.control_plane.broker_queries import answer_parts
 from holloway.protocols.control_plane.effects import Audit, Principal, Serve
@@ -30,9 +31,8 @@ from holloway.protocols.control_plane.null_security import Security
 from holloway.protocols.control_plane.wire import encode
 from holloway.protocols.errors import HollowayError, LocalError
 
-PLUGIN_S = 10.0
-"""How long a plugin may take on the broker."""
-PLUGINS_AT_ONCE = 4
+PLUGIN_THREADS = ThreadLimits(at_once=4, each_plugin=3, each_person=2, wait_s=4.0, run_s=10.0)
+"""For commands of plugins. Together the times are less than an operator waits for an answer."""
 WAITING = 16
 WAITING_EACH = 4
 """Commands that take a while: so many run or wait, and so many of one person."""
@@ -54,7 +54,7 @@ class BrokerCommands:
     def __init__(self, files: Path, world: World, keys: KeyWatch, security: Security, plugins: Plugins) -> None:
         self._files, self._world, self._keys, self._security = files, world, keys, security
         self._plugins = plugins.on_broker
-        self._limiter = trio.CapacityLimiter(PLUGINS_AT_ONCE)
+        self._threads = PluginThreads(PLUGIN_THREADS)
         self._disk = trio.CapacityLimiter(1)
         """So that of two who replace one text one comes first."""
         self._running: Counter[str] = Counter()
@@ -149,25 +149,22 @@ class BrokerCommands:
     async def _of_plugin(self, command: BrokerCommand, request: Admin, who: Principal) -> Sequence[Answer]:
         """What a plugin says; that it fails, or hangs, concerns nobody else."""
         call = BrokerCall(self._files, who.name, who.role, request.arguments, request.options, request.body)
-        rows: Sequence[dict[str, object]] | None = None
 
-        def work() -> Sequence[dict[str, object]]:
+        def work() -> Sequence[Answer]:
             try:
-                return [dict(row) for row in command.run(call)]
+                rows = [dict(row) for row in command.run(call)]
             except ValueError as error:
-                raise LocalError(f"{request.command} refuses", str(error)[:500] or "it does not say why") from error
-            except (Exception, SystemExit) as error:
-                why = f"{type(error).__name__}: {str(error)[:200]}"
-                raise LocalError(f"the plugin behind {request.command} failed", why, "tell its author") from error
+                raise LocalError(f"{request.command} refuses", words_of(error) or "it does not say why") from error
+            except BaseException as error:  # not our code: in a thread even KeyboardInterrupt is its own
+                raise LocalError(
+                    f"the plugin behind {request.command} failed", told(error), "tell its author"
+                ) from error
+            try:
+                answers = answer_parts(request.request, rows)
+                for answer in answers:
+                    encode(answer)
+            except (LocalError, TypeError, ValueError, RecursionError) as error:
+                raise LocalError(f"what {request.command} answers cannot be sent", words_of(error)) from error
+            return answers
 
-        with trio.move_on_after(PLUGIN_S):
-            rows = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-        if rows is None:
-            raise LocalError(f"{request.command} took more than {PLUGIN_S:g} s", "the broker waits no longer for it")
-        try:
-            answers = answer_parts(request.request, rows)
-            for answer in answers:
-                encode(answer)
-        except (LocalError, TypeError, ValueError) as error:
-            raise LocalError(f"what {request.command} answers cannot be sent", str(error)[:200]) from error
-        return answers
+        return await self._threads.run(work, request.command, who.name)

@@ -1,6 +1,7 @@
 """From a step of a job to the program that does it: as whom, where, with which environment.
 
-Responsible for the part of an agent's policy that only the machine can judge: its users and folders. Not responsible for which
+Responsible for the part of an agent's policy that only the machine can judge: its users and folders; and for not waiting for a plugin, or for the
+machine's list of users, longer than the job does. Not responsible for which
 programs are allowed (`holloway.protocols.control_plane.agent`), nor for running them (`processes`).
 """
 
@@ -10,15 +11,24 @@ import os
 import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from holloway.actors.control_plane.plugins import NodeCommand
-from holloway.actors.control_plane.processes import Account, Program
+import trio
+
+from holloway.actors.control_plane.plugin_threads import PluginThreads, ThreadLimits
+from holloway.actors.control_plane.plugins import MAX_PLUGINS, NodeCommand, told, words_of
+from holloway.actors.control_plane.processes import Account, Program, Reins
 from holloway.protocols.control_plane.effects import Start
 from holloway.protocols.errors import LocalError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OPTIONS = {"user", "folder"}
+_EACH = 8
+_ALL = _EACH * (MAX_PLUGINS + 1)
+"""`exec`, which asks the system for its users, counts as one more plugin. Nobody is kept waiting by another one."""
+MAKING = ThreadLimits(at_once=_ALL, each_plugin=_EACH, each_person=_ALL, wait_s=30.0, run_s=30.0)
+"""For saying what is to run; what takes long belongs into the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +94,43 @@ class ProgramPolicy:
         return Account(user, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
+class ProgramMaker:
+    """Makes the programs of one agent, each in a thread."""
+
+    def __init__(self, policy: ProgramPolicy) -> None:
+        self._policy = policy
+        self._threads = PluginThreads(MAKING)
+
+    async def make(self, start: Start, reins: Reins) -> Program:
+        """The program of a step. Raises LocalError as the policy does, and when `reins` say stop before there is one."""
+        name = start.step.command
+        made: Program | LocalError = LocalError(f"{name} was stopped", "it had not come to what is to run")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_told, reins, nursery.cancel_scope)
+            try:
+                made = await self._threads.run(partial(self._policy.program, start), name, start.caller)
+            except LocalError as error:
+                made = error
+            nursery.cancel_scope.cancel()
+        if isinstance(made, LocalError):
+            raise made
+        return made
+
+
+async def _cancel_when_told(reins: Reins, scope: trio.CancelScope) -> None:
+    await reins.wait_stopping()
+    scope.cancel()
+
+
 def _argv(command: NodeCommand, start: Start) -> tuple[str, ...]:
     """What a plugin makes of a step. It is not our code: whatever it raises ends the step, and nothing else."""
     name = start.step.command
     try:
         argv = tuple(str(word) for word in command.argv(start.step.arguments, start.step.options))
     except ValueError as error:
-        raise LocalError(f"{name} refuses", str(error)[:500] or "it does not say why") from error
-    except (Exception, SystemExit) as error:
-        raise LocalError(f"the plugin behind {name} failed", f"{type(error).__name__}: {str(error)[:200]}") from error
+        raise LocalError(f"{name} refuses", words_of(error) or "it does not say why") from error
+    except BaseException as error:  # not our code: in a thread even KeyboardInterrupt is its own
+        raise LocalError(f"the plugin behind {name} failed", told(error)) from error
     if not argv or any("\0" in word for word in argv):
         raise LocalError(f"the plugin behind {name} failed", "what it wants to run is no program")
     return argv

@@ -11,7 +11,7 @@ import pytest
 from control_thread import Plane
 from plugin_packages import TOLD, install_odd_ones, install_sample
 
-from holloway.actors.control_plane.plugins import load_plugins
+from holloway.actors.control_plane.installed_plugins import load_plugins
 from holloway.cli.verbs import VERBS
 
 
@@ -53,7 +53,10 @@ def test_those_that_are_broken_are_told_and_the_others_work(ask: Callable[..., A
     assert "'caller': 'client-" in ask("good", "ask", "rows").out
     broken = ask("broken")
     assert (broken.code, broken.error[0]) == (1, "the plugin broken cannot be loaded")
+    comma = ask("comma")
+    assert (comma.code, comma.error[0]) == (1, "the plugin comma is not what it says")
     shown = ask("--help").out
+    assert re.search(r"^  \(damaged\) +the entry points of damaged 1\.0 cannot be read", shown, re.MULTILINE)
     assert re.search(r"^  good +of good 1\.0$", shown, re.MULTILINE)
     assert re.search(r"^  twice +of one 1\.0, two 1\.0: two of one name", shown, re.MULTILINE)
 
