@@ -141,8 +141,9 @@ class FloodGuard:
             suppress(OSError, ValueError, zmq.ZMQError),
             socket.socket(fileno=os.dup(int(frame.get(zmq.SRCFD)))) as line,
         ):
-            if os.fstat(line.fileno()).st_ino == connection.inode and line.getsockname()[1] == self._port:
-                self._cut_off(f"a message of more than {MAX_FRAMES} frames", connection.inode, line, connection.words)
+            if line.getsockname()[1] == self._port:
+                inode = os.fstat(line.fileno()).st_ino  # he may have chosen a routing id, and come back with it
+                self._cut_off(f"a message of more than {MAX_FRAMES} frames", inode, line, connection.words)
 
     def _cut_off(self, what: str, inode: int, line: socket.socket, words: str) -> None:
         try:

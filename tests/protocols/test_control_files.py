@@ -467,30 +467,6 @@ def test_what_is_forgotten_in_time_is_left() -> None:
     assert shelf.partial
 
 
-def test_who_asks_again_while_the_broker_reads_hears_that_it_does() -> None:
-    service = FileService(DEFAULT_ACCESS, FileLimits())
-
-    def say(seconds: float, message: f.FileMessage) -> list[object]:
-        effects = service.receive(Moment(seconds, WALL + seconds), ANN, b"r", encode(message))
-        return [read(each.frames) if isinstance(each, Send) else type(each) for each in effects]
-
-    want = f.Want(TRANSFER, "a")
-    assert say(0, want) == [Measure]
-    assert say(5, want) == say(500, want) == [f.Reading(TRANSFER)]
-    other = "cd" * 16
-    data = contents(5)
-    sender = Sender("k", b"", offer(data, "b", other), 1000.0)
-    sender.begin(Moment(0.0, WALL))
-    assert say(0, sender.offer) == [Prepare]
-    for seconds in range(5, 200, 5):
-        assert say(seconds, sender.offer) == [f.Reading(other)]
-        sender.receive(Moment(seconds, WALL), f.Reading(other))
-        sender.tick(Moment(seconds + 4.9, WALL))
-    assert sender.outcome is None
-    assert sender.tick(Moment(260.0, WALL)) == []
-    assert sender.outcome is Outcome.STALLED
-
-
 def test_who_asks_while_the_broker_makes_it_durable_hears_that_it_is_there() -> None:
     shelf = Shelf(is_slow=True)
     sender = put(shelf, contents(10))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from control_site import WALL, read, request
+from control_site import ANN, WALL, read, request
 
 from holloway.protocols.control_plane import file_messages as f
+from holloway.protocols.control_plane.access import DEFAULT_ACCESS
 from holloway.protocols.control_plane.effects import Moment, Send
 from holloway.protocols.control_plane.file_getter import ANOTHER_FILE, Found, Getter, GetterEffect
 from holloway.protocols.control_plane.file_receiver import RETRY_S, STALLED_AFTER_S, Leave, Outcome, Store, Write
+from holloway.protocols.control_plane.file_sender import Sender
+from holloway.protocols.control_plane.file_service import FileLimits, FileService, Measure, Prepare
+from holloway.protocols.control_plane.wire import encode
 
 WANT = f.Want(request(1), "a/b")
 DATA = b"contents"
@@ -118,3 +122,25 @@ def test_the_client_gives_up_before_and_while_it_is_pulled() -> None:
     getter = pulling()
     assert said(getter.failed("no room on the disk")) == [f.Abort(request(1), "no room on the disk")]
     assert getter.outcome is Outcome.FAILED
+
+
+def test_who_asks_again_while_the_broker_reads_hears_that_it_does() -> None:
+    service = FileService(DEFAULT_ACCESS, FileLimits())
+
+    def say(seconds: float, message: f.FileMessage) -> list[object]:
+        effects = service.receive(Moment(seconds, WALL + seconds), ANN, b"r", encode(message))
+        return [read(each.frames) if isinstance(each, Send) else type(each) for each in effects]
+
+    assert say(0, WANT) == [Measure]
+    assert say(5, WANT) == say(500, WANT) == [f.Reading(request(1))]
+    other = request(2)
+    sender = Sender("k", b"", replace(OFFER, transfer=other, name="b"), 1000.0)
+    sender.begin(Moment(0.0, WALL))
+    assert say(0, sender.offer) == [Prepare]
+    for seconds in range(5, 200, 5):
+        assert say(seconds, sender.offer) == [f.Reading(other)]
+        sender.receive(Moment(seconds, WALL), f.Reading(other))
+        sender.tick(Moment(seconds + 4.9, WALL))
+    assert sender.outcome is None
+    assert sender.tick(Moment(260.0, WALL)) == []
+    assert sender.outcome is Outcome.STALLED
