@@ -1,9 +1,11 @@
-"""What a daemon is made of is out of the garbage collector's way."""
+"""What a daemon is made of is out of the garbage collector's way, and the memory of packets stays where it is."""
 
 from __future__ import annotations
 
 import gc
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,3 +47,30 @@ async def test_a_node_that_is_up_leaves_little_to_collect(monkeypatch: pytest.Mo
         gc.unfreeze()
         gc.set_threshold(*threshold)
     assert frozen > 10_000
+
+
+TURNS = """
+import resource
+from holloway.cli.long_lived import keep_heap
+
+def turn():
+    [bytes(60_000) for _ in range(24)]
+
+def faults():
+    for _ in range(10):
+        turn()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        turn()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults(), keep_heap(), faults())
+"""
+
+
+def test_turn_after_turn_uses_the_same_memory() -> None:
+    before, is_kept, after = subprocess.run(
+        [sys.executable, "-c", TURNS], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert is_kept == "True"
+    assert int(after) < 50 < int(before), "pages asked for in 50 turns"
