@@ -97,3 +97,7 @@ def _tell(error: BaseException, *, debug: bool) -> int:
 def _silence_stdout() -> None:
     """Whoever read our output has gone; without this the interpreter would complain once more while it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,14 @@ def test_each_verb_says_in_its_help_what_the_list_says(verb: str) -> None:
     assert command.get_short_help_str(200) == VERBS[verb]
 
 
+def test_the_module_of_the_command_line_is_the_command_line() -> None:
+    words = [sys.executable, "-m", "holloway.cli.main"]
+    version = subprocess.run([*words, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    assert (version.returncode, version.stderr) == (0, "")
+    assert version.stdout.startswith("holloway ")
+    assert subprocess.run([*words, "staus"], capture_output=True, timeout=60, check=False).returncode == 2
+
+
 def test_help_lists_every_verb_and_goes_to_stdout(holloway: Callable[..., Any]) -> None:
     outcome = holloway("--help")
     assert (outcome.code, outcome.err) == (0, "")
