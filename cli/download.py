@@ -51,5 +51,6 @@ def command(
         "same": moved.same,
         "size": moved.size,
         "left_out": list(moved.left_out),
+        "refused": list(moved.refused),
     }
     tell(document, as_json)

@@ -79,17 +79,22 @@ def upload(
         "same": moved.same,
         "size": moved.size,
         "left_out": list(moved.left_out),
+        "refused": list(moved.refused),
     }
 
 
 def tell(document: dict[str, object], as_json: bool) -> None:
-    """Print what was done."""
+    """Print what was done. Raises LocalError, which names them, when files were refused."""
+    from holloway.actors.control_plane.folders import require_all
+
+    bytes_over, refused = document["size"], document["refused"]
+    assert isinstance(bytes_over, int)
+    assert isinstance(refused, list)
     if as_json:
         print_json(document)
-        return
-    bytes_over = document["size"]
-    assert isinstance(bytes_over, int)
-    say(
-        f"{document['name']}: {document['changed']} files changed ({size(bytes_over)}), {document['removed']} removed,"
-        f" {document['same']} as they were"
-    )
+    else:
+        say(
+            f"{document['name']}: {document['changed']} files changed ({size(bytes_over)}), {document['removed']} removed,"
+            f" {document['same']} as they were"
+        )
+    require_all(refused)

@@ -73,21 +73,30 @@ class FileClient:
                 assert isinstance(effect, Read)
                 return sender.read(effect.offset, os.pread(descriptor, effect.size, effect.offset))
 
-            await self._drive(sender, on_disk, lambda: (sender.sent, offer.size))
+            await self._drive(f"the file {name!r}", sender, on_disk, lambda: (sender.sent, offer.size))
             return offer
 
         return await self._patiently(once, deadline_s)
 
     async def get(
-        self, name: str, root: Path, parts: tuple[str, ...], scratch: Path, deadline_s: float, *, modes: bool = True
+        self,
+        name: str,
+        root: Path,
+        parts: tuple[str, ...],
+        scratch: Path,
+        deadline_s: float,
+        *,
+        modes: bool = True,
+        listed: TreeFile | None = None,
     ) -> Offer:
         """Get the file of that name, to where `parts` lead below `root`. Its beginning grows in `scratch`, and stays there when it is cut.
+        `listed`: what has to be offered; nothing is taken of a file of another size or SHA-256.
 
         Raises BrokerError, PortError.
         """
 
         async def once() -> Offer:
-            getter = Getter(_KEY, _NOWHERE, Want(self._token(), name), deadline_s)
+            getter = Getter(_KEY, _NOWHERE, Want(self._token(), name), deadline_s, listed)
             unfinished: list[Unfinished] = []
 
             def on_disk(now: Moment, effect: Effect) -> Sequence[Effect]:
@@ -114,7 +123,7 @@ class FileClient:
                 return []
 
             try:
-                await self._drive(getter, on_disk, lambda: _far(getter))
+                await self._drive(f"the file {name!r}", getter, on_disk, lambda: _far(getter))
             finally:
                 _put_away(unfinished, scratch)
             assert getter.receiver is not None, "it is done"
@@ -143,7 +152,7 @@ class FileClient:
                         data.clear()
                 return []
 
-            await self._drive(getter, in_memory, lambda: (0, 0))
+            await self._drive(f"the list of {name}", getter, in_memory, lambda: (0, 0))
             return bytes(data)
 
         try:
@@ -162,8 +171,10 @@ class FileClient:
                     raise
             await trio.sleep(LATER_S * (1 + self._world.entropy(1)[0] / 256))
 
-    async def _drive(self, machine: Sender | Getter, on_disk: OnDisk, far: Callable[[], tuple[int, int]]) -> None:
-        """One transfer to its end. Raises PortError when that is none to be glad of."""
+    async def _drive(
+        self, what: str, machine: Sender | Getter, on_disk: OnDisk, far: Callable[[], tuple[int, int]]
+    ) -> None:
+        """One transfer to its end. Raises PortError, which names `what`, when that is none to be glad of."""
         await self._carry_out(machine, on_disk, machine.begin(self._now()))
         while machine.outcome is None:
             await self._carry_out(machine, on_disk, await self._next(machine))
@@ -171,7 +182,7 @@ class FileClient:
         if machine.outcome is Outcome.DONE:
             return
         why = machine.why or "the broker does not say"
-        error = PortError("the file was not transferred", why, "the same command goes on where it was")
+        error = PortError(f"{what} was not transferred", why, "the same command goes on where it was")
         raise error from (TimeoutError(why) if machine.outcome is Outcome.STALLED else None)
 
     async def _next(self, machine: Sender | Getter) -> Sequence[Effect]:

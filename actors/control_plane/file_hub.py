@@ -34,6 +34,7 @@ from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.access import DEFAULT_ACCESS
 from holloway.protocols.control_plane.effects import Audit, Send
+from holloway.protocols.control_plane.file_messages import BEHIND_A_LINK, NO_SUCH_FILE
 from holloway.protocols.control_plane.file_receiver import Discard, Leave, Store, Write
 from holloway.protocols.control_plane.file_sender import Read
 from holloway.protocols.control_plane.file_service import (
@@ -331,7 +332,7 @@ class _Files:
 
 def _words(error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "there is no such file"
+        return NO_SUCH_FILE
     if error.errno == errno.ELOOP:
-        return "there is a symbolic link on the way, and none is followed"
+        return BEHIND_A_LINK
     return error.strerror or str(error)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from holloway.actors.control_plane.digests import PIECE_BYTES, Digests, Hashing
 from holloway.protocols.control_plane.file_messages import Offer
@@ -26,6 +27,8 @@ FLUSH_BYTES = 16 << 20
 MAX_UNFINISHED = 256
 """Beginnings of files that are kept for another attempt; of more, the oldest go."""
 _NAME = re.compile("[0-9a-f]{64}")
+Root: TypeAlias = Path | int
+"""A folder below which files are: where it is, or it itself, open."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -76,9 +79,10 @@ def _require_replaceable(folder: int, name: str) -> None:
 
 
 @contextmanager
-def open_folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int]:
+def open_folder(root: Root, parts: Sequence[str], *, make: bool) -> Iterator[int]:
     """The folder below `root` that the parts lead to. No part is a symbolic link: the kernel refuses those (ELOOP, ENOTDIR)."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    place, inside = (".", root) if isinstance(root, int) else (root, None)
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=inside)
     try:
         for part in parts:
             if make:
@@ -93,13 +97,32 @@ def open_folder(root: Path, parts: Sequence[str], *, make: bool) -> Iterator[int
         os.close(descriptor)
 
 
-def open_wanted(root: Path, parts: Sequence[str]) -> int:
-    """A file that is there, open. Raises OSError."""
+def open_wanted(root: Root, parts: Sequence[str]) -> int:
+    """A file that is there, open. Raises OSError, also for what is no regular file, which is not touched."""
     with open_folder(root, parts[:-1], make=False) as folder:
-        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        return open_regular(folder, parts[-1])
 
 
-def measure(root: Path, parts: Sequence[str]) -> Measured:
+def open_regular(folder: int, name: str) -> int:
+    """The file of that name in an open folder, open for reading. Raises as `open_wanted` does."""
+    _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        _require_regular(os.fstat(descriptor).st_mode)  # it may have become another one just then
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {kind(mode)}, and no regular file")
+
+
+def measure(root: Root, parts: Sequence[str]) -> Measured:
     """Open the file and read all of it once. Raises OSError, also for what is no regular file."""
     descriptor = open_wanted(root, parts)
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holloway.actors.control_plane.digests import Digests
-from holloway.actors.control_plane.file_store import Measured, open_folder
+from holloway.actors.control_plane.file_store import Measured, Root, open_folder, open_regular
 from holloway.protocols.control_plane.file_names import NameProblem, confined
 from holloway.protocols.control_plane.file_trees import MAX_TREE_BYTES, MAX_TREE_FILES, TreeFile, format_tree
 from holloway.protocols.errors import LocalError
@@ -30,44 +30,52 @@ class Tree:
     left_out: tuple[str, ...]
 
 
-def read_folder(root: Path, parts: Sequence[str], digests: Digests, *, skip: str = "") -> Tree | None:
+def read_folder(root: Root, parts: Sequence[str], digests: Digests, *, skip: str = "") -> Tree | None:
     """What is in the folder that the parts lead to; None when there is none. `skip`: a folder at its top that does not count.
 
     Raises LocalError for a folder with too many files.
     """
-    files: list[TreeFile] = []
-    left_out: list[str] = []
     try:
         with open_folder(root, parts, make=False) as top:
-            for place, folders, names, folder in os.fwalk(".", dir_fd=top, onerror=_raise):
-                below = "" if place == "." else place.removeprefix("./") + "/"
-                if not below and skip in folders:
-                    folders.remove(skip)
-                left_out += [below + name for name in folders if _is_link(folder, name)]
-                for name in names:
-                    found = _file(folder, name, below + name, digests)
-                    if found is None:
-                        left_out.append(below + name)
-                    else:
-                        files.append(found)
-                if len(files) > MAX_TREE_FILES:
-                    raise LocalError("the folder is too large", f"{MAX_TREE_FILES} files are the most")
+            return _read_below(top, digests, skip)
     except (FileNotFoundError, NotADirectoryError):
         if not parts or not _is_there(root, parts):
             return None
         raise
+
+
+def _read_below(top: int, digests: Digests, skip: str) -> Tree:
+    """Folder by folder, each opened anew from `top`: whatever becomes a link meanwhile is left out."""
+    files: list[TreeFile] = []
+    left_out: list[str] = []
+    folders: list[tuple[str, ...]] = [()]
+    while folders:
+        below = folders.pop()
+        try:
+            with open_folder(top, below, make=False) as folder, os.scandir(folder) as entries:
+                for entry in entries:
+                    parts = (*below, entry.name)
+                    whole = "/".join(parts)
+                    if whole == skip and not entry.is_file(follow_symlinks=False):
+                        continue
+                    if isinstance(confined(whole), NameProblem):
+                        left_out.append(whole)
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(parts)
+                    elif (found := _file(folder, entry.name, whole, digests)) is not None:
+                        files.append(found)
+                    else:
+                        left_out.append(whole)
+                    if len(files) > MAX_TREE_FILES:
+                        raise LocalError(
+                            "the folder is too large", f"{MAX_TREE_FILES} files are the most", "take several folders"
+                        )
+        except (FileNotFoundError, NotADirectoryError):
+            left_out.append("/".join(below))
     return Tree(tuple(sorted(files, key=lambda file: file.name)), tuple(left_out))
 
 
-def _is_link(folder: int, name: str) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_there(root: Path, parts: Sequence[str]) -> bool:
+def _is_there(root: Root, parts: Sequence[str]) -> bool:
     try:
         with open_folder(root, parts[:-1], make=False) as folder:
             os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
@@ -79,16 +87,12 @@ def _is_there(root: Path, parts: Sequence[str]) -> bool:
 
 
 def _file(folder: int, name: str, whole: str, digests: Digests) -> TreeFile | None:
-    if isinstance(confined(whole), NameProblem):
-        return None
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = open_regular(folder, name)
     except OSError:  # a link, a socket, one that we may not read, or it has just gone
         return None
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return None
         return TreeFile(whole, status.st_size, digests.of(descriptor), stat.S_IMODE(status.st_mode) & 0o777)
     finally:
         os.close(descriptor)
@@ -99,7 +103,9 @@ def measure_folder(root: Path, parts: Sequence[str], digests: Digests, scratch: 
     tree = read_folder(root, parts, digests)
     data = format_tree(None if tree is None else tree.files)
     if len(data) > MAX_TREE_BYTES:
-        raise LocalError("the folder is too large", f"the list of its files has {len(data)} bytes")
+        raise LocalError(
+            "the folder is too large", f"the list of its files has {len(data)} bytes", "take several folders"
+        )
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=scratch) as file:
         file.write(data)

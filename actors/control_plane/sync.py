@@ -13,7 +13,7 @@ import trio
 import zmq
 
 from holloway.actors.control_plane.file_client import FileClient
-from holloway.actors.control_plane.folders import Folder, bring, confined_folder
+from holloway.actors.control_plane.folders import Folder, bring, confined_folder, require_all
 from holloway.actors.control_plane.link import Broker, Link
 from holloway.actors.control_plane.processes import Reins
 from holloway.actors.control_plane.world import World
@@ -64,6 +64,7 @@ async def sync_folder(
                     )
                     told = f"{name}: {moved.changed} brought, {moved.removed} removed, {moved.same} as they were\n"
                     write(Stream.STDOUT, told.encode())
+                    require_all(moved.refused)
                     ended = 0, ""
                 except HollowayError as error:
                     ended = None, str(error)

@@ -1,7 +1,7 @@
 """Getting one file: wants it until it is offered, then pulls it (`file_receiver`).
 
-When the broker begins another life while the file is pulled, it is wanted again, and goes on if it is still the same file. Not
-responsible for files.
+When the broker begins another life while the file is pulled, it is wanted again, and goes on if it is still the same file. A file that
+stands in a list is taken only if it is the one that was listed. Not responsible for files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from holloway.protocols.control_plane.file_receiver import (
     Receiver,
     ReceiverEffect,
 )
+from holloway.protocols.control_plane.file_trees import TreeFile
 from holloway.protocols.control_plane.wire import encode
 
 ANOTHER_FILE = "the file is another one now"
@@ -37,10 +38,11 @@ GetterEffect: TypeAlias = ReceiverEffect | Found
 
 
 class Getter:
-    """One file that a client wants. Arguments as for `Receiver`."""
+    """One file that a client wants. Arguments as for `Receiver`; `listed`: what was said of the file before, and has to be true of the offer."""
 
-    def __init__(self, key: str, route: bytes, want: Want, deadline_s: float) -> None:
+    def __init__(self, key: str, route: bytes, want: Want, deadline_s: float, listed: TreeFile | None = None) -> None:
         self.receiver: Receiver | None = None
+        self._listed = listed
         self._key, self._route, self._want, self._deadline_s = key, route, want, deadline_s
         self._outcome: Outcome | None = None
         self._why = ""
@@ -120,6 +122,9 @@ class Getter:
 
     def _offered(self, now: Moment, offer: Offer) -> list[GetterEffect]:
         if self.receiver is None:
+            listed = self._listed
+            if listed is not None and (offer.size, offer.sha256) != (listed.size, listed.sha256):
+                return self.failed(ANOTHER_FILE)
             self.receiver = Receiver(self._key, self._route, offer, self._deadline_s, self._want)
             return [Found(self._key, offer)]
         if offer == self.receiver.offer:

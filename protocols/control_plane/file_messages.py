@@ -19,6 +19,8 @@ MAX_FILE_BYTES = 1 << 43
 MAX_NAME_CHARS = 1024
 TRY_LATER = "too many transfers are under way"
 """Why a transfer is refused that may be tried again soon."""
+NO_SUCH_FILE = "there is no such file"
+BEHIND_A_LINK = "there is a symbolic link on the way, and none is followed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from holloway.actors.control_plane import file_store
+from holloway.actors.control_plane import file_store, file_trees
+from holloway.actors.control_plane.digests import Digests
 from holloway.actors.control_plane.file_store import Unfinished, open_source, replace_small, require_replaceable
+from holloway.actors.control_plane.file_trees import read_folder
 from holloway.protocols.control_plane.file_messages import Offer
 from holloway.protocols.errors import LocalError
 
@@ -116,3 +118,46 @@ def test_a_regular_file_is_replaced_and_a_link_to_one_is_sent(tmp_path: Path) ->
     assert os.read(descriptor, 9) == b"x"
     os.close(descriptor)
     require_replaceable(tmp_path / "none", ("a", "b"))
+
+
+@pytest.mark.parametrize("kind", ["a symbolic link", "a FIFO", "gone"])
+def test_a_folder_that_becomes_something_else_while_it_is_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    here, read = tmp_path / "here", file_trees._file
+    (here / "zz").mkdir(parents=True)
+    for name in ("a", "zz/config"):
+        (here / name).write_text(name)
+
+    def becomes(folder: int, name: str, whole: str, digests: Digests) -> object:
+        if whole == "a":
+            (here / "zz").rename(tmp_path / "moved")
+            if kind == "a symbolic link":
+                (here / "zz").symlink_to(tmp_path / "moved")
+            elif kind == "a FIFO":
+                os.mkfifo(here / "zz")
+        return read(folder, name, whole, digests)
+
+    monkeypatch.setattr(file_trees, "_file", becomes)
+    tree = read_folder(here, (), Digests())
+    assert tree is not None
+    assert ([each.name for each in tree.files], tree.left_out) == (["a"], ("zz",))
+
+
+def test_a_folder_whose_name_cannot_travel_is_left_out_as_one_and_an_open_one_is_read_wherever_it_is(
+    tmp_path: Path,
+) -> None:
+    here = tmp_path / "here"
+    (here / "back\\slash" / "below").mkdir(parents=True)
+    deep = here.joinpath(*["x"] * 60)
+    deep.mkdir(parents=True)
+    for folder in (here, deep, here / "back\\slash"):
+        (folder / "file").touch()
+    with file_store.open_folder(here, (), make=False) as top:
+        here.rename(tmp_path / "moved")
+        tree = read_folder(top, (), Digests())
+        assert tree is not None
+        with pytest.raises(OSError, match="a folder, and no regular file"):
+            file_store.measure(top, ("x",))
+    assert [each.name for each in tree.files] == ["file"]
+    assert sorted(tree.left_out) == ["back\\slash", "/".join(["x"] * 33)]

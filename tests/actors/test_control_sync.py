@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from control_world import control_world, token, until
 
-from holloway.actors.control_plane import file_client
+from holloway.actors.control_plane import file_client, folders
 from holloway.actors.control_plane.folders import SCRATCH
 from holloway.protocols.control_plane.file_service import FileLimits
 from holloway.protocols.control_plane.messages import CancelJob, Role, State, Step
@@ -69,3 +70,29 @@ async def test_a_folder_that_is_too_large_is_refused_before_anything_comes(tmp_p
         assert result.state is State.FAILED
         assert "it has 8 bytes, 7 are the most" in result.error
         assert not (tmp_path / "agent-web1" / "files" / "conf").exists()
+
+
+@pytest.mark.parametrize("other", [b"x" * 5_000_000, b"z" * 4], ids=["larger", "of the same size"])
+async def test_a_file_that_is_replaced_after_the_list_was_made_is_refused_by_name_and_the_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bytes
+) -> None:
+    async with control_world(tmp_path) as world, world.broker(), world.files():
+        put(world.root)
+        world.max_sync_bytes = 8
+        compare = folders.tree_changes
+
+        def replaced_meanwhile(*lists: Any, **options: Any) -> Any:
+            (world.root / "files" / "conf" / "below" / "a").write_bytes(other)
+            return compare(*lists, **options)
+
+        ann = world.operator(world.admit("ann", Role.OPERATOR))
+        folder = tmp_path / "agent-web1" / "files" / "conf"
+        folder.mkdir(parents=True)
+        (folder / "old").touch()
+        async with world.agent("web1"):
+            monkeypatch.setattr(folders, "tree_changes", replaced_meanwhile)
+            [result] = (await ann.run(Step("sync", ("conf",), {"deletes": True}))).results.values()
+        assert result.state is State.FAILED
+        assert "refused: below/a" in result.error
+        there = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        assert there == {"below/b": 4, "old": 0}

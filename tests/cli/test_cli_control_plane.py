@@ -360,7 +360,7 @@ def test_names_lead_nowhere_but_down(ask: Callable[..., Any], name: str) -> None
     for words in (("put", "x", name), ("get", name, "y")):
         outcome = ask("file", *words)
         assert outcome.code == 1, words
-        assert outcome.error[0] == "the file was not transferred"
+        assert outcome.error[0] == f"the file {name!r} was not transferred"
     assert not Path("y").exists()
 
 

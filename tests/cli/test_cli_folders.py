@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import jsonschema
 import pytest
 from control_thread import Plane
 
+from holloway.actors.control_plane import folders
+from holloway.actors.control_plane.file_client import FileClient
 from holloway.protocols.control_plane.messages import Role
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -123,6 +126,104 @@ def test_a_link_below_the_folder_is_not_written_through(ask: Callable[..., Any],
     outcome = ask("sync", "-t", "web1", "linked")
     assert outcome.code != 0
     assert (outside / "secret").read_bytes() == b"old"
+
+
+def swap(kind: str, secret: Path) -> None:
+    """What somebody may do to `here`, who can write there, while it is uploaded."""
+    config = Path("here/zz/config")
+    match kind:
+        case "its folder is a link":
+            Path("here/zz").rename("here/old")
+            Path("here/zz").symlink_to(secret)
+        case "it is a link":
+            config.unlink()
+            config.symlink_to(secret / "config")
+        case "it is a FIFO":
+            config.unlink()
+            os.mkfifo(config)
+        case "it is another file":
+            (secret / "config").replace(config)
+        case _:
+            config.unlink()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Something happens after the folder was listed, when the first of its files goes up."""
+    put, has_happened = FileClient.put, False
+
+    async def first_happens(*arguments: Any) -> Any:
+        nonlocal has_happened
+        if not has_happened:
+            has_happened = True
+            happens()
+        return await put(*arguments)
+
+    monkeypatch.setattr(FileClient, "put", first_happens)
+
+
+@pytest.mark.parametrize(
+    "kind", ["its folder is a link", "it is a link", "it is a FIFO", "it is another file", "it is gone"]
+)
+def test_what_is_not_the_file_that_was_listed_is_not_sent_but_named_and_the_others_go(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    name = "raced-" + kind.replace(" ", "-")
+    at_broker = plane.world.root / "files" / name
+    write(tmp_path / "outside", {"config": b"secret!!"})
+    write(at_broker, {"old": b"stays"})
+    write(Path("here"), {"a": b"one", "zz/config": b"harmless", "zz/other": b"two"})
+    meanwhile(monkeypatch, lambda: swap(kind, tmp_path / "outside"))
+    outcome = ask("upload", "here", name, "--delete", "--json")
+    expected = {"a": b"one", "old": b"stays"}
+    refused = ["zz/config"]
+    if kind == "its folder is a link":
+        refused.append("zz/other")
+    else:
+        expected["zz/other"] = b"two"
+    assert contents(at_broker) == expected
+    assert outcome.code == 1, outcome.err
+    assert outcome.error[0] == f"refused: {', '.join(refused)}"
+    document = outcome.document
+    jsonschema.validate(document, json.loads((SCHEMAS / "holloway.folder.json").read_text()))
+    assert (document["refused"], document["removed"]) == (refused, 0)
+    assert (document["changed"], document["size"]) == (3 - len(refused), sum(map(len, expected.values())) - 5)
+
+
+def test_a_folder_whose_own_name_becomes_a_link_is_sent_as_it_was(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {"a": b"one", "zz/config": b"harmless"}
+    write(tmp_path / "outside", {"zz/config": b"secret!!"})
+    write(Path("here"), files)
+
+    def swap_all() -> None:
+        Path("here").rename("moved")
+        Path("here").symlink_to(tmp_path / "outside")
+
+    meanwhile(monkeypatch, swap_all)
+    assert ask("upload", "here", "raced-all").code == 0
+    assert contents(plane.world.root / "files" / "raced-all") == files
+
+
+def test_what_the_broker_offers_and_has_not_listed_is_not_taken_by_a_download(
+    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_broker, compare = plane.world.root / "files" / "relisted", folders.tree_changes
+    write(at_broker, {"a": b"one", "b": b"two", "gone": b"three"})
+    write(Path("there"), {"old": b"stays"})
+
+    def replaced_meanwhile(*lists: Any, **options: Any) -> Any:
+        write(at_broker, {"a": b"larger" * 1000})
+        (at_broker / "gone").unlink()
+        return compare(*lists, **options)
+
+    monkeypatch.setattr(folders, "tree_changes", replaced_meanwhile)
+    outcome = ask("download", "relisted", "there", "--delete", "--json")
+    assert (outcome.code, outcome.error[0], outcome.document["refused"]) == (1, "refused: a, gone", ["a", "gone"])
+    assert contents(Path("there")) == {"b": b"two", "old": b"stays"}
+    monkeypatch.setattr(folders, "tree_changes", compare)
+    assert ask("download", "relisted", "there", "--delete").code == 0
+    assert contents(Path("there")) == {"a": b"larger" * 1000, "b": b"two"}
 
 
 def test_a_folder_that_nobody_put_is_told_and_removes_nothing(ask: Callable[..., Any], plane: Plane) -> None:

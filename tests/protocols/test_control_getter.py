@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from control_site import ANN, WALL, read, request
 
 from holloway.protocols.control_plane import file_messages as f
@@ -14,6 +16,7 @@ from holloway.protocols.control_plane.file_getter import ANOTHER_FILE, Found, Ge
 from holloway.protocols.control_plane.file_receiver import RETRY_S, STALLED_AFTER_S, Leave, Outcome, Store, Write
 from holloway.protocols.control_plane.file_sender import Sender
 from holloway.protocols.control_plane.file_service import FileLimits, FileService, Measure, Prepare
+from holloway.protocols.control_plane.file_trees import TreeFile
 from holloway.protocols.control_plane.wire import encode
 
 WANT = f.Want(request(1), "a/b")
@@ -101,6 +104,21 @@ def test_the_same_offer_again_asks_for_what_is_missing_and_another_one_ends_it()
     assert said(effects) == [f.Abort(request(1), ANOTHER_FILE)]
     assert effects[-1] == Leave("k")
     assert (getter.outcome, getter.why) == (Outcome.FAILED, ANOTHER_FILE)
+
+
+@pytest.mark.parametrize("other", [{"size": 9}, {"size": 7}, {"sha256": "0" * 64}])
+def test_of_a_file_that_is_not_the_one_that_was_listed_nothing_is_taken(other: dict[str, Any]) -> None:
+    listed = TreeFile("b", OFFER.size, OFFER.sha256, 0o600)
+    getter = Getter("k", b"", WANT, 1000.0, listed)
+    getter.begin(at(0))
+    effects = getter.receive(at(1), replace(OFFER, **other))
+    assert said(effects) == [f.Abort(request(1), ANOTHER_FILE)]
+    assert len(effects) == 1, "nothing is opened, nothing is fetched"
+    assert (getter.outcome, getter.why, getter.receiver) == (Outcome.FAILED, ANOTHER_FILE, None)
+    assert getter.receive(at(2), OFFER) == []
+    getter = Getter("k", b"", WANT, 1000.0, listed)
+    getter.begin(at(0))
+    assert getter.receive(at(1), replace(OFFER, mode=0o644)) == [Found("k", replace(OFFER, mode=0o644))]
 
 
 def test_no_is_an_answer_and_what_is_for_another_transfer_is_none() -> None:
