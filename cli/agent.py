@@ -15,8 +15,6 @@ from holloway.cli.control_options import (
     ControlCommand,
     broker_options,
     find_broker,
-    force_null_option,
-    require_loopback,
     with_file_port,
 )
 from holloway.cli.exit_codes import ExitCode
@@ -81,7 +79,6 @@ MAX_PARALLEL = 256
 )
 @click.option("--no-sync", is_flag=True, help="Let nobody sync folders to this machine.")
 @click.option("--no-plugins", is_flag=True, help="Have only the commands of Holloway itself.")
-@force_null_option
 @broker_options
 def command(
     root: Path | None,
@@ -99,7 +96,6 @@ def command(
     file_port: int | None,
     no_sync: bool,
     no_plugins: bool,
-    force_null: bool,
     host: str | None,
     curve_key_file: str | None,
 ) -> int:
@@ -142,9 +138,7 @@ def command(
     if not own_name:
         raise CommandFailedError("this agent needs a name", "this machine has none", "holloway agent --name NAME")
     broker = find_broker(host, curve_key_file, node=own_name) if enrolled is None else enrolled[1]
-    if broker.pair is None:
-        require_loopback(broker.host, "--host", is_forced=force_null)
-    elif not broker.pair.secret:
+    if broker.pair is not None and not broker.pair.secret:
         _make_key(broker.keys, own_name)
     configure_logging(log_level)
     own_root = (root or Path(".holloway") / own_name).absolute()

@@ -77,7 +77,6 @@ def command(
     first_client_s: int,
     no_first_client: bool,
     no_plugins: bool,
-    force_null: bool,
     log_level: str,
 ) -> int:
     """Run the broker between operators and nodes.
@@ -104,7 +103,7 @@ def command(
     security = Security(chosen_security())
     if security is Security.NULL:
         seat = Seat(bind or LOOPBACK)
-        require_loopback(seat.bind, "--bind", is_forced=force_null)
+        require_loopback(seat.bind, "--bind")
     else:
         seat = find_seat(bind, root.absolute(), command_port, file_port)
     configure_logging(log_level)

@@ -47,6 +47,7 @@ CONTROL_VERBS: Final = (
 """The verbs that `--host` and `--curve-key-file` before the verb are for."""
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+))(?::(?P<port>\d{1,5}))?\Z")
 _SECURITY: Final = "holloway.security"
+_FORCE_NULL: Final = "holloway.force-null"
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 _ALL_OPTIONS = frozenset(
     {
@@ -128,10 +129,11 @@ def _config_problem(path: Path, number: int, why: str) -> CommandFailedError:
 
 
 def broker_options(function: Decorated) -> Decorated:
-    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`, None when they were not given; and `--security`
-    and `--state`, which `find_broker` finds by itself.
+    """Adds `--host` and `--curve-key-file`, which arrive as `host` and `curve_key_file`, None when they were not given; and `--security`,
+    `--force-null` and `--state`, which `find_broker` finds by itself.
     """
     options = [
+        force_null_option,
         security_option,
         network_option,
         click.option(
@@ -154,6 +156,10 @@ def _keep_security(context: click.Context, parameter: click.Parameter, value: st
     context.meta[_SECURITY] = value
 
 
+def _keep_force(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_FORCE_NULL] = value
+
+
 security_option = click.option(
     "--security",
     type=click.Choice(("curve", "null")),
@@ -162,7 +168,11 @@ security_option = click.option(
     help="null: no keys and no encryption, for a broker that is run so.  [default: curve]",
 )
 force_null_option = click.option(
-    "--force-null", is_flag=True, help="Take --security null on an address that other machines reach."
+    "--force-null",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_force,
+    help="Take --security null on an address that other machines reach.",
 )
 
 
@@ -176,10 +186,12 @@ def chosen_security() -> str:
     return chosen
 
 
-def require_loopback(host: str, option: str, *, is_forced: bool) -> None:
-    """Raises CommandFailedError for control without keys where other machines are."""
+def require_loopback(host: str, option: str) -> None:
+    """Raises CommandFailedError for control without keys where other machines are, unless `--force-null` of the verb takes that."""
     from holloway.protocols.control_plane.null_security import is_loopback
 
+    context = click.get_current_context(silent=True)
+    is_forced = context is not None and context.meta.get(_FORCE_NULL, False)
     if not is_forced and not is_loopback(host):
         raise CommandFailedError(
             f"--security null is not for {option} {host}",
@@ -245,6 +257,7 @@ def find_broker(host: str | None, curve_key_file: str | None, *, node: str = "")
         if curve_key_file is not None:
             why = "--security null uses no keys, so --curve-key-file means nothing"
             raise click.UsageError(why, click.get_current_context(silent=True))
+        require_loopback(place, "--host")
         return Broker(place, port, None, "", "", _said_name(node))
     path = key_file(curve_key_file, os.environ)
     keys = read_keys(path)

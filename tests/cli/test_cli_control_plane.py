@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 from control_thread import Plane
 
 from holloway.actors.control_plane.key_files import read_keys
 from holloway.cli import client
+from holloway.cli.control_options import CONTROL_VERBS
 from holloway.cli.job_views import PeopleView
+from holloway.cli.main import root
 from holloway.protocols.control_plane.messages import Expect, NodeOutput, Role, Stream
 from holloway.protocols.errors import BrokerError
 
@@ -297,6 +300,53 @@ def test_without_keys_nobody_is_where_others_are_unless_forced(holloway: Callabl
     assert not Path("b").exists()
     agent = holloway("agent", "--name", "web1", "--host", "192.0.2.1", *null)
     assert (agent.code, agent.error[0]) == (4, "--security null is not for --host 192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "echo hi",
+        "exec true",
+        "clients",
+        "sync x",
+        "jobs list",
+        "jobs show j",
+        "jobs wait j",
+        "jobs cancel j",
+        "client list",
+        "file put . x",
+        "file get x y",
+        "upload . x",
+        "download x y",
+        "edit -a x",
+    ],
+)
+def test_without_keys_no_verb_calls_where_others_are_unless_forced(
+    holloway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    verb = words.split()
+    Path(".holloway").mkdir()
+    Path(".holloway/config").write_text("--file-port 1\n")
+    monkeypatch.setenv("HOLLOWAY_SECURITY", "null")
+    monkeypatch.setenv("HOLLOWAY_HOST", "0.0.0.0:1")  # which is this machine, though nobody says so
+    refused = holloway(*verb)
+    assert (refused.code, refused.error[0]) == (4, "--security null is not for --host 0.0.0.0")
+    assert "warning" not in refused.err
+    at = 2 if verb[0] in ("jobs", "client", "file") else 1
+    forced = holloway(*verb[:at], "--force-null", *verb[at:])
+    assert "--security null is not for" not in forced.err
+
+
+def test_every_verb_that_asks_a_broker_has_the_same_options(holloway: Callable[..., Any]) -> None:
+    found = 0
+    for name in CONTROL_VERBS:
+        group = root.get_command(click.Context(root), name)
+        assert group is not None
+        for command in group.commands.values() if isinstance(group, click.Group) else [group]:
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {"--security", "--force-null"} <= options or "--host" not in options, command
+            found += "--host" in options
+    assert found > 15
 
 
 def test_a_client_without_keys_does_not_get_into_a_broker_with_keys(holloway: Callable[..., Any], plane: Plane) -> None:
