@@ -5,21 +5,17 @@ Not responsible for what nodes do with it: `holloway sync applications/APP` brin
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
+import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from holloway.cli.control_options import ControlCommand, broker_options, find_broker
-from holloway.cli.exit_codes import ExitCode
-from holloway.cli.failures import CommandFailedError
+from holloway.cli.editor import chosen_editor, read_edited, run_editor
 from holloway.cli.printing import say
-
-DEFAULT_EDITOR = "vi"
 
 
 @click.command(cls=ControlCommand)
@@ -31,19 +27,22 @@ def command(application: str, host: str | None, curve_key_file: str | None) -> N
     $VISUAL or $EDITOR is started with it. It is YAML, and replaces the one before only if nobody has changed that meanwhile. What is refused
     is kept, and said where.
     """
+    from holloway.actors.control_plane.yaml_check import require_yaml
     from holloway.cli.operator_session import answer, new_token
     from holloway.protocols.control_plane.messages import Admin
 
+    require_yaml(b"")  # before anybody writes something that cannot be looked at
+    editor = chosen_editor()
     broker = find_broker(host, curve_key_file)
     found = answer(broker, Admin(new_token(), "edit", (application,)))
     revision = str(found.document.get("revision", ""))
     before = found.body or f"# The configuration of {application}\n".encode()
     folder = Path(tempfile.mkdtemp(prefix="holloway-edit-"))
     path = folder / f"{application}.yml"
-    path.write_bytes(before)
     is_over = False
     try:
-        after = _edited(path)
+        path.write_bytes(before)
+        after = _edited(editor, path)
         if after == before:
             say("nothing was changed")
             is_over = True
@@ -53,26 +52,35 @@ def command(application: str, host: str | None, curve_key_file: str | None) -> N
         say(f"the configuration of {application} is saved, revision {str(saved.document.get('revision', ''))[:12]}")
         say(f"bring it to nodes with:  holloway sync -a {application} applications/{application}")
     finally:
-        if is_over:
-            path.unlink()
-            folder.rmdir()
+        _clear_away(path, before, is_over=is_over)
+
+
+def _clear_away(path: Path, before: bytes, *, is_over: bool) -> None:
+    """Remove our folder with whatever the editor left beside the file; unless there is something in it that would be lost."""
+    folder = path.parent
+    if not is_over:
+        if path.is_file() and not path.is_symlink():
+            is_ours = path.stat().st_size == len(before) and path.read_bytes() == before
+            kept = "" if is_ours else f"what you wrote is kept in {path}"
         else:
-            say(f"what you wrote is kept in {path}")
+            kept = f"what the editor left is kept in {folder}" if any(folder.iterdir()) else ""
+        if kept:
+            say(kept)
+            return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        say(f"{folder} could not be removed")
 
 
-def _edited(path: Path) -> bytes:
+def _edited(editor: Sequence[str], path: Path) -> bytes:
     """What the editor leaves there, which is YAML. On a terminal it is started again when it is none."""
     from holloway.actors.control_plane.yaml_check import require_yaml
     from holloway.protocols.control_plane.wire import MAX_BODY_BYTES
     from holloway.protocols.errors import LocalError
 
     while True:
-        _run_editor(path)
-        text = path.read_bytes()
-        if len(text) > MAX_BODY_BYTES:
-            raise CommandFailedError(
-                "the configuration is too large", f"it has {len(text)} bytes", "put a file instead"
-            )
+        run_editor(editor, path)
+        text = read_edited(path, MAX_BODY_BYTES)
         try:
             require_yaml(text)
         except LocalError as error:
@@ -83,13 +91,3 @@ def _edited(path: Path) -> bytes:
                 raise
             continue
         return text
-
-
-def _run_editor(path: Path) -> None:
-    words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or DEFAULT_EDITOR)
-    try:
-        code = subprocess.run([*words, str(path)], check=False).returncode  # noqa: S603 - the user's own editor
-    except (OSError, IndexError) as error:
-        raise CommandFailedError("the editor cannot be started", str(error), "EDITOR=vi holloway edit …") from error
-    if code:
-        raise CommandFailedError("the editor failed", f"its code is {code}", "nothing was saved", ExitCode.FAILED)

@@ -23,6 +23,7 @@ from holloway.actors.control_plane.key_watch import KeyWatch
 from holloway.actors.control_plane.plugin_threads import PluginThreads, ThreadLimits
 from holloway.actors.control_plane.plugins import BrokerCall, BrokerCommand, Plugins, told, words_of
 from holloway.actors.control_plane.world import World
+from holloway.actors.control_plane.yaml_check import require_yaml
 from holloway.protocols.control_plane.broker_queries import answer_parts
 from holloway.protocols.control_plane.effects import Audit, Principal, Serve
 from holloway.protocols.control_plane.file_names import NameProblem, confined
@@ -119,6 +120,7 @@ class BrokerCommands:
             raise LocalError("edit takes one application", f"it was given {len(request.arguments)}")
         [application] = request.arguments
         if REVISION not in request.options:
+            require_yaml(b"")  # what could not be looked at when it is edited is not handed out to be edited
             text, revision = read_configuration(self._files, application)
             return Answer(request.request, 1, True, {REVISION: revision}, text)
         revision = write_configuration(self._files, application, request.body, str(request.options[REVISION]))

@@ -1,10 +1,9 @@
-"""Folders and configurations at the broker, on nodes and here: upload, download, sync, edit, and what they refuse."""
+"""Folders at the broker, on nodes and here: upload, download, sync, and what they refuse."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,66 +242,3 @@ def test_a_node_reads_nothing_without_a_job(ask: Callable[..., Any], plane: Plan
         assert outcome.code == 1
         assert "the role node may not call" in outcome.error[1]
     assert not Path("got").exists() or contents(Path("got")) == {}
-
-
-def editor(script: str) -> str:
-    """An editor that runs some Python with the file's name as `path`."""
-    Path("editor.py").write_text(f"import sys, pathlib\npath = pathlib.Path(sys.argv[1])\n{script}\n")
-    return f"{sys.executable} {Path('editor.py').absolute()}"
-
-
-def test_edit_writes_what_the_editor_left(
-    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VISUAL", editor("assert 'shop' in path.read_text(); path.write_text('size: 3\\n')"))
-    first = ask("edit", "-a", "shop")
-    assert first.code == 0, first.err
-    stored = plane.world.root / "files" / "applications" / "shop" / "config.yml"
-    assert stored.read_text() == "size: 3\n"
-    monkeypatch.setenv("VISUAL", editor("assert path.read_text() == 'size: 3\\n'"))
-    assert "nothing was changed" in ask("edit", "-a", "shop").err
-    assert ask("sync", "-t", "web1", "applications/shop").code == 0
-    assert contents(agent_files(plane, "web1") / "applications" / "shop") == {"config.yml": b"size: 3\n"}
-
-
-def test_what_is_no_yaml_is_refused_and_kept(
-    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDITOR", editor("path.write_text('a: [1\\n')"))
-    monkeypatch.delenv("VISUAL", raising=False)
-    outcome = ask("edit", "-a", "bad")
-    assert outcome.code == 1
-    assert outcome.error[0] == "it is not YAML"
-    assert outcome.error[1].startswith("line 2, column 1: ")
-    [kept] = [line.rpartition(" ")[2] for line in outcome.err.splitlines() if "is kept in" in line]
-    assert Path(kept).read_text() == "a: [1\n"
-    assert not (plane.world.root / "files" / "applications" / "bad").exists()
-
-
-def test_two_who_edit_at_once_do_not_overwrite_each_other(
-    ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored = plane.world.root / "files" / "applications" / "both" / "config.yml"
-    other = f"p = pathlib.Path({str(stored)!r}); p.parent.mkdir(parents=True); p.write_text('his: 1\\n')"
-    monkeypatch.setenv("VISUAL", editor(f"{other}; path.write_text('mine: 1\\n')"))
-    outcome = ask("edit", "-a", "both")
-    assert outcome.code == 1
-    assert "is another one now" in outcome.error[1]
-    assert stored.read_text() == "his: 1\n"
-    [kept] = [line.rpartition(" ")[2] for line in outcome.err.splitlines() if "is kept in" in line]
-    assert Path(kept).read_text() == "mine: 1\n"
-
-
-def test_the_broker_checks_yaml_itself(ask: Callable[..., Any], plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    from holloway.cli import edit
-
-    monkeypatch.setattr(edit, "_edited", lambda path: b"a: [1\n")
-    outcome = ask("edit", "-a", "worse")
-    assert (outcome.code, outcome.error[0]) == (1, "the broker refuses")
-    assert "it is not YAML" in outcome.error[1]
-
-
-def test_an_operator_cannot_edit_by_a_name_that_leads_out(ask: Callable[..., Any]) -> None:
-    outcome = ask("edit", "-a", "../../security/curve/server_keys")
-    assert outcome.code == 1
-    assert "is no application" in outcome.error[1]
