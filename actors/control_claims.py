@@ -57,6 +57,11 @@ class ControlClaims:
 
     # Ours.
 
+    @property
+    def agent_key(self) -> str | None:
+        """The public key of this machine's agent, when it has one."""
+        return self._agent_key
+
     async def enrol(self, key: str | None) -> None:
         """The agent of this machine has that public key from now on; None: it has no agent. Raises LocalError where records are not
         signed and for what is no key, PortError when it cannot be kept.

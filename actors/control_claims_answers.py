@@ -84,9 +84,10 @@ def _own_addresses(config: Config) -> list[str]:
 
 def _brokers(config: Config, claims: ControlClaims) -> Answer:
     view = claims.view()
+    node = {"name": config.node.name, "network": config.node.network, "addresses": _own_addresses(config)}
     return {
         "schema": BROKERS_SCHEMA,
-        "node": {"name": config.node.name, "network": config.node.network, "addresses": _own_addresses(config)},
+        "node": node | {"agent": claims.agent_key},
         "signed": claims.is_signed,
         "brokers": [{"node": name, **place.fields()} for name, place in view.brokers],
         "named": list(view.named),

@@ -118,9 +118,14 @@ def list_(root: Path | None, host: str | None, curve_key_file: str | None, as_js
 @click.argument("name")
 @where_options
 def revoke(name: str, root: Path | None, host: str | None, curve_key_file: str | None) -> None:
-    """Take a client out, for good: on its open connection, too."""
-    Where(root, host, curve_key_file).call("client-revoke", name)
-    say(f"{name} is revoked")
+    """Take a client out, for good: on its open connection, too. A node of that name is not let in by its network, either."""
+    row = Where(root, host, curve_key_file).call("client-revoke", name)[0]
+    say(f"{name} is revoked; nor does its network let in a node of that name")
+    if node_key := row.get("node_kept_out"):
+        say(
+            f"node {name} is kept out, whose key is {one_line(node_key)}; to let it in: "
+            f"holloway client create --role node --name {name} --public-key KEY"
+        )
 
 
 @command.command(cls=ControlCommand)

@@ -22,11 +22,29 @@ if TYPE_CHECKING:
 
 
 class HostileNode:
-    """Whoever has the key of one node, as long as a fault lasts."""
+    """Whoever has one node, as long as a fault lasts: its key, and its record, in which he names the key of another one."""
 
     def __init__(self, world: ControlWorld, fault: Fault, host: AgentHost) -> None:
         self._world, self._fault, self._host = world, fault, host
         self._dice = stream(world.plan.seed, fault.name, host.name)
+
+    def steal(self) -> None:
+        """Name the key of another node, whose own record has not come; until the fault is over."""
+        world = self._world
+        others = [
+            name for name, each in world.hosts.items() if isinstance(each, type(self._host)) and each is not self._host
+        ]
+        if not others:
+            return
+        victim = others[below(self._dice.getrandbits(64), len(others))]
+        world.thieves[victim] = self._host.name
+        world.broker.renamed(victim, self._host.name)
+
+        def give_back() -> None:
+            if world.thieves.pop(victim, None) is not None:
+                world.broker.renamed(self._host.name)
+
+        world.timeline.at(self._fault.until_ns, give_back)
 
     def act(self) -> None:
         """Send something, and again later."""

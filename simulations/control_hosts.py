@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holloway.protocols.control_plane.agent import Agent, AgentPolicy
 from holloway.protocols.control_plane.audit_chain import Head, next_line
-from holloway.protocols.control_plane.broker import FOREIGN_JOB, NO_KEY, NOT_POSSIBLE, TOO_MANY, WRONG_SENDER, Broker
+from holloway.protocols.control_plane.broker import Broker
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import (
     AgentEffect,
     Audit,
     BrokerEffect,
+    Claimed,
     Forget,
     Keep,
     Kill,
@@ -29,8 +31,6 @@ from holloway.protocols.control_plane.effects import (
     Serve,
     Start,
 )
-from holloway.protocols.control_plane.file_service import BUSY as FILE_BUSY
-from holloway.protocols.control_plane.file_service import TOO_MANY as TOO_MANY_FILES
 from holloway.protocols.control_plane.jobs import read_job, read_sent
 from holloway.protocols.control_plane.messages import Answer, Cancel, Noted, Role, Run, Stream
 from holloway.protocols.control_plane.refusals import lines_of
@@ -41,11 +41,13 @@ from holloway.simulations.control_files import FileClient, FileShelf
 from holloway.simulations.control_oracles import (
     Execution,
     Fate,
+    a_job_is_booked_to_who_runs_it,
     agents_are_bounded,
     brokers_are_bounded,
     jobs_end_by_their_deadline,
     nothing_noted_is_lost,
 )
+from holloway.simulations.control_refusals import NO_REFUSALS, PLACES
 from holloway.simulations.heap import Agenda
 from holloway.simulations.oracles import hold
 from holloway.simulations.streams import below, stream
@@ -74,18 +76,7 @@ PIECE_BYTES = 48 * 1024
 """The most that a simulated process writes at once."""
 _DIES_WITHIN_NS = 300 * MS
 _LOOKS_EVERY = 16
-_NO_REFUSALS = ("control_forgotten_job", "control_bad_record", "file_no_transfer")
-"""What is counted without being refused."""
 _RUN, _NOTED, _REGISTER = b'"kind":"run"', b'"kind":"noted"', b'"kind":"register"'
-_PLACES = {
-    NO_KEY: "node_refused",
-    WRONG_SENDER: "node_refused",
-    FOREIGN_JOB: "node_refused",
-    TOO_MANY: "flood_refused",
-    NOT_POSSIBLE: "nobody_meant",
-    FILE_BUSY: "file_refused",
-    TOO_MANY_FILES: "file_refused",
-}
 
 
 class Host:
@@ -219,7 +210,8 @@ class BrokerHost(Host):
         self.broker, self.audited = self._new(), 0
         self.shelf.begin()
         self.carry_out(self.broker.restore(self.moment, list(self.disk.items())))
-        names = self.world.plan.control.operators if self.world.plan.control is not None else ()
+        control = self.world.plan.control
+        names = () if control is None else control.operators
         counted = {name: Role.OPERATOR for name in names if not self.revoked[name]}
         self.carry_out(self.broker.only(self.moment, counted))
         for name in set(names).difference(counted):
@@ -247,12 +239,20 @@ class BrokerHost(Host):
 
         def take_out() -> None:
             life = self.life
-            self.carry_out(self.broker.gone(self.moment, name))
-            self.shelf.carry_out(self.shelf.service.gone(name))
+            self._take_out((name,))
             if self.is_up() and self.life == life:
                 self.world.truth.revoked(name)
 
         self.do(take_out)
+
+    def _take_out(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.carry_out(self.broker.gone(self.moment, name))
+            self.shelf.carry_out(self.shelf.service.gone(name))
+
+    def renamed(self, *names: str) -> None:
+        """The keys of these nodes are called otherwise from now on."""
+        self.do(partial(self._take_out, names))
 
     def undelivered(self, route: bytes, frames: list[bytes]) -> None:
         """Nobody is at the other end any more."""
@@ -262,7 +262,7 @@ class BrokerHost(Host):
     def refused(self) -> int:
         """How much this life has refused."""
         counts = self.broker.counts + self.shelf.service.counts
-        return counts.total() - sum(counts[name] for name in _NO_REFUSALS)
+        return counts.total() - sum(counts[name] for name in NO_REFUSALS)
 
     def carry_out(self, effects: Sequence[BrokerEffect]) -> None:
         """Do what the broker wants, in order."""
@@ -294,6 +294,8 @@ class BrokerHost(Host):
                     del self.disk[key]
                 case Audit():
                     self.write(effect)
+                case Claimed():
+                    pass  # the record that names the key says otherwise until the fault is over
                 case Serve(route, _, request):
                     self.world.to_route(route, encode(Answer(request.request, 1, True, {"is": "done"})))
         self._looked += 1
@@ -315,13 +317,14 @@ class BrokerHost(Host):
     def _check_sent(self, route: bytes, frames: list[bytes]) -> None:
         message = decode(frames) if _RUN in frames[1] else None
         if isinstance(message, Run):
-            self.world.truth.leaves(route.decode().partition("/")[0], message.job)
+            booked = next((each.record.name for each in self.broker.agents if each.route == route), _node(route))
+            hold(a_job_is_booked_to_who_runs_it, booked, _node(route), message.job)
+            self.world.truth.leaves(_node(route), message.job)
 
     def _check_noted(self, route: bytes, frames: list[bytes]) -> None:
         message = decode(frames) if _NOTED in frames[1] else None
         if isinstance(message, Noted) and message.job in self.broker.jobs.jobs:
-            node = route.decode().partition("/")[0]
-            hold(nothing_noted_is_lost, f"end/{message.job}/{node}" in self.disk, node, message.job)
+            hold(nothing_noted_is_lost, f"end/{message.job}/{_node(route)}" in self.disk, _node(route), message.job)
 
     def write(self, entry: Audit) -> None:
         """A line of the audit trail."""
@@ -329,7 +332,11 @@ class BrokerHost(Host):
         self.trail.append(line)
         if entry.event == "refused":
             self.audited += lines_of(entry.what)
-            self.world.reached.reach(_PLACES.get(entry.outcome, "malformed_refused"))
+            self.world.reached.reach(PLACES.get(entry.outcome, "malformed_refused"))
+
+
+def _node(route: bytes) -> str:
+    return route.decode().partition("/")[0]
 
 
 class AgentHost(Host):
@@ -350,8 +357,8 @@ class AgentHost(Host):
 
     @property
     def principal(self) -> Principal:
-        """Who it is, as its key says."""
-        return Principal(self.name, Role.NODE)
+        """Who it is, as the broker takes its key to say: another one while that has named it."""
+        return Principal(self.world.thieves.get(self.name, self.name), Role.NODE)
 
     def begin(self) -> None:
         """See `Host`."""

@@ -74,6 +74,11 @@ def only_operators_command(owner: str | None, operators: Sequence[str], node: st
     return f"{node} begins what {owner or 'nobody'} asked for" if owner not in operators else None
 
 
+def a_job_is_booked_to_who_runs_it(booked: str, node: str, job: str) -> str | None:
+    """What leaves for a node is booked to that node, whoever has named its key."""
+    return f"job {job} of node {booked} is sent to {node}" if booked != node else None
+
+
 def a_request_is_one_job(known: str | None, job: str, request: str) -> str | None:
     """However often a request comes, it is one job."""
     return f"request {request} is job {known} and job {job}" if known not in (None, job) else None
@@ -198,6 +203,7 @@ CONTROL_ALWAYS: tuple[Callable[..., str | None], ...] = (
     nothing_runs_twice,
     what_is_over_does_not_begin,
     only_operators_command,
+    a_job_is_booked_to_who_runs_it,
     a_request_is_one_job,
     states_tell_the_truth,
     what_is_barred_is_not_sent,

@@ -52,6 +52,8 @@ class ControlWorld:
         self.operators = {name: OperatorHost(self, name) for name in plan.control.operators}
         names = [name for name in others if name not in self.operators]
         self.agents = {name: AgentHost(self, name, _ROLES[number % 3]) for number, name in enumerate(names)}
+        self.thieves: dict[str, str] = {}
+        """By node, who has named its key."""
         self.hosts: dict[str, Host] = {broker: self.broker, **self.operators, **self.agents}
         for host in self.hosts.values():
             host.boot()
@@ -192,7 +194,9 @@ class ControlWorld:
                 case "operator_revoked":
                     self.broker.revoke(name)
                 case "hostile_node" if isinstance(host, AgentHost):
-                    HostileNode(self, fault, host).act()
+                    hostile = HostileNode(self, fault, host)
+                    hostile.steal()
+                    hostile.act()
                 case _:
                     pass
 

@@ -193,6 +193,7 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
         "connection_was_gone": _commanded("a broker was told that a message could not leave"),
         "output_thrown_away": _commanded("output made room for newer output"),
         "node_refused": _commanded("what a node may not do was refused"),
+        "stolen_key_refused": _commanded("an agent whose key another node had named was not taken for that one"),
         "malformed_refused": _commanded("frames that are no message were refused"),
         "file_put": _commanded("a file arrived at the broker"),
         "file_got": _commanded("a file arrived at an operator"),

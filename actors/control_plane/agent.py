@@ -44,7 +44,7 @@ from holloway.protocols.control_plane.effects import (
     Send,
     Start,
 )
-from holloway.protocols.control_plane.messages import Registered, Replaced, Stream
+from holloway.protocols.control_plane.messages import Denied, Registered, Replaced, Stream
 from holloway.protocols.control_plane.network_view import KnownBroker
 from holloway.protocols.control_plane.null_security import WARNING
 from holloway.protocols.control_plane.targets import AgentRecord
@@ -155,6 +155,7 @@ class _Hands:
         self._reins: dict[str, Reins] = {}
         self._effects: list[AgentEffect] = []
         self._waiting = trio.CancelScope()
+        self._told = ""
         self._is_stopping = False
         self._rested = trio.Event()
 
@@ -249,17 +250,30 @@ class _Hands:
         """What a person should know of what the broker says."""
         match decode(frames):
             case Registered(name) if name != self._settings.me.name:
-                self._log.error(
-                    "the broker calls this node %s and sends it no jobs for %s: name it so",
-                    name,
-                    self._settings.me.name,
-                )
+                own = self._settings.me.name
+                if self._settings.network is not None:
+                    self._tell_once(
+                        f"the broker takes our key for that of node {name}, and this is {own}: no jobs are run; does the record of {name} name our key?"
+                    )
+                else:
+                    self._tell_once(
+                        f"our key is called {name} at the broker, and this agent {own}: no jobs are run; --name {name}"
+                    )
+            case Denied(_, why, fix):
+                self._tell_once(f"not let in: {why}; {fix}")
             case Registered(name) if not self._agent.is_registered:
                 self._log.info("registered as %s", name)
+                self._told = ""
             case Replaced():
                 self._log.error("another agent uses the same key: this one keeps still for a while")
             case _:
                 pass
+
+    def _tell_once(self, text: str) -> None:
+        """An error that the broker repeats."""
+        if text != self._told:
+            self._log.error("%s", text)
+        self._told = text
 
     async def _make_durable(self, effects: list[AgentEffect]) -> None:
         changes = [each for each in effects if isinstance(each, Keep | Forget)]

@@ -10,8 +10,7 @@ the supervisor begins again from what is on disk. Not responsible for what messa
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 import zmq
 
+from holloway.actors.bounded_log import BoundedLog
 from holloway.actors.control_plane.audit_file import AuditFile
 from holloway.actors.control_plane.broker_commands import BrokerCommands
 from holloway.actors.control_plane.curve import CurvePair
@@ -39,10 +39,23 @@ from holloway.actors.control_plane.zmq_socket import ZmqSocket
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.control_plane.broker import Broker
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
-from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Principal, Send, Serve
+from holloway.protocols.control_plane.effects import (
+    Audit,
+    BrokerEffect,
+    Claimed,
+    Forget,
+    Keep,
+    Principal,
+    Send,
+    Serve,
+)
+from holloway.protocols.control_plane.key_owners import owner_changes, take_owners
+from holloway.protocols.control_plane.messages import Admin, Ask, Attach, CancelJob, Denied, Query, Register
 from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
 from holloway.protocols.control_plane.refusals import NO_END, Refusals
+from holloway.protocols.control_plane.wire import decode, encode
 from holloway.protocols.errors import HollowayError
+from holloway.protocols.z85 import encode_z85
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -55,6 +68,8 @@ BATCH = 256
 RECORDS = "records.db"
 NAMED_AT_ONCE = 16
 """Of agents whom the network lets in, or no more: of more there is one line in the trail."""
+NAMES_SHOWN = 20
+LOG_LINES = 60
 FOLDER = Path("broker")
 DEFAULT_POLICY = BrokerPolicy()
 
@@ -148,6 +163,16 @@ def endpoint_of(bind: str, port: int) -> str:
     return f"tcp://{host}:{port or '*'}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A message, and the key that it came with; `stranger`: what is known of who sent it when that is nobody."""
+
+    route: bytes
+    key: str | None
+    frames: list[bytes]
+    stranger: str = ""
+
+
 class _Hub:
     """The pure broker, and what it needs of the world."""
 
@@ -170,7 +195,7 @@ class _Hub:
             replace(settings.policy, access=settings.plugins.access(settings.policy.access)), world.entropy
         )
         self._settings, self._world, self._log = settings, world, log
-        self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.admit_first, settings.enrolled)
+        self.keys = KeyWatch(server_keys, roster, log, self._hear_gone, self.may_come_first, settings.enrolled)
         self._commands = BrokerCommands(settings.root / FILES, world, self.keys, settings.security, settings.plugins)
         self._later: list[BrokerEffect] = []
         self._first = first
@@ -180,21 +205,19 @@ class _Hub:
         self._notes: list[Audit] = []
         self._denied = Refusals()
         self._enrolled: set[tuple[str, str]] = set()
+        self._kept_out: set[tuple[str, str]] = set()
+        self._owners: Mapping[str, str] = {}
+        self._enrolled_log = BoundedLog(log, lines=LOG_LINES)
 
     # Keys.
 
-    async def admit_first(self, key: str, address: str) -> None:
-        """The first key of all becomes an admin's; in a network, the first that comes from here and is no agent's."""
-        wall = self._world.wall()
-        if not self._first.may_admit(self.keys.roster.keys, wall):
-            return
+    async def may_come_first(self, key: str, address: str) -> bool:
+        """Whether an unknown key may come so far as to say what it wants: the first client can be anybody; in a network, who comes from
+        here and is no agent's."""
+        if not self._first.may_admit(self.keys.roster.keys, self._world.wall()):
+            return False
         enrolled = self._settings.enrolled
-        if enrolled is not None and not await self._is_ours_and_no_agents(enrolled, key, address):
-            return
-        keys = await self.keys.change(partial(self._first.admit, key, wall, self._world.stamp()))
-        if keys is not None:
-            self._log.warning("the first client is let in, as admin: %s", key)
-            self._note(Audit("first-client", "admin", key, "ok"))
+        return enrolled is None or await self._is_ours_and_no_agents(enrolled, key, address)
 
     async def _is_ours_and_no_agents(self, enrolled: EnrolledAgents, key: str, address: str) -> bool:
         if not enrolled.is_of_this_machine(address):
@@ -206,21 +229,73 @@ class _Hub:
             return False
         return key not in enrolled.names
 
-    def _note_enrolled(self) -> None:
-        """The network lets in others than before."""
-        assert self._settings.enrolled is not None, "it is who tells us"
-        names = self._settings.enrolled.names
-        before, self._enrolled = self._enrolled, {(name, key) for key, name in names.items()}
-        for changed, outcome in ((before - self._enrolled, "let in no more"), (self._enrolled - before, "let in")):
-            if len(changed) > NAMED_AT_ONCE:
-                self._note(Audit("network", "", f"agents of {len(changed)} nodes", outcome))
-                continue
-            for name, key in sorted(changed):  # whoever changes his key all the time gets no more lines than others
-                self._notes += self._denied.tell(trio.current_time(), Audit("network", name, key, outcome), outcome)
-        self._waiting.cancel()
+    async def _heed_unknown(self, route: bytes, key: str, frames: list[bytes]) -> list[BrokerEffect]:
+        """Who is nobody yet says something: the first who asks for something, as only people do, becomes an admin. An agent never does."""
+        wall = self._world.wall()
+        if not self._first.may_admit(self.keys.roster.keys, wall):
+            return []
+        match decode(frames):
+            case Ask() | Attach() | CancelJob() | Query() | Admin():
+                keys = await self.keys.change(partial(self._first.admit, key, wall, self._world.stamp()))
+                if keys is not None:
+                    self._log.warning("the first client is let in, as admin: %s", key)
+                    self._note(Audit("first-client", "admin", key, "ok"))
+            case Register(node):
+                why = f"the broker does not know the key of this agent, {key}"
+                fix = f"where an admin is: holloway client create --role node --name {node} --public-key '{key}'"
+                return [Send(route, encode(Denied("", why, fix)))]
+            case _:
+                pass
+        return []
+
+    def _note_enrolled(self, enrolled: EnrolledAgents) -> None:
+        """The network lets in others than before, or the list of keys keeps out others."""
+        roster = self.keys.roster
+        before, self._enrolled = (
+            self._enrolled,
+            {(each.name, encode_z85(each.public_key)) for each in roster.enrolled()},
+        )
+        kept_before, self._kept_out = self._kept_out, {(name, key) for key, name in roster.kept_out().items()}
+        for changed, outcome in (
+            (before - self._enrolled, "let in no more"),
+            (self._enrolled - before, "let in"),
+            (self._kept_out - kept_before, "kept out"),
+        ):
+            if changed:
+                self._tell_enrolled(sorted(changed), outcome)
+        owners, self._owners = self._owners, enrolled.owners
+        self._later += owner_changes(owners, self._owners)
+
+    def _tell_enrolled(self, changed: list[tuple[str, str]], outcome: str) -> None:
+        shown = ", ".join(name for name, _ in changed[:NAMES_SHOWN]) + ", …" * (len(changed) > NAMES_SHOWN)
+        if outcome == "kept out":
+            self._enrolled_log.warning(
+                "kept out, though the network would let it in: %s: the list of keys has that name, or that key; to let in one whose name was revoked: holloway client create --role node --name NAME --public-key KEY",
+                shown,
+            )
+        else:
+            self._enrolled_log.info("%s by the network: %s", outcome, shown)
+        if len(changed) > NAMED_AT_ONCE:
+            self._note(Audit("network", "", f"agents of {len(changed)} nodes", outcome))
+            return
+        for name, key in changed:  # whoever changes his key all the time gets no more lines than others
+            self._notes += self._denied.tell(trio.current_time(), Audit("network", name, key, outcome), outcome)
+
+    def _hear_claim(self, claimed: Claimed) -> None:
+        """Whoever holds a key says whose it is: where that node says so as well, it is settled."""
+        enrolled, key = self._settings.enrolled, encode_z85(claimed.public_key)
+        if enrolled is not None and enrolled.said(key, claimed.node):
+            self._enrolled_log.warning(
+                "the key %s is of the agent of node %s, as that has shown; who else names it is not heard",
+                key,
+                claimed.node,
+            )
 
     def _hear_gone(self, names: list[str]) -> None:
+        """The list of keys has changed, or whom the network lets in; these may do less than before."""
         self._gone += names
+        if self._settings.enrolled is not None:
+            self._note_enrolled(self._settings.enrolled)
         self._waiting.cancel()
 
     def note_denied(self, address: str, reason: str, why: str) -> None:
@@ -249,7 +324,13 @@ class _Hub:
         """Go on where an earlier life was."""
         records = await trio.to_thread.run_sync(self._store.load)
         now = self._world.moment()
+        owners, bad = take_owners(records)
+        self._owners = owners
+        if self._settings.enrolled is not None:
+            self._settings.enrolled.remember(owners)
         effects = self.broker.restore(now, records.items())
+        if bad:
+            effects.append(Audit("damaged", "", f"{bad} records of whose keys are", "left out"))
         if self._settings.security is Security.CURVE:  # without, names are nobody's
             effects += self.broker.only(now, self.keys.roster.owners())
         await self._make_durable(effects)
@@ -257,11 +338,6 @@ class _Hub:
 
     async def run(self) -> None:
         """Take what comes, for ever."""
-        enrolled = self._settings.enrolled
-        with nullcontext() if enrolled is None else enrolled.heard_by(self._note_enrolled):
-            await self._heed()
-
-    async def _heed(self) -> None:
         while True:
             arrivals = await self._arrivals()
             now = self._world.moment()
@@ -269,15 +345,19 @@ class _Hub:
             gone, self._gone = self._gone, []
             for name in gone:  # before what has come since: it is judged by the new list
                 effects += self.broker.gone(now, name)
-            for route, principal, frames, stranger in arrivals:
-                effects += self.broker.receive(now, principal, route, frames, stranger)
+            for arrival in arrivals:
+                who = self._who(arrival)
+                if who is None and arrival.key is not None:
+                    effects += await self._heed_unknown(arrival.route, arrival.key, arrival.frames)
+                    who = self._who(arrival)
+                effects += self.broker.receive(now, who, arrival.route, arrival.frames, arrival.stranger)
             due = self.broker.next_tick()
             if due is not None and now.at >= due:
                 effects += self.broker.tick(now)
             self._notes += self._denied.due(now.at)
             await self._carry_out(effects)
 
-    async def _arrivals(self) -> list[tuple[bytes, Principal | None, list[bytes], str]]:
+    async def _arrivals(self) -> list[_Arrival]:
         """What has come: at least one message, unless something else is to be done now."""
         due = self.broker.next_tick()
         first: list[zmq.Frame] | None = None
@@ -295,16 +375,19 @@ class _Hub:
                 return
             yield frames
 
-    def _read(self, frames: list[zmq.Frame]) -> tuple[bytes, Principal | None, list[bytes], str]:
+    def _read(self, frames: list[zmq.Frame]) -> _Arrival:
         route, *rest = frames
         if self.guard is not None:
             self.guard.took(frames)
         # Every frame of a message has the properties of its connection.
-        if self._settings.security is Security.NULL:
-            who = principal_of(route.bytes)
-        else:
-            who = self.keys.roster.principal(sender_key(frames[-1]))
-        return route.bytes, who, [each.bytes for each in rest], "" if who else sender_words(frames[-1])
+        key = None if self._settings.security is Security.NULL else sender_key(frames[-1])
+        arrival = _Arrival(route.bytes, key, [each.bytes for each in rest])
+        return arrival if self._who(arrival) else replace(arrival, stranger=sender_words(frames[-1]))
+
+    def _who(self, arrival: _Arrival) -> Principal | None:
+        """Who sent that, as far as is known now."""
+        is_null = self._settings.security is Security.NULL
+        return principal_of(arrival.route) if is_null else self.keys.roster.principal(arrival.key)
 
     async def _carry_out(self, effects: list[BrokerEffect]) -> None:
         while effects or self._notes:
@@ -317,6 +400,8 @@ class _Hub:
                         later += self._send(route, frames)
                     case Serve():
                         later += await self._serve(effect)
+                    case Claimed():
+                        self._hear_claim(effect)
                     case Keep() | Forget() | Audit():
                         pass
                     case _:

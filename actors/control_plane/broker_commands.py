@@ -112,7 +112,7 @@ class BrokerCommands:
                     "on the broker's machine: holloway client … --root DIR",
                 )
             keys = await self._keys.change(partial(self._keys.server_keys.change, change))
-        return answer_parts(request.request, client_rows(request, keys, enrolled))
+        return answer_parts(request.request, client_rows(request, keys, enrolled, self._keys.roster.kept_out()))
 
     def _edit(self, request: Admin) -> Answer:
         """The configuration of an application; or, with a revision, another one in its place."""

@@ -39,7 +39,7 @@ async def follow_brokers(
     are, the one before stays; unless its node may not have one any more, or was revoked: then there is none.
     """
     now: KnownBroker | None = None
-    said = ""
+    said = other = ""
 
     def tell(text: str) -> None:
         nonlocal said
@@ -48,8 +48,15 @@ async def follow_brokers(
         said = text
 
     def take(event: object) -> None:
-        nonlocal now
+        nonlocal now, other
         view = read_view(event)
+        if view.agent_key not in (None, pair.public, other):
+            log.error(
+                "another agent of node %s has taken the place of this one, which gets no more jobs: its key is %s; end one of the two, and start the other again",
+                view.node,
+                view.agent_key,
+            )
+        other = "" if view.agent_key in (None, pair.public) else str(view.agent_key)
         if now is not None and now in view.brokers:
             return
         if now is not None and now.node not in view.named:

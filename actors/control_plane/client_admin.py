@@ -5,7 +5,7 @@ Responsible for the commands and their answers. Not responsible for who may call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holloway.actors.control_plane.key_files import rotated_client, with_client, with_role, without_client
@@ -44,7 +44,15 @@ def client_change(request: Admin, now: str) -> Callable[[KeyFile], KeyFile]:
 
 def refuse_enrolled(request: Admin, enrolled: Iterable[str]) -> None:
     """Raises LocalError for a change of a client whose key is not the broker's to change."""
-    if request.command in _OF_THE_LIST and (name := _only_argument(request)) in enrolled:
+    if request.command == "client-list" or (name := _only_argument(request)) not in enrolled:
+        return
+    if request.command == "client-create":
+        raise LocalError(
+            f"{name} is the node that the network lets in under that name",
+            f"a client {name} of the list of keys would take its place: the node would get no more jobs",
+            "give the client another name; or first, on the node's machine: holloway client enrol --forget",
+        )
+    if request.command in _OF_THE_LIST:
         raise LocalError(
             f"{name} is let in by the network, and not by the list of keys",
             "the signed record of its node names its key",
@@ -52,16 +60,20 @@ def refuse_enrolled(request: Admin, enrolled: Iterable[str]) -> None:
         )
 
 
-def client_rows(request: Admin, keys: KeyFile, enrolled: Sequence[Principal] = ()) -> list[Document]:
+def client_rows(
+    request: Admin, keys: KeyFile, enrolled: Sequence[Principal] = (), kept_out: Mapping[str, str] | None = None
+) -> list[Document]:
     """What is answered when the key file says `keys`: the client that the command was about, or all of them, `enrolled` by the network
-    included.
+    included. `kept_out`: by key, who is a node of the network and is not let in, because of what the list says.
     """
     if request.command == "client-list":
         others = (ClientKey(each.name, each.role, encode_z85(each.public_key), BY_NETWORK) for each in enrolled)
         return [_row(each) for each in (*keys.client_keys, *others)]
     name = _only_argument(request)
     about = [each for each in keys.client_keys if each.name == name]
-    return [_row(about[-1]) | {"server_public_key": keys.public_key}]
+    row = _row(about[-1]) | {"server_public_key": keys.public_key}
+    node_key = next((key for key, node in (kept_out or {}).items() if node == name), None)
+    return [row if node_key is None else row | {"node_kept_out": node_key}]
 
 
 def _row(client: ClientKey) -> dict[str, object]:

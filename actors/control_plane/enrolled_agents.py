@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 STALE_S = 180.0
 """How long what an absent daemon said counts: as long as a node outlives its record."""
 
-NAMES_SHOWN = 20
 LOG_LINES = 60
 
 
@@ -48,8 +47,13 @@ class EnrolledAgents:
 
     @property
     def disputed(self) -> Mapping[str, tuple[str, ...]]:
-        """By key, who else names it."""
+        """By key, who names it and has it not."""
         return self._keys.disputed
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """By key that two have named at one time, whose it is. To be remembered for the next life."""
+        return self._keys.owners
 
     def is_of_this_machine(self, address: str) -> bool:
         """Whether whoever comes from there runs here: an overlay address cannot be another machine's."""
@@ -67,9 +71,24 @@ class EnrolledAgents:
 
     def take(self, agents: Iterable[tuple[str, str]]) -> None:
         """Names of nodes and keys: these are all."""
-        before = self._keys.names
-        self._keys.take(agents)
-        if self._keys.names != before:
+        with self._told():
+            self._keys.take(agents)
+
+    def remember(self, owners: Mapping[str, str]) -> None:
+        """`owners`, as it was in an earlier life."""
+        with self._told():
+            self._keys.remember(owners)
+
+    def said(self, key: str, name: str) -> bool:
+        """Whoever holds that key says that it is that node's; whether it was another's until now, and is not any more."""
+        with self._told():
+            return self._keys.said(key, name)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        before = self._keys.names, self._keys.owners
+        yield
+        if (self._keys.names, self._keys.owners) != before:
             for hearer in list(self._hearers):
                 hearer()
 
@@ -106,19 +125,14 @@ class _Watch:
         self._disputed: Mapping[str, tuple[str, ...]] = {}
 
     def take(self, event: object) -> None:
-        view, before = read_agents(event), set(self._agents.names.values())
+        view = read_agents(event)
         self._agents.take(view.agents)
-        now = set(self._agents.names.values())
-        for word, names in (("let in", now - before), ("let in no more", before - now)):
-            if names:
-                shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-                self._log.info("%s by the network: %s%s", word, shown, ", …" * (len(names) > NAMES_SHOWN))
         if self._is_announced and view.is_obeyed is not self._is_obeyed:
             self._is_obeyed = view.is_obeyed
             self._tell_obeyed(view)
         for key, others in self._agents.disputed.items():
             if others != self._disputed.get(key):
-                owner = self._agents.names[key]
+                owner = self._agents.owners[key]
                 self._log.warning(
                     "the records of %s name the key of node %s, and are not heard", ", ".join(others), owner
                 )

@@ -23,8 +23,8 @@ Changed = TypeVar("Changed", KeyFile, KeyFile | None)
 
 
 class KeyWatch:
-    """The keys in one file. `tell_gone` hears of names whose key counts no more, or may do less than before; `admit_unknown` may let
-    in a key that is not in the file, and came from that address. `enrolled`: whom the network lets in besides.
+    """The keys in one file. `tell_gone` hears of each change, with the names whose key counts no more, or may do less than before; `may_come` says whether
+    a key that is nobody's, and came from that address, may come so far as to say what it wants. `enrolled`: whom the network lets in besides.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class KeyWatch:
         roster: Roster,
         log: Logger,
         tell_gone: Callable[[list[str]], None],
-        admit_unknown: Callable[[str, str], Awaitable[None]] | None = None,
+        may_come: Callable[[str, str], Awaitable[bool]] | None = None,
         enrolled: EnrolledAgents | None = None,
     ) -> None:
         self.server_keys, self.roster = server_keys, roster
-        self._log, self._tell_gone, self._admit_unknown = log, tell_gone, admit_unknown
+        self._log, self._tell_gone, self._may_come = log, tell_gone, may_come
         self._enrolled = enrolled
         self._look_now = trio.Event()
         self._alone = trio.Lock()
@@ -51,8 +51,8 @@ class KeyWatch:
         """Whether a key is let in that came from there."""
         if self.roster.principal(key) is None:
             await self.refresh()  # it may have been created just now
-        if self.roster.principal(key) is None and self._admit_unknown is not None:
-            await self._admit_unknown(key, address)
+        if self.roster.principal(key) is None and self._may_come is not None and await self._may_come(key, address):
+            return True
         return self.roster.principal(key) is not None
 
     def look(self) -> None:

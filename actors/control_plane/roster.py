@@ -1,8 +1,8 @@
 """Who a key belongs to, as the broker's key file says at this moment, and the network that the broker is in. In memory: asked for every
 message.
 
-What the file says of a key or a name counts, whatever the network says of it: a key that was revoked there is revoked, and a name that has a key
-there is nobody else's.
+What the file says of a key or a name counts, whatever the network says of it: a key that was revoked there is revoked, and a name that has or had a
+key there is nobody else's: who was revoked by name does not come back as the node of that name.
 
 Not responsible for reading the file (`key_files`).
 """
@@ -58,10 +58,15 @@ class Roster:
         known = {each.public_key for each in self.keys.client_keys}
         return [each for key, each in self._principals.items() if key not in known]
 
+    def kept_out(self) -> dict[str, str]:
+        """By key, whom the network would let in as the node of that name, and the key file does not."""
+        let_in = {each.name for each in self.enrolled()}
+        return {key: name for key, name in self._enrolled.items() if name not in let_in}
+
     def _settle(self) -> list[str]:
         before = {principal.name: (key, principal.role) for key, principal in self._principals.items()}
         in_file = {each.public_key for each in self.keys.client_keys}
-        taken = {each.name for each in self.keys.client_keys if not each.revoked}
+        taken = {each.name for each in self.keys.client_keys}
         self._principals = {
             key: Principal(name, Role.NODE, decode_z85(key))
             for key, name in self._enrolled.items()

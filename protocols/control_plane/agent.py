@@ -5,7 +5,7 @@ wants done are effects (`effects`).
         └► otherwise: an end, `refused`                                                              └► Keep ended ─► Done ─► Noted
 
 An agent believes its broker, whose key it knows, but looks again: whether the role of who asked may call the command on nodes,
-whether the target means this node, whether it is in time by its own clock, and whether its own policy has the command. A refusal
+whether the broker calls it as it is called, whether the target means this node, whether it is in time by its own clock, and whether its own policy has the command. A refusal
 is an end as any other, and as such remembered: what was refused is not begun when it is sent again.
 
 Not responsible for processes: those that `Start` begins are told of with `output` and `ended`.
@@ -25,6 +25,7 @@ from holloway.protocols.control_plane.effects import AgentEffect, Audit, Kill, M
 from holloway.protocols.control_plane.fields import MAX_ERROR_CHARS
 from holloway.protocols.control_plane.messages import (
     Cancel,
+    Denied,
     Done,
     Frames,
     Heartbeat,
@@ -105,11 +106,15 @@ class Agent:
     def __init__(self, policy: AgentPolicy, me: AgentRecord, boot: str, journal: str, version: str) -> None:
         self.counts: Counter[str] = Counter()
         self._policy, self._me = policy, me
-        self._register = Register(me.application, me.environment, me.roles, boot, journal, version, policy.commands)
+        self._register = Register(
+            me.name, me.application, me.environment, me.roles, boot, journal, version, policy.commands
+        )
         self._journal = Journal()
         self._jobs: dict[str, _Job] = {}
         self._repeats: dict[str, tuple[float, int]] = {}
         self._heartbeat_s: float | None = None
+        self._called = me.name
+        """By the broker, when it last said so."""
         self._speak_at: float | None = None
 
     @property
@@ -152,10 +157,17 @@ class Agent:
         match message:
             case Refusal():
                 self.counts[message.value] += 1
+            case Registered(name) if (
+                name != self._me.name
+            ):  # our key is called so there, and what is for that name is not for us
+                self._called, self._heartbeat_s, self._speak_at = name, None, now.at + REGISTER_EVERY_S
             case Registered():
+                self._called = message.name
                 self._heartbeat_s, self._speak_at = message.heartbeat_s, now.at + message.heartbeat_s
             case Who():
                 return self.connected(now)
+            case Denied():
+                self._heartbeat_s = None  # it is told to people; we go on asking
             case Replaced():
                 self._heartbeat_s, self._speak_at = None, now.at + REPLACED_FOR_S
                 out.append(Audit("replaced", self._me.name, "another agent has the same key", "silent for a while"))
@@ -280,6 +292,8 @@ class Agent:
     def _problem(self, now: Moment, run: Run) -> str | None:
         """Why this agent does not run a job that it does not know, or None."""
         policy = self._policy
+        if self._called != self._me.name:
+            return f"the broker calls this node {self._called}, and it is {self._me.name}"
         if run.issued_at <= self._journal.floor:
             return "it is so old that nobody knows whether it ran"
         if not run.issued_at - policy.clock_tolerance_s <= now.wall <= run.expires_at + policy.clock_tolerance_s:

@@ -127,7 +127,7 @@ class Agents:
         fields = dict(read[0])
         heard_wall = fields.pop("heard_at")
         assert isinstance(heard_wall, float)
-        message = Register(**fields)  # type: ignore[arg-type]  # each was read by the form of its field
+        message = Register(name, **fields)  # type: ignore[arg-type]  # each was read by the form of its field
         known = AgentRecord(name, message.application, message.environment, message.roles)
         self._agents[name] = Agent(known, message, None, now.at, heard_wall)
         return True

@@ -22,7 +22,17 @@ from holloway.protocols.control_plane.access import Place
 from holloway.protocols.control_plane.agents import Agents
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.broker_queries import answer_parts, client_rows, job_rows, part_rows
-from holloway.protocols.control_plane.effects import Audit, BrokerEffect, Forget, Keep, Moment, Principal, Send, Serve
+from holloway.protocols.control_plane.effects import (
+    Audit,
+    BrokerEffect,
+    Claimed,
+    Forget,
+    Keep,
+    Moment,
+    Principal,
+    Send,
+    Serve,
+)
 from holloway.protocols.control_plane.file_names import confined
 from holloway.protocols.control_plane.job_table import JobTable
 from holloway.protocols.control_plane.jobs import Asked, Job, Phase
@@ -68,6 +78,8 @@ WRONG_SENDER = "control_wrong_sender"
 FOREIGN_JOB = "control_foreign_job"
 TOO_MANY = "control_too_many"
 NOT_POSSIBLE = "control_not_possible"
+OTHER_NAME = "control_other_name"
+NOT_REGISTERED = "control_not_registered"
 
 
 class Broker:
@@ -116,7 +128,7 @@ class Broker:
             case Refusal():
                 self._refuse(now, principal.name, "malformed frames", message.value, out)
             case Register() | Heartbeat() | Taken() | Output() | Done() if principal.role is Role.NODE:
-                self._from_agent(now, principal.name, route, message, out)
+                self._from_agent(now, principal, route, message, out)
             case Ask() | Attach() | CancelJob() | Seen() | Query() | Admin() if principal.role is not Role.NODE:
                 self._from_operator(now, principal, route, message, out)
             case _:
@@ -201,13 +213,19 @@ class Broker:
     def _from_agent(
         self,
         now: Moment,
-        name: str,
+        who: Principal,
         route: bytes,
         message: Register | Heartbeat | Taken | Output | Done,
         out: list[BrokerEffect],
     ) -> None:
+        name = who.name
         if isinstance(message, Register):
-            self._register(now, name, route, message, out)
+            if message.node == name:
+                self._register(now, name, route, message, out)
+            else:  # somebody has named a key that another one holds
+                self._refuse(now, name, f"register as {message.node}", OTHER_NAME, out)
+                out.append(Claimed(who.public_key, message.node))
+                out.append(Send(route, encode(Registered(name, self._policy.heartbeat_s))))
             return
         agent = self.agents.get(name)
         if agent is not None and agent.route == route:
@@ -252,6 +270,9 @@ class Broker:
             or (isinstance(message, Done) and message.state is State.UNREACHABLE)  # which only a broker can say
         ):
             self._refuse(now, name, kind_of(message), FOREIGN_JOB, out, message.job)
+        elif (agent := self.agents.get(name)) is None or route not in (agent.route, agent.older):
+            self.counts[NOT_REGISTERED] += 1  # it has not said whose it is: it says all this again when it has
+            out.append(Send(route, encode(Who())))
         else:
             match message:
                 case Taken():

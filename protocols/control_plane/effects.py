@@ -106,5 +106,13 @@ class Resume:
     job: str
 
 
-BrokerEffect: TypeAlias = Send | Keep | Forget | Audit | Serve
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Whoever holds that key says that he is the agent of that node, and his key is called otherwise."""
+
+    public_key: bytes = field(repr=False)
+    node: str
+
+
+BrokerEffect: TypeAlias = Send | Keep | Forget | Audit | Serve | Claimed
 AgentEffect: TypeAlias = Send | Keep | Forget | Audit | Start | Kill | Pause | Resume

@@ -2,7 +2,8 @@
 
 A message is three frames, `[b"HW1", header, body]`: the header is a JSON object of at most 64 KiB in ASCII, with the kind
 under "kind" and exactly the fields of that kind; the body is bytes. The exact bytes are in docs/control_plane.md. Who may send
-what is not decided here, and nothing that a message says of its sender is believed: there is no such field.
+what is not decided here, and nothing that a message says of its sender is believed. `node` of `Register` only keeps out those whose key is
+called otherwise.
 
     agent → broker      Register Heartbeat Taken Output Done
     broker → agent      Registered Who Replaced Run Cancel Seen Noted
@@ -106,8 +107,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """The agent is there. `boot`: this life of it; `journal`: the journal on its disk, which outlives it."""
+    """The agent is there. `node`: what it is called there, which counts only where its key is called the same. `boot`: this life of
+    it; `journal`: the journal on its disk, which outlives it."""
 
+    node: str
     application: str
     environment: str
     roles: tuple[str, ...]
@@ -162,7 +165,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The broker knows the agent and expects a sign of life every `heartbeat_s`. `name`: what the broker calls it."""
+    """The broker knows the agent and expects a sign of life every `heartbeat_s`. `name`: what the broker calls it; an agent that is called
+    otherwise is not registered by it."""
 
     name: str
     heartbeat_s: float

@@ -30,7 +30,7 @@ class KnownBroker:
 @dataclass(frozen=True, slots=True)
 class NetworkView:
     """`node`: this machine's, in the network of that name, with its overlay addresses. `is_signed`: whether records count at all.
-    `named`: nodes that may have a broker, whether they announce one or not; `ignored`: those that announce one and may not.
+    `agent_key`: the CURVE key in the record of this node, None when there is none. `named`: nodes that may have a broker, whether they announce one or not; `ignored`: those that announce one and may not.
     """
 
     node: str
@@ -40,6 +40,7 @@ class NetworkView:
     brokers: tuple[KnownBroker, ...]
     named: tuple[str, ...]
     ignored: tuple[str, ...]
+    agent_key: str | None = None
 
     def of_node(self, name: str) -> KnownBroker | None:
         """The broker on that node."""
@@ -86,6 +87,7 @@ def read_view(answer: object) -> NetworkView:
     try:
         fields = object_of(answer)
         node = object_of(fields.get("node"))
+        agent_key = node.get("agent")
         return NetworkView(
             _name(node.get("name")),
             _name(node.get("network")),
@@ -94,6 +96,7 @@ def read_view(answer: object) -> NetworkView:
             listed(fields, "brokers", MAX_BROKERS, _broker),
             listed(fields, "named", MAX_BROKERS, _name),
             listed(fields, "ignored", MAX_KEYS, _name),
+            None if agent_key is None else read_curve_key(agent_key),
         )
     except ValueError as why:
         raise _not_understood(why) from None
@@ -120,25 +123,58 @@ def read_agents(answer: object) -> AgentsView:
 
 
 class NetworkKeys:
-    """Which key is whose. Who has a key keeps it for as long as he names it: nobody takes it from him by naming it, too."""
+    """Which key is whose. Who has a key keeps it for as long as he names it, and one that two have named at one time is kept for its owner while
+    he is away, too. Nobody can take it by naming it: only whoever holds the key can say, with it, whose it is.
+    """
 
     def __init__(self) -> None:
         self.names: Mapping[str, str] = {}
         """By key in Z85, the name of its node."""
         self.disputed: Mapping[str, tuple[str, ...]] = {}
-        """By key, who else names it."""
+        """By key, who names it and has it not."""
+        self.owners: Mapping[str, str] = {}
+        """By key that two have named at one time, whose it is, be he there or not; the oldest first."""
+        self._claims: Mapping[str, list[str]] = {}
 
     def take(self, agents: Iterable[tuple[str, str]]) -> None:
         """These claims are all there are now."""
         claims: dict[str, list[str]] = {}
         for name, key in agents:
             claims.setdefault(key, []).append(name)
-        before = self.names
-        self.names = {key: before[key] if before.get(key) in names else names[0] for key, names in claims.items()}
+        self._claims = claims
+        self._settle()
+
+    def remember(self, owners: Mapping[str, str]) -> None:
+        """`owners`, as it was in an earlier life."""
+        self.owners = {**self.owners, **owners}
+        self._settle()
+
+    def said(self, key: str, name: str) -> bool:
+        """Whoever holds that key says that it is that node's; whether the node says so, too, and it was another's until now."""
+        if name not in self._claims.get(key, ()) or self.names.get(key) == name:
+            return False
+        self.owners = {**self.owners, key: name}
+        self._settle()
+        return True
+
+    def _settle(self) -> None:
+        before, owners = self.names, dict(self.owners)
+        for key, names in self._claims.items():
+            if key not in owners and len(set(names)) > 1:
+                owners[key] = before[key] if before.get(key) in names else names[0]
+        absent = [key for key in owners if key not in self._claims]
+        for key in absent[: max(len(owners) - MAX_KEYS, 0)]:
+            del owners[key]
+        self.owners = owners
+        self.names = {
+            key: owner
+            for key, names in self._claims.items()
+            if (owner := owners.get(key, before[key] if before.get(key) in names else names[0])) in names
+        }
         self.disputed = {
-            key: tuple(name for name in names if name != self.names[key])
-            for key, names in claims.items()
-            if len(names) > 1
+            key: others
+            for key, names in self._claims.items()
+            if (others := tuple(name for name in names if name != self.names.get(key)))
         }
 
 

@@ -111,6 +111,7 @@ _END = {
 _SHAPES: Mapping[str, _Shape] = {
     "register": _shape(
         m.Register,
+        node=NAME_FORM,
         application=LABEL,
         environment=LABEL,
         roles=ROLES,

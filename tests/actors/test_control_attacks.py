@@ -88,7 +88,7 @@ async def test_who_sends_is_whose_key_it_is_whatever_the_message_says(tmp_path: 
     async with one_node(tmp_path) as (world, tree):
         evil = world.operator(world.admit("evil", Role.NODE))
         operator = world.operator(world.admit("ann", Role.OPERATOR))
-        await evil.send(Register("web1", "web1", ("web1",), token(), token(), "1", ("exec",)))
+        await evil.send(Register("evil", "web1", "web1", ("web1",), token(), token(), "1", ("exec",)))
         await until(lambda: world.listening(tree).broker.agents.get("evil") is not None)
         asking = token()
         await operator.send(Ask(asking, (Step("exec", ("sleep", "1")),), "web1", 10.0))
@@ -212,7 +212,7 @@ async def test_of_two_agents_with_one_key_the_younger_gets_the_jobs(tmp_path: Pa
         pair = world.admit("web2", Role.NODE)
         operator = world.operator(world.admit("ann", Role.OPERATOR))
         older = world.operator(pair)
-        await older.send(Register("", "", (), token(), token(), "1", ("echo",)))
+        await older.send(Register("web2", "", "", (), token(), token(), "1", ("echo",)))
         await older.receive()
         async with world.agent("web2", pair):
             broker = world.listening(tree).broker

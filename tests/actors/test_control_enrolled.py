@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from control_world import NOW, ControlWorld, alone, control_world, until
+from control_world import NOW, ControlWorld, alone, control_world, token, until
 
 from holloway.actors.control import control
 from holloway.actors.control_plane.broker_follower import Network, follow_brokers
@@ -25,7 +25,7 @@ from holloway.actors.control_plane.roster import Roster
 from holloway.protocols.broker_places import read_place
 from holloway.protocols.control_plane.broker_policy import BrokerPolicy
 from holloway.protocols.control_plane.effects import Principal
-from holloway.protocols.control_plane.messages import Admin, Answer, Denied, Role, State, Step
+from holloway.protocols.control_plane.messages import Admin, Answer, Denied, Query, Role, State, Step
 from holloway.protocols.control_plane.network_view import KnownBroker
 from holloway.protocols.errors import BrokerError
 from holloway.protocols.z85 import decode_z85
@@ -148,11 +148,13 @@ async def test_in_a_network_the_first_client_is_of_this_machine_and_no_agent(tmp
     agent, operator = new_pair(), new_pair()
 
     async def is_let_in(world: ControlWorld, pair: CurvePair) -> bool:
+        asking = world.operator(pair)
         try:
-            await world.operator(pair).link.connected()
+            await asking.link.connected()
         except BrokerError:
             return False
-        return True
+        await asking.send(Query(token(), "clients"))
+        return isinstance(await asking.receive(), Answer)
 
     async with control_world(tmp_path) as world:
         world.enrolled = EnrolledAgents(daemon.path, HERE)
@@ -164,7 +166,7 @@ async def test_in_a_network_the_first_client_is_of_this_machine_and_no_agent(tmp
             assert not await is_let_in(world, operator), "there is no daemon to say that it is no agent"
             async with daemon.running():
                 daemon.agents = [["web", agent.public]]
-                assert await is_let_in(world, agent)
+                assert not await is_let_in(world, agent), "it is a node, and commands nobody"
                 assert await is_let_in(world, operator)
         kept = world.keys.read()
         assert [(each.name, each.role, each.public_key) for each in kept.client_keys] == [

@@ -100,7 +100,7 @@ async def test_without_keys_nobody_is_missing_from_the_list(tmp_path: Path) -> N
     async with lives(0) as tree:
         port = int(listening(tree).endpoint.rpartition(":")[2])
         with link("web", is_node=True) as node, link("ann", is_node=False) as operator, trio.fail_after(REAL):
-            await node.send(encode(Register("", "", (), token(), token(), "1", ("exec",))))
+            await node.send(encode(Register("web", "", "", (), token(), token(), "1", ("exec",))))
             await node.receive()
             await operator.send(encode(Ask(token(), (Step("exec", ("sleep", "60")),), "all", 60.0)))
             await node.receive()

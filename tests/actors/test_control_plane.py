@@ -85,7 +85,7 @@ async def test_who_does_not_answer_is_named_when_the_time_is_over(tmp_path: Path
         await operator.send(Query(token(), "clients"))
         await operator.receive()
         stands_still = world.operator(world.admit("web2", Role.NODE))
-        await stands_still.send(Register("", "", (), token(), token(), "1", ("echo",)))
+        await stands_still.send(Register("web2", "", "", (), token(), token(), "1", ("echo",)))
         await until(lambda: world.listening(tree).broker.agents.get("web2") is not None)
         answers = await operator.run(Step("echo", ("hi",)), deadline_s=1.0)
         assert {name: each.state for name, each in answers.results.items()} == {

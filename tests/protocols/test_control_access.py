@@ -355,7 +355,7 @@ def test_what_somebody_asked_who_was_revoked_is_not_sent_again_to_who_was_away()
 def test_of_two_agents_with_one_key_the_younger_counts_and_the_older_is_told() -> None:
     site = Site("a")
     old = site.nodes["a"].route
-    register = m.Register("", "", (), "ee" * 16, "ff" * 16, "1", ())
+    register = m.Register("a", "", "", (), "ee" * 16, "ff" * 16, "1", ())
     site.of_broker(site.broker.receive(site.moment, NODE, b"younger", encode(register)))
     assert site.nodes["a"].audit[-1].event == "replaced"
     assert not site.nodes["a"].agent.is_registered

@@ -68,13 +68,13 @@ def test_strangers_leave_those_with_keys_their_lines() -> None:
 def test_a_node_that_registers_again_and_again_does_not_flood_the_trail() -> None:
     site = Site("a")
     for number in range(300):
-        register = m.Register("", "", (), request(number), "ff" * 16, "1", ())
+        register = m.Register("a", "", "", (), request(number), "ff" * 16, "1", ())
         site.broker.receive(site.moment, NODE, b"%d" % number, encode(register))
     told = [
         entry
         for number in range(300)
         for entry in site.broker.receive(
-            site.moment, NODE, b"x", encode(m.Register("", "", (), request(number), "ff" * 16, "1", ()))
+            site.moment, NODE, b"x", encode(m.Register("a", "", "", (), request(number), "ff" * 16, "1", ()))
         )
         if isinstance(entry, Audit)
     ]

@@ -79,6 +79,7 @@ end = {
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     m.Register: st.builds(
         m.Register,
+        names,
         labels,
         labels,
         some_names,

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holloway.protocols.broker_places import BrokerPlace
-from holloway.protocols.control_plane.network_view import AgentsView, KnownBroker, NetworkKeys, read_agents, read_view
+from holloway.protocols.control_plane.network_view import (
+    MAX_KEYS,
+    AgentsView,
+    KnownBroker,
+    NetworkKeys,
+    read_agents,
+    read_view,
+)
 from holloway.protocols.errors import LocalError
 from holloway.protocols.z85 import encode_z85
 
@@ -68,15 +75,47 @@ def test_what_is_no_list_of_agents_is_told(said: Any) -> None:
 CLAIMS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(KEYS)), max_size=6)
 
 
-@given(st.lists(CLAIMS, max_size=8))
-def test_a_key_stays_with_its_owner_for_as_long_as_he_names_it(rounds: list[list[tuple[str, str]]]) -> None:
+@given(st.lists(CLAIMS, max_size=8), st.booleans())
+def test_a_key_stays_with_its_owner_and_one_that_two_have_named_does_in_his_absence_and_in_another_life(
+    rounds: list[list[tuple[str, str]]], restarts: bool
+) -> None:
     keys = NetworkKeys()
+    owners: dict[str, str] = {}
     for claims in rounds:
         before = dict(keys.names)
+        if restarts:
+            remembered, keys, before = keys.owners, NetworkKeys(), {}
+            keys.remember(remembered)
         keys.take(claims)
-        assert set(keys.names) == {key for _, key in claims}
-        for key, name in keys.names.items():
+        for key in {key for _, key in claims}:
             claimants = [claimant for claimant, claimed in claims if claimed == key]
-            assert name == (before[key] if before.get(key) in claimants else claimants[0])
-            assert (name, key) in claims
-            assert set(keys.disputed.get(key, ())) == set(claimants) - {name}
+            first = before[key] if before.get(key) in claimants else claimants[0]
+            if len(set(claimants)) > 1:
+                owners.setdefault(key, first)
+            owner = owners.get(key, first)
+            assert keys.names.get(key) == (owner if owner in claimants else None)
+            assert set(keys.disputed.get(key, ())) == set(claimants) - {owner}
+        assert set(keys.names) <= {key for _, key in claims}
+        assert keys.owners == owners
+
+
+def test_who_holds_a_key_says_whose_it_is_and_only_of_those_who_say_so_too() -> None:
+    keys = NetworkKeys()
+    keys.take([("thief", KEYS[0]), ("web", KEYS[0]), ("db", KEYS[1])])
+    assert keys.names[KEYS[0]] == "thief"
+    assert not keys.said(KEYS[0], "db")
+    assert not keys.said(KEYS[1], "web")
+    assert not keys.said(KEYS[0], "thief")
+    assert keys.said(KEYS[0], "web")
+    assert (keys.names[KEYS[0]], keys.disputed[KEYS[0]], keys.owners) == ("web", ("thief",), {KEYS[0]: "web"})
+    keys.take([("thief", KEYS[0])])
+    assert (keys.names, keys.disputed) == ({}, {KEYS[0]: ("thief",)})
+
+
+def test_of_the_keys_that_two_have_named_only_so_many_are_remembered() -> None:
+    keys = NetworkKeys()
+    many = [encode_z85(number.to_bytes(32, "big")) for number in range(1, MAX_KEYS + 9)]
+    for half in (many[: MAX_KEYS // 2], many[MAX_KEYS // 2 :]):
+        keys.take([(name, key) for key in half for name in ("web", "thief")])
+    assert len(keys.owners) == MAX_KEYS
+    assert set(keys.owners) == set(many[8:])
