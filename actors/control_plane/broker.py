@@ -50,7 +50,7 @@ from holloway.protocols.control_plane.effects import (
     Serve,
 )
 from holloway.protocols.control_plane.key_owners import owner_changes, take_owners
-from holloway.protocols.control_plane.messages import Admin, Ask, Attach, CancelJob, Denied, Query, Register
+from holloway.protocols.control_plane.messages import Admin, Ask, Attach, CancelJob, Denied, Query, Register, Who
 from holloway.protocols.control_plane.null_security import WARNING, Security, principal_of
 from holloway.protocols.control_plane.refusals import NO_END, Refusals
 from holloway.protocols.control_plane.wire import decode, encode
@@ -281,15 +281,17 @@ class _Hub:
         for name, key in changed:  # whoever changes his key all the time gets no more lines than others
             self._notes += self._denied.tell(trio.current_time(), Audit("network", name, key, outcome), outcome)
 
-    def _hear_claim(self, claimed: Claimed) -> None:
-        """Whoever holds a key says whose it is: where that node says so as well, it is settled."""
-        enrolled, key = self._settings.enrolled, encode_z85(claimed.public_key)
-        if enrolled is not None and enrolled.said(key, claimed.node):
-            self._enrolled_log.warning(
-                "the key %s is of the agent of node %s, as that has shown; who else names it is not heard",
-                key,
-                claimed.node,
-            )
+    def _hear_claim(self, claimed: Claimed) -> list[BrokerEffect]:
+        """Whoever holds a key says whose it is: where that node says so as well, it is settled, and he may register."""
+        enrolled = self._settings.enrolled
+        if enrolled is None or not enrolled.said(key := encode_z85(claimed.public_key), claimed.node):
+            return []
+        self._enrolled_log.warning(
+            "the key %s is of the agent of node %s, as that has shown; who else names it is not heard",
+            key,
+            claimed.node,
+        )
+        return [Send(claimed.route, encode(Who()))]
 
     def _hear_gone(self, names: list[str]) -> None:
         """The list of keys has changed, or whom the network lets in; these may do less than before."""
@@ -401,7 +403,7 @@ class _Hub:
                     case Serve():
                         later += await self._serve(effect)
                     case Claimed():
-                        self._hear_claim(effect)
+                        later += self._hear_claim(effect)
                     case Keep() | Forget() | Audit():
                         pass
                     case _:

@@ -224,8 +224,8 @@ class Broker:
                 self._register(now, name, route, message, out)
             else:  # somebody has named a key that another one holds
                 self._refuse(now, name, f"register as {message.node}", OTHER_NAME, out)
-                out.append(Claimed(who.public_key, message.node))
                 out.append(Send(route, encode(Registered(name, self._policy.heartbeat_s))))
+                out.append(Claimed(route, who.public_key, message.node))
             return
         agent = self.agents.get(name)
         if agent is not None and agent.route == route:
@@ -272,7 +272,6 @@ class Broker:
             self._refuse(now, name, kind_of(message), FOREIGN_JOB, out, message.job)
         elif (agent := self.agents.get(name)) is None or route not in (agent.route, agent.older):
             self.counts[NOT_REGISTERED] += 1  # it has not said whose it is: it says all this again when it has
-            out.append(Send(route, encode(Who())))
         else:
             match message:
                 case Taken():

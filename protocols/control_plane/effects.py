@@ -108,9 +108,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """Whoever holds that key says that he is the agent of that node, and his key is called otherwise."""
+    """Whoever holds that key says, on `route`, that he is the agent of that node, and his key is called otherwise."""
 
-    public_key: bytes = field(repr=False)
+    route: bytes
+    public_key: bytes
     node: str
 
 

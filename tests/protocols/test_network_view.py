@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holloway.protocols.broker_places import BrokerPlace
+from holloway.protocols.control_plane.effects import Forget, Keep
+from holloway.protocols.control_plane.key_owners import owner_changes, take_owners
 from holloway.protocols.control_plane.network_view import (
     MAX_KEYS,
     AgentsView,
@@ -119,3 +121,18 @@ def test_of_the_keys_that_two_have_named_only_so_many_are_remembered() -> None:
         keys.take([(name, key) for key in half for name in ("web", "thief")])
     assert len(keys.owners) == MAX_KEYS
     assert set(keys.owners) == set(many[8:])
+
+
+def test_owners_are_read_back_as_they_were_kept_and_damaged_ones_are_counted() -> None:
+    before, after = {KEYS[0]: "web", KEYS[1]: "db"}, {KEYS[1]: "db2", KEYS[2]: "web"}
+    disk: dict[str, bytes] = {"job/x": b"kept"}
+    for change in (*owner_changes({}, before), *owner_changes(before, after)):
+        match change:
+            case Keep(key, record):
+                disk[key] = record
+            case Forget(key):
+                del disk[key]
+    assert owner_changes(after, dict(after)) == []
+    disk |= {"owner/zz": b"web", "owner/" + "00" * 31: b"web", "owner/" + "11" * 32: b"\xff"}
+    assert take_owners(disk) == (after, 3)
+    assert disk == {"job/x": b"kept"}
