@@ -49,7 +49,9 @@ def installed() -> Installed:
         try:
             points = [each for each in package.entry_points if each.group == GROUP]
         except Exception as error:  # noqa: BLE001 - a damaged file, of which the reader raises what comes to it
-            problems.append(f"the entry points of {_described(package)} cannot be read: {told(error)}")
+            problems.append(
+                f"the entry points of {_described(package)} cannot be read: {_METADATA} is damaged: {told(error)}"
+            )
             continue
         for each in points:
             found.setdefault(each.name, []).append(each)

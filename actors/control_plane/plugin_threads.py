@@ -100,10 +100,13 @@ class PluginThreads:
 
         try:
             return await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
-        except RuntimeError:
-            if not call.has_begun:  # the system has no thread for us
-                self._came_back(call)
-            raise
+        except RuntimeError as error:
+            if call.has_begun:
+                raise
+            self._came_back(call)
+            raise LocalError(
+                f"{call.command} has not begun", "the system gives us no thread", "try again later"
+            ) from error
 
     def _came_back(self, call: _Call) -> None:
         self._out.discard(call)
@@ -120,10 +123,10 @@ class PluginThreads:
         """Why it may not begin now, in words; empty when it may."""
         of_plugin = sum(each.plugin == call.plugin for each in self._out)
         if of_plugin >= self._limits.each_plugin:
-            return f"{of_plugin} calls of the plugin {call.plugin} have not come back"
+            return f"{of_plugin} commands of {call.plugin} have not come back"
         of_person = sum(each.person == call.person for each in self._out)
         if of_person >= self._limits.each_person:
-            return f"{of_person} commands of plugins that {call.person} called have not come back"
+            return f"{of_person} commands that {call.person} gave have not come back"
         awaited = sum(not each.is_given_up for each in self._out)
         return f"{awaited} other commands of plugins are running" if awaited >= self._limits.at_once else ""
 

@@ -36,7 +36,7 @@ class Asked:
 
     async def _call(self, command: str, person: str) -> None:
         try:
-            await self.threads.run(lambda: self._release.wait(60), command, person)
+            await self.threads.run(lambda: self._release.wait(10), command, person)
         except LocalError as error:
             self.told.append(str(error))
 
@@ -59,7 +59,7 @@ async def test_whoever_has_a_plugin_hang_keeps_nobody_from_another_one(
         mock_clock.jump(LIMITS.wait_s)
         await wait_all_tasks_blocked()
         no_thread = "foo.stuck has not begun: no thread is free"
-        assert asked.told == [f"{no_thread}: 2 commands of plugins that ann called have not come back"] * 2
+        assert asked.told == [f"{no_thread}: 2 commands that ann gave have not come back"] * 2
         asked.told.clear()
         mock_clock.jump(LIMITS.run_s - LIMITS.wait_s)
         await wait_all_tasks_blocked()
@@ -73,8 +73,8 @@ async def test_whoever_has_a_plugin_hang_keeps_nobody_from_another_one(
         mock_clock.jump(LIMITS.wait_s)
         await wait_all_tasks_blocked()
         assert sorted(asked.told) == [
-            "bar.quick has not begun: no thread is free: 2 commands of plugins that ann called have not come back",
-            "foo.quick has not begun: no thread is free: 3 calls of the plugin foo have not come back",
+            "bar.quick has not begun: no thread is free: 2 commands that ann gave have not come back",
+            "foo.quick has not begun: no thread is free: 3 commands of foo have not come back",
         ]
         assert await asked.quick("bar.quick", "dave") == 7
 
@@ -118,3 +118,19 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_no_thread(
         release.set()
         for _ in range(LIMITS.at_once + 1):
             assert await asked.quick("foo.x", "ann") == 7
+
+
+async def test_when_the_system_has_no_thread_that_is_told_and_counts_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, release: threading.Event
+) -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with trio.open_nursery() as nursery:
+        asked = Asked(nursery, release)
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", no_thread)
+            for _ in range(LIMITS.each_plugin + 1):
+                with pytest.raises(LocalError, match="the system gives us no thread"):
+                    await asked.quick("foo.x", "ann")
+        assert await asked.quick("foo.x", "ann") == 7
