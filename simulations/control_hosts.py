@@ -32,7 +32,7 @@ from holloway.protocols.control_plane.effects import (
     Start,
 )
 from holloway.protocols.control_plane.jobs import read_job, read_sent
-from holloway.protocols.control_plane.messages import Answer, Cancel, Noted, Role, Run, Stream
+from holloway.protocols.control_plane.messages import Answer, Cancel, Noted, Register, Role, Run, Stream
 from holloway.protocols.control_plane.refusals import lines_of
 from holloway.protocols.control_plane.targets import AgentRecord
 from holloway.protocols.control_plane.wire import decode, encode
@@ -228,7 +228,8 @@ class BrokerHost(Host):
     def receive(self, principal: Principal | None, route: bytes, frames: list[bytes]) -> list[BrokerEffect]:
         """A message comes; its effects, which are carried out."""
         effects = self.broker.receive(self.moment, principal, route, frames)
-        if principal is not None and principal.role is Role.NODE and len(frames) > 1 and _REGISTER in frames[1]:
+        message = decode(frames) if principal is not None and len(frames) > 1 and _REGISTER in frames[1] else None
+        if principal is not None and isinstance(message, Register) and message.node == principal.name:
             self._check_told(principal.name, effects)
         self.carry_out(effects)
         return effects
