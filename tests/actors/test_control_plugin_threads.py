@@ -28,6 +28,7 @@ class Asked:
         self.threads = PluginThreads(LIMITS)
         self.told: list[str] = []
         self.has_come = trio.Event()
+        self.gave_up_hanging = threading.Event()
         self._nursery, self._release = nursery, release
 
     async def stuck(self, command: str, person: str) -> None:
@@ -36,9 +37,13 @@ class Asked:
 
     async def _call(self, command: str, person: str) -> None:
         try:
-            await self.threads.run(lambda: self._release.wait(10), command, person)
+            await self.threads.run(self._hang, command, person)
         except LocalError as error:
             self.told.append(str(error))
+
+    def _hang(self) -> None:
+        if not self._release.wait(10):
+            self.gave_up_hanging.set()
 
     async def later(self, command: str, person: str) -> None:
         assert await self.quick(command, person) == 7
@@ -96,6 +101,7 @@ async def test_who_waits_gets_the_thread_of_one_that_was_given_up(
         assert not asked.has_come.is_set()
         mock_clock.jump(LIMITS.wait_s / 2)
         await asked.has_come.wait()
+        assert not asked.gave_up_hanging.is_set(), "it has waited for one that hangs"
         assert len(asked.told) == 4
         release.set()
 
