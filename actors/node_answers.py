@@ -310,7 +310,7 @@ class NodeAnswers:
                 async with aclosing(pings):
                     async for answer in pings:
                         yield answer
-            case {"op": op} if op in CONTROL_OPS:
+            case {"op": str(op)} if op in CONTROL_OPS:
                 async with aclosing(answer_control(request, self.config, self.roster, self.claims)) as answers:
                     async for answer in answers:
                         yield answer
