@@ -120,7 +120,7 @@ def list_(root: Path | None, host: str | None, curve_key_file: str | None, as_js
 def revoke(name: str, root: Path | None, host: str | None, curve_key_file: str | None) -> None:
     """Take a client out, for good: on its open connection, too. A node of that name is not let in by its network, either."""
     row = Where(root, host, curve_key_file).call("client-revoke", name)[0]
-    say(f"{name} is revoked; nor does its network let in a node of that name")
+    say(f"{name} is revoked; a node of that name is not let in by a network, either")
     if node_key := row.get("node_kept_out"):
         say(
             f"node {name} is kept out, whose key is {one_line(node_key)}; to let it in: "

@@ -282,9 +282,11 @@ class _Hub:
             self._notes += self._denied.tell(trio.current_time(), Audit("network", name, key, outcome), outcome)
 
     def _hear_claim(self, claimed: Claimed) -> list[BrokerEffect]:
-        """Whoever holds a key says whose it is: where that node says so as well, it is settled, and he may register."""
-        enrolled = self._settings.enrolled
-        if enrolled is None or not enrolled.said(key := encode_z85(claimed.public_key), claimed.node):
+        """Whoever holds a key says whose it is: where that node says so as well, it is settled, and he may register. Of two who hold
+        it the one who is registered with it keeps it."""
+        enrolled, key = self._settings.enrolled, encode_z85(claimed.public_key)
+        owner = None if enrolled is None else self.broker.agents.get(enrolled.names.get(key, ""))
+        if enrolled is None or (owner is not None and owner.route is not None) or not enrolled.said(key, claimed.node):
             return []
         self._enrolled_log.warning(
             "the key %s is of the agent of node %s, as that has shown; who else names it is not heard",

@@ -104,6 +104,20 @@ async def test_what_an_agent_says_of_jobs_before_it_says_whose_it_is_is_not_hear
                 assert {part.end and part.end.state for part in job.parts.values()} == {State.OK}
 
 
+async def test_of_two_nodes_that_hold_one_key_the_one_that_is_registered_keeps_it(tmp_path: Path) -> None:
+    """A machine was copied, with its agent's key: the two do not take turns."""
+    async with control_world(tmp_path, policy=QUICK) as world:
+        network, pair = in_network(world, tmp_path), new_pair()
+        network.take([("c", pair.public), ("b", pair.public)])
+        async with world.broker() as tree, world.agent("c", pair):
+            broker = world.listening(tree).broker
+            await until(lambda: broker.agents.get("c") is not None)
+            async with world.agent("b", pair):
+                await until(lambda: broker.counts["control_other_name"] > 2)
+                assert [agent.record.name for agent in broker.agents] == ["c"]
+                assert dict(network.names) == {pair.public: "c"}
+
+
 async def test_who_was_revoked_by_name_does_not_come_back_as_the_node_of_that_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
