@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import trio
 
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from holloway.actors.wanted import Peer
 
 __all__ = ["INBOX_MESSAGES", "PING_PAYLOAD", "PeerSession", "Pong"]
+
+T = TypeVar("T")
 
 INBOX_MESSAGES = 64
 """Messages, each a batch, that may wait for the actor's task."""
@@ -115,28 +117,14 @@ class PeerSession:
         if self._queued or self.is_stopped or not self.session.is_ready:
             self._queue(Outbound(packets))
             return
-        try:
-            self.session.send(packets, self._now())
-            self._flush()
-            self._rearm()
-        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-            self._fail(error)
-        if self._may_be_answered:
-            self._look_for_answers()
+        self._turn(self.session.send, packets)
 
     def offer_arrivals(self, arrivals: list[Arrival]) -> None:
         """Datagrams of the network for this peer. Their memory may be used again as soon as this returns."""
         if self._queued or self.is_stopped or not self.session.is_ready:
             self._queue(Inbound(arrivals))
             return
-        try:
-            self.session.receive(arrivals, self._now())
-            self._flush()
-            self._rearm()
-        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-            self._fail(error)
-        if self._may_be_answered:
-            self._look_for_answers()
+        self._turn(self.session.receive, arrivals)
 
     def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
         """A handshake that names this peer. Never in the caller's turn: it costs three Diffie-Hellmans."""
@@ -175,19 +163,20 @@ class PeerSession:
         """A turn for one message."""
         if self.is_stopped:
             self.drops[DropReason.PEER_DOWN.value] += count(message)
-            return
+        else:
+            self._turn(self._handle, message)
+
+    def _turn(self, act: Callable[[T, float], None], what: T) -> None:
+        """Have `act` take in `what`, and hand on what comes of it. An answer of the host is a turn of its own, after this one."""
         try:
-            self._handle(message, self._now())
+            act(what, self._now())
+            self._flush()
             self._rearm()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
         if self._may_be_answered:
-            self._look_for_answers()
-
-    def _look_for_answers(self) -> None:
-        """Now that a turn is over: what the host answered is a turn of its own."""
-        self._may_be_answered = False
-        self._tun.take_answers()
+            self._may_be_answered = False
+            self._tun.take_answers()
 
     def _take_turn(self, act: Callable[[], None]) -> None:
         """Any other turn."""
@@ -322,7 +311,6 @@ class PeerSession:
                 session.receive_initiation(opened, source, now)
             case Restart(token, source):
                 session.receive_reset(token, source, now)
-        self._flush()
 
     def _flush(self) -> None:
         """Hand on what the session has to say, to the log, the network and the host."""
