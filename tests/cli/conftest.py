@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_thread import Plane
 from fake_daemon import FakeDaemon
 
 from holloway.actors.config import sockets
@@ -100,3 +101,12 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., FakeDaemon]]:
         thread.join(5)
         listener.close()
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """A broker and agents in a thread, for the tests of one module."""
+    plane = Plane(tmp_path_factory.mktemp("plane"))
+    plane.start()
+    yield plane
+    plane.stop()

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ from holloway.protocols.control_plane.messages import Expect, NodeOutput, Role, 
 from holloway.protocols.errors import BrokerError
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    plane = Plane(tmp_path_factory.mktemp("plane"))
-    plane.start()
-    yield plane
-    plane.stop()
 
 
 @pytest.fixture

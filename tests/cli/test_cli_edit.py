@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,6 @@ from control_thread import Plane
 
 from holloway.actors.control_plane import broker_commands
 from holloway.protocols.errors import LocalError
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    plane = Plane(tmp_path_factory.mktemp("plane"))
-    plane.start()
-    yield plane
-    plane.stop()
 
 
 @pytest.fixture

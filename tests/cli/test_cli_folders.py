@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from holloway.actors.control_plane.file_client import FileClient
 from holloway.protocols.control_plane.messages import Role
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    plane = Plane(tmp_path_factory.mktemp("plane"))
-    plane.start()
-    yield plane
-    plane.stop()
 
 
 @pytest.fixture
