@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,8 +46,17 @@ class Opened:
         self.wrongs.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
+    def of_all(self, selector: str, function: str) -> Any:
+        """What a JavaScript function says of all elements of a selector, once what was asked for is drawn.
+
+        They are found and asked in one turn of the page. Playwright's own calls find them in one turn and ask in the
+        next: what is drawn anew between the two is no longer in the document, has no style and no laid-out text.
+        """
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return self.page.evaluate(f"selector => ({function})([...document.querySelectorAll(selector)])", selector)
+
     def texts(self, selector: str) -> list[str]:
-        return [str(each) for each in self.page.locator(selector).all_inner_texts()]
+        return [str(each) for each in self.of_all(selector, "all => all.map(each => each.innerText)")]
 
 
 class Browser:

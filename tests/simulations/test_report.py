@@ -79,7 +79,7 @@ def window(page: Opened) -> tuple[float, float]:
 
 
 def arrows_shown(page: Opened) -> dict[int, str]:
-    shown = page.page.eval_on_selector_all(
+    shown = page.of_all(
         "#lanes g.arrow", "all => all.map(each => [Number(each.dataset.line), each.getAttribute('class')])"
     )
     fates = {"arrived", "lost", "flying", "uninvited"}
@@ -88,8 +88,7 @@ def arrows_shown(page: Opened) -> dict[int, str]:
 
 
 def table_shown(page: Opened) -> dict[str, list[str]]:
-    page.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    rows = page.page.eval_on_selector_all(
+    rows = page.of_all(
         "#state tbody tr",
         "all => all.map(row => [...row.cells].map(cell => cell.innerText.replace(/\\s+/g, ' ').trim()))",
     )
@@ -118,7 +117,7 @@ def test_the_arrows_of_a_window_are_those_of_the_trace_and_lost_ones_are_dashed(
     expected = arrows_in(lossy.lines, *window(page))
     assert arrows_shown(page) == expected
     assert {"arrived", "lost"} <= set(expected.values())
-    dashes = page.page.eval_on_selector_all(
+    dashes = page.of_all(
         "#lanes g.arrow",
         "all => all.map(each => [each.matches('.lost'), getComputedStyle(each.querySelector('.shaft')).strokeDasharray])",
     )
@@ -186,10 +185,10 @@ def test_play_lets_time_pass_until_it_is_paused(show: Any, lossy: Played) -> Non
 def test_faults_are_bands_over_the_lanes_they_befall(show: Any, split: Played) -> None:
     page = show(split)
     faults = [line for line in split.lines if line["kind"] == "fault"]
-    assert sorted(
-        page.page.eval_on_selector_all("#axis g.fault", "all => all.map(each => each.dataset.fault)")
-    ) == sorted(line["node"] for line in faults)
-    bands = Counter(page.page.eval_on_selector_all("#lanes rect.band", "all => all.map(each => each.dataset.fault)"))
+    assert sorted(page.of_all("#axis g.fault", "all => all.map(each => each.dataset.fault)")) == sorted(
+        line["node"] for line in faults
+    )
+    bands = Counter(page.of_all("#lanes rect.band", "all => all.map(each => each.dataset.fault)"))
     assert bands == {line["node"]: len(line["peer"].split()) for line in faults}
     assert page.page.locator("#lanes rect.calm").count() == 1
 
@@ -204,7 +203,7 @@ def test_faults_for_which_there_is_no_room_are_counted(show: Any) -> None:
 
 def test_strips_show_the_epochs_and_states_of_each_session(show: Any, lossy: Played) -> None:
     page = show(lossy)
-    spans = page.page.eval_on_selector_all(
+    spans = page.of_all(
         "#lanes rect.span", "all => all.map(({dataset: d}) => [d.node, d.peer, d.state + ' epoch ' + d.epoch])"
     )
     said = [[line["node"], line["peer"], line["what"]] for line in lossy.lines if line["kind"] == "state"]
@@ -212,7 +211,7 @@ def test_strips_show_the_epochs_and_states_of_each_session(show: Any, lossy: Pla
     missing = [each for each in said if each not in spans]
     assert len(missing) <= 2, "only what lasts for less than a pixel"
     assert [each for each in spans if each not in said] == []
-    colours = page.page.eval_on_selector_all(
+    colours = page.of_all(
         "#lanes rect.span",
         "all => Object.fromEntries(all.map(each => [each.dataset.epoch, getComputedStyle(each).fill]))",
     )
@@ -274,11 +273,11 @@ def test_a_click_on_an_arrow_shows_its_line_and_what_led_to_it(show: Any, lossy:
     )
     page.page.locator(f"g.arrow[data-line='{place}'] .head").dispatch_event("pointerup", {"bubbles": True, "button": 0})
     assert json.loads(page.texts("#picked-line")[0]) == line
-    steps = page.page.eval_on_selector_all("#chain li", "all => all.map(each => Number(each.dataset.line))")
+    steps = page.of_all("#chain li", "all => all.map(each => Number(each.dataset.line))")
     assert steps[-1] == place
     assert [lossy.lines[each]["seq"] for each in steps[:-1]] == [lossy.lines[each]["cause"] for each in steps[1:]]
     assert lossy.lines[steps[0]]["cause"] == 0
-    effects = page.page.eval_on_selector_all("#effects li", "all => all.map(each => Number(each.dataset.line))")
+    effects = page.of_all("#effects li", "all => all.map(each => Number(each.dataset.line))")
     assert effects == [each["seq"] - 1 for each in lossy.lines if each["cause"] == line["seq"]]
     page.page.keyboard.press("Escape")
     assert page.page.locator("#picked").is_hidden()
@@ -292,7 +291,7 @@ def test_kinds_of_datagrams_and_nodes_can_be_taken_away(show: Any, lossy: Played
     assert set(arrows_shown(page)) == {line for line in all_of_them if not lossy.lines[line]["what"].startswith("data")}
     page.page.locator("#kinds label", has_text="data").locator("input").check()
     page.page.locator("#lanes-chosen label", has_text="c").locator("input").uncheck()
-    assert page.page.eval_on_selector_all("#lanes g.lane", "all => all.map(each => each.dataset.node)") == ["a", "b"]
+    assert page.of_all("#lanes g.lane", "all => all.map(each => each.dataset.node)") == ["a", "b"]
     assert arrows_shown(page) == all_of_them  # everything has an end at a or b
 
 
@@ -329,7 +328,7 @@ def test_a_node_is_seen_to_be_down_paused_and_to_forget_its_sessions(show: Any) 
         (9, "restart-1.1", "fault", "a", 0, "restart"),
     )
     page = show(run)
-    looks = page.page.eval_on_selector_all("#lanes rect.absence", "all => all.map(each => each.getAttribute('class'))")
+    looks = page.of_all("#lanes rect.absence", "all => all.map(each => each.getAttribute('class'))")
     assert looks == ["absence", "absence paused"]
     assert page.page.locator("#lanes line.moment").count() == 1
     seen = []
@@ -376,9 +375,9 @@ def test_lives_actors_and_the_store_are_told(show: Any) -> None:
     assert seen[9][2] == f"{session} dataplane.udp: restarts in 1.000 s store: refused grant: no"
     assert [status for _, status, _ in seen[9:]] == ["up", "killed", "up"]
     assert "initiating" not in seen[10][2]
-    marks = page.page.eval_on_selector_all("#lanes path.mark", "all => all.map(each => Number(each.dataset.line))")
+    marks = page.of_all("#lanes path.mark", "all => all.map(each => Number(each.dataset.line))")
     assert marks == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]  # at the same place there is one for all
-    bad = page.page.eval_on_selector_all("#lanes path.mark.bad", "all => all.map(each => Number(each.dataset.line))")
+    bad = page.of_all("#lanes path.mark.bad", "all => all.map(each => Number(each.dataset.line))")
     assert bad == [5, 6, 7, 9, 10]
     assert page.page.locator("#lanes rect.absence").count() == 2
 
@@ -430,7 +429,7 @@ def test_a_policy_stands_in_the_way_of_any_other_script_and_of_any_resource(show
 
 def test_light_and_dark_differ_and_both_are_legible(show: Any, lossy: Played) -> None:
     def brightness(page: Opened, selector: str, of: str) -> float:
-        colour = page.page.eval_on_selector(selector, f"each => getComputedStyle(each).{of}")
+        colour = page.of_all(selector, f"all => getComputedStyle(all[0]).{of}")
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
     for is_dark in (False, True):
@@ -453,7 +452,7 @@ def test_a_thousand_nodes_give_a_page_that_shows_some_and_finds_the_others(show:
     assert "40 of 1000 nodes are shown" in page.texts("#lanes-chosen")[0]
     assert page.page.locator("#lanes > g *").count() < 20_000
     page.page.locator("#lanes-chosen input").fill("n999, n77")
-    shown = page.page.eval_on_selector_all("#lanes g.lane", "all => all.map(each => each.dataset.node)")
+    shown = page.of_all("#lanes g.lane", "all => all.map(each => each.dataset.node)")
     assert shown == ["n77", *(f"n77{digit}" for digit in range(10)), "n999"]
     assert list(table_shown(page)) == shown
 
