@@ -32,6 +32,8 @@ class Belief(Protocol):
 
     claims_addresses: bool
     """Whether records settle who has an address. With certificates it is settled by the authority."""
+    believes_others_now: bool = False
+    """Whether records that were refused may be believed by now, since more was heard. Whoever reads them again unsets it."""
 
     def read(self, name: str | None, value: bytes) -> NodeRecord | RecordProblem:
         """The record that stands under a node's name (None: elsewhere), if it is believed; otherwise why not. Takes any bytes."""
@@ -136,11 +138,16 @@ class AuthorityBelief(Belief):
 
     def hear(self, key: bytes, value: bytes) -> str | None:
         """Take what stands under one of `statement_keys`. Why it was not taken, or None."""
-        return self._take[key](value, self.now)
+        trust = self.enrolled.trust
+        bundle, was_blind = trust.bundle, self.list_problem is RevocationProblem.MISSING
+        problem = self._take[key](value, self.now)
+        if trust.bundle is not bundle or (was_blind and self.list_problem is not RevocationProblem.MISSING):
+            self.believes_others_now = True
+        return problem
 
     def problem(self) -> CertificateProblem | None:
         """Why the others do not believe us any more, or None."""
-        return self.enrolled.trust.problem(self.enrolled.certificate, self.now)
+        return self.enrolled.trust.own_problem(self.enrolled.certificate, self.now)
 
     @property
     def days_left(self) -> int:

@@ -95,7 +95,7 @@ class Membership:
         control plane, and says what our record says of it."""
         self._floating, self.claims = floating, claims or ControlClaims(config.node.name, None)
         self._network, self._name = config.node.network, config.node.name
-        self._belief, self._describe, self._policy = belief, describe, policy_of(config)
+        self.belief, self._describe, self._policy = belief, describe, policy_of(config)
         self._authority = belief if isinstance(belief, AuthorityBelief) else None
         self._roster, self._log = roster, log
         self.prefix = network_prefix(self._network)
@@ -179,9 +179,9 @@ class Membership:
 
     def _claims(self, record: NodeRecord) -> dict[bytes, bytes]:
         """What is to stand in the store for us."""
-        value = self._belief.seal(record)
+        value = self.belief.seal(record)
         ours = {node_key(self._network, record.name): value}
-        if self._belief.claims_addresses:
+        if self.belief.claims_addresses:
             # An address entry holds the whole record too, so that it names its holder without a second look-up.
             ours |= {address_key(self._network, address): value for address in record.addresses}
         return ours
@@ -198,8 +198,8 @@ class Membership:
 
     def _refuse_foreign(self, record: NodeRecord, key: bytes, value: bytes) -> None:
         name = key.removeprefix(self._nodes).decode("ascii", "replace") if key.startswith(self._nodes) else None
-        holder = self._belief.read(name, value)
-        if self._belief.is_ours(holder, record):
+        holder = self.belief.read(name, value)
+        if self.belief.is_ours(holder, record):
             return
         what = f"the node name {name}" if name else f"the address {key.rsplit(b'/', 1)[-1].decode('ascii', 'replace')}"
         by = f"node {holder.name}" if isinstance(holder, NodeRecord) else f"an entry we cannot read ({holder.value})"
@@ -240,7 +240,7 @@ class Membership:
 
     def _read(self, name: str, value: bytes) -> NodeRecord | RecordProblem:
         """The record that stands under a name, if it is believed, and if we may have a session with such a node."""
-        record = self._belief.read(name, value)
+        record = self.belief.read(name, value)
         if isinstance(record, NodeRecord) and agreed_security(self._policy, record.security) is None:
             return RecordProblem.NO_COMMON_SECURITY
         return record
@@ -250,6 +250,7 @@ class Membership:
         for key in self._ours:
             self._check_ours(key, snapshot.entries.get(key), lease)
         self._hear_all(snapshot.entries)
+        self.belief.believes_others_now = False
         for key in snapshot.entries:
             self._pass_over(key)
         at = len(self._nodes)
@@ -457,7 +458,7 @@ class _Stay:
             await self._handle.refresh(registry, lease)
 
     async def _follow(self, registry: RegistryPort, lease: Lease) -> None:
-        """Snapshot at R, then changes from R+1; from the start again when the history is gone."""
+        """Snapshot at R, then changes from R+1; from the start again when the history is gone, or others are believed now."""
         handle = self._handle
         while True:
             snapshot = await registry.snapshot(handle.prefix)
@@ -467,7 +468,7 @@ class _Stay:
             await handle.keep_heard()
             try:
                 async with registry.watch(handle.prefix, snapshot.revision) as watch:
-                    while True:
+                    while not handle.belief.believes_others_now:
                         with trio.move_on_at(again_at):
                             for change in await watch.receive():
                                 handle.note(change, lease, trio.current_time())

@@ -78,7 +78,7 @@ def certificate_status(enrolled: Enrolled, wall_ns: int) -> dict[str, object]:
     revocation list, by which this node judges theirs."""
     now = wall_ns // 10**9
     trust = enrolled.trust
-    problem, overdue = trust.problem(enrolled.certificate, now), trust.list_problem(now)
+    problem, overdue = trust.own_problem(enrolled.certificate, now), trust.list_problem(now)
     return {
         "fingerprint": enrolled.identity.public.fingerprint.hex(),
         "expires_in_s": enrolled.certificate.not_after - now,

@@ -137,13 +137,21 @@ class Trust:
 
         For those who ask again while a session lives: authorities go, lists come and time passes.
         """
+        found = self.own_problem(certificate, now)
+        if found is None and self._revocations is None and self._list_number:
+            return CertificateProblem.REVOCATIONS_MISSING
+        return found
+
+    def own_problem(self, certificate: NodeCertificate, now: int) -> CertificateProblem | None:
+        """Why the others do not believe a certificate of ours any more, as far as we can know, or None.
+
+        That we have not seen the revocation list, which keeps us from believing anybody, says nothing about what they have.
+        """
         authority = next(
             (each for each in self._bundle.authorities if each.key.fingerprint == certificate.authority), None
         )
         if authority is None:
             return CertificateProblem.FOREIGN_AUTHORITY
-        if self._revocations is None and self._list_number:
-            return CertificateProblem.REVOCATIONS_MISSING
         if self._revocations is not None and certificate.serial in self._revocations.serials:
             return CertificateProblem.REVOKED
         return time_problem(certificate, now) or time_problem(authority, now)

@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from etcd_network import NETWORK, PREFIX, EtcdNetwork, Talk, now, signed, until
+from etcd_network import FOUNDER, NETWORK, PREFIX, EtcdNetwork, Talk, now, signed, until
 from etcd_servers import needs_etcd
 
 from holloway.actors.authority_files import AuthorityFiles
@@ -26,6 +27,7 @@ from holloway.protocols.enrolment import EnrolProblem
 from holloway.protocols.joiner import Joiner
 from holloway.protocols.membership import NodeRecord, encode_record
 from holloway.protocols.network_settings import NetworkSettings
+from holloway.protocols.trust import revoked_key
 
 pytestmark = needs_etcd
 
@@ -34,6 +36,7 @@ LATER = b'{"v":99}'
 GARBAGE = b"\xff\x00garbage"
 UNPROVEN = json.dumps({"v": 1, "grant": "{}", "mac": "A" * 43 + "="}).encode()
 FLOATING = "floating/10.99.2.1"
+REVOKED = revoked_key(NETWORK)
 MAX_STATUS_BYTES = 32 * 1024
 MAX_LINE = 1000
 
@@ -197,3 +200,27 @@ async def anticipated(net: EtcdNetwork, joiner: Joiner, told: list[str]) -> None
     answer = joiner.read(net.held(joiner.grant_key)[joiner.grant_key], now())
     assert isinstance(answer, EnrolProblem)
     told.append(answer.value)
+
+
+async def test_who_starts_before_an_old_revocation_list_is_put_back_is_believed_and_believes_nobody_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holloway.actors.membership.RETRY_S", 0.1)
+    async with EtcdNetwork(tmp_path) as net:
+        await net.joined("b", "e")
+        old = net.held(REVOKED)
+        net.put(net.authority.revoke("e", now()))
+        await net.stop("e")
+        await net.enrol("d")
+        await net.stop(FOUNDER)  # with the authority's key
+        net.put(old)
+        d = await net.start("d")
+        await until(lambda: net.knows("b", "d"))
+        certificate: Any = d.status()["node"]["certificate"]
+        assert certificate["problem"] is None
+        assert certificate["revocations"]["problem"] == "revocations_missing"
+        assert d.drops()["revocations_stale"] > 0
+        assert not d.roster.plan.peers
+        await net.start(FOUNDER)
+        await net.all_meet()
+        assert d.status()["node"]["certificate"]["revocations"]["problem"] is None
