@@ -14,7 +14,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import trio
@@ -31,7 +31,7 @@ from holloway.actors.udp_offload import (
     stride_of,
 )
 from holloway.protocols.addresses import Address, format_address
-from holloway.protocols.arrivals import Arrival
+from holloway.protocols.arrivals import Arrival, RunMemory
 from holloway.protocols.errors import LocalError, PortError
 from holloway.protocols.runs import Run, flatten, lone_run
 
@@ -41,6 +41,9 @@ RECEIVE_BUDGET = 512
 RECEIVE_BUDGET_BYTES = 512 << 10
 FEW_DATAGRAMS = 16  # from so many in one turn on it is bulk
 FEW_BYTES = 2048  # more than any lone datagram on a path without jumbo frames
+FULL_BYTES = (
+    32 << 10
+)  # memory that holds more takes no other run: one that lies at its beginning costs less to take apart
 DATAGRAM_SPACE = 65_536  # more than the 65 507 bytes of the largest UDP datagram over IPv4, 65 527 over IPv6
 
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h; Python's socket module does not name it
@@ -100,7 +103,7 @@ class UdpSocket(DatagramPort):
         self._lone = False  # datagrams come alone
         self._unasked = False  # the last one was given on before the socket was asked for another
         self._bulk = False  # the last receive took many
-        self._space = memoryview(b"")  # for many, when they first come
+        self._kept: list[RunMemory] = []  # for many, when they first come
         self._overflows_seen = 0
 
     @property
@@ -199,18 +202,24 @@ class UdpSocket(DatagramPort):
         return left
 
     def _take_many(self, arrivals: list[Arrival], left: int) -> None:
-        """Take up to `left` datagrams one behind the other into memory that stays, which saves 20 us a run of the
-        allocator's work. What comes alone joins the run before it where it fits, as it would have in the kernel.
+        """Take up to `left` datagrams into memory that stays, which saves 20 us a run of the allocator's work. What comes alone
+        joins the run before it where it fits, as it would have in the kernel.
         """
-        if not self._space:
-            self._space = memoryview(bytearray(RECEIVE_BUDGET_BYTES + DATAGRAM_SPACE))
-        take, view, space = self._socket.recvmsg_into, self._space, DATAGRAM_SPACE
-        run_at = at = stride = 0
+        take, space, memories = self._socket.recvmsg_into, DATAGRAM_SPACE, self._memories()
+        memory = next(memories)
+        run_at = at = stride = before = 0  # `before`: bytes in the memories that are full
         run_source: Address | None = None
+        is_run = False
         try:
-            while left > 0 and at < RECEIVE_BUDGET_BYTES:
+            while left > 0 and before + at < RECEIVE_BUDGET_BYTES:
+                if at > FULL_BYTES and (is_run or at + stride - run_at >= space):
+                    if run_source is not None:
+                        arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
+                    before += at
+                    memory, run_source = next(memories), None
+                    run_at = at = 0
                 try:
-                    size, ancillary, _, source = take((view[at : at + space],), ANCILLARY_SPACE)
+                    size, ancillary, _, source = take((memory.view[at : at + space],), ANCILLARY_SPACE)
                 except OSError as error:
                     self._pass_over(error)
                     left -= 1
@@ -220,7 +229,8 @@ class UdpSocket(DatagramPort):
                     left -= 1
                     continue
                 each = stride_of(ancillary, size) if ancillary else size
-                left -= -(-size // each) if each < size else 1
+                is_run = each < size
+                left -= -(-size // each) if is_run else 1
                 joins = (
                     source == run_source
                     and 0 < each <= stride
@@ -230,13 +240,20 @@ class UdpSocket(DatagramPort):
                 )
                 if not joins:
                     if run_source is not None:
-                        arrivals.append(Arrival(run_source, view[run_at:at], stride))
+                        arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
                     run_at, run_source, stride = at, source, each
                 at += size
         finally:
             if run_source is not None:
-                arrivals.append(Arrival(run_source, view[run_at:at], stride))
+                arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
             self._bulk = RECEIVE_BUDGET - left >= FEW_DATAGRAMS
+
+    def _memories(self) -> Iterator[RunMemory]:
+        """All that a turn may need, the same ones in each turn."""
+        yield from self._kept
+        while True:
+            self._kept.append(RunMemory(FULL_BYTES + 2 * DATAGRAM_SPACE))
+            yield self._kept[-1]
 
     def _pass_over(self, error: OSError) -> None:
         """Count an error that the socket survives. Raises the others."""

@@ -208,7 +208,7 @@ class Demux(Generic[Handle]):
 
     def find(self, arrival: Arrival) -> Handle | None:
         """The session that a datagram of a record, or a run of them, is for. None for anything else: `sort` knows more."""
-        _, data, stride = arrival
+        _, data, stride, _ = arrival
         if stride < MIN_TRANSPORT_BYTES or (stride < len(data) and not _is_for_one(data, stride)):
             return None
         word = int.from_bytes(data[:4], "little")
@@ -219,7 +219,7 @@ class Demux(Generic[Handle]):
         result: Sorted[Handle] = Sorted()
         owner, delivered = self._indices.owner, result.arrivals
         for arrival in arrivals:
-            source, data, stride = arrival
+            source, data, stride, _ = arrival
             if stride < len(data) and not _is_for_one(data, stride):
                 result.absorb(self.sort([lone(datagram, source) for datagram in arrival.datagrams()], now))
                 continue

@@ -77,7 +77,7 @@ class ExpressLane:
     def receive(self, arrival: Arrival, home: Address | None, now: float) -> bool | None:
         """Open one datagram from where the peer is known to be; whether it is authentic. None: nothing has happened."""
         keys, tunnel = self._ring.current, self._tunnel
-        source, data, stride = arrival
+        source, data, stride, _ = arrival
         size = len(data)
         if (
             keys is None

@@ -151,4 +151,4 @@ def packets_cost(packets: Sequence[Packet]) -> int:
 
 def arrivals_cost(arrivals: Sequence[Arrival]) -> int:
     """What it takes to keep arrivals, in memory of their own, in one message."""
-    return MESSAGE_OVERHEAD_BYTES + sum([len(data) + ARRIVAL_OVERHEAD_BYTES for _, data, _ in arrivals])
+    return MESSAGE_OVERHEAD_BYTES + sum([len(data) + ARRIVAL_OVERHEAD_BYTES for _, data, _, _ in arrivals])

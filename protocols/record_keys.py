@@ -227,7 +227,7 @@ class RecordKeys(TransportKeys):
 
     def open(self, arrival: Arrival, home: Address | None, now: float) -> list[Opened]:
         """See `TransportKeys`. Pieces of a record that do not come in one run must come from `home`."""
-        source, data, stride = arrival
+        source, data, stride, memory = arrival
         opened: list[Opened] = []
         end = len(data)
         if stride < MIN_TRANSPORT_BYTES:
@@ -249,7 +249,7 @@ class RecordKeys(TransportKeys):
                     self._journal.drop(
                         DropReason.BAD_LENGTH if size < MIN_TRANSPORT_BYTES else DropReason.NOT_AUTHENTIC, source
                     )
-            elif (sealed := join_run(data, at, stride)) is None:
+            elif (sealed := join_run(data, at, stride, memory)) is None:
                 self._collect(data[at : at + size], size, source, home, now, opened)
             else:
                 run = count * stride

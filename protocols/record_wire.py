@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 
+from holloway.protocols.arrivals import RunMemory
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.packets import ByteView
 
@@ -110,9 +111,9 @@ def parse_head(datagram: ByteView) -> Head | None:
     return Head(number, kind, word >> SPREAD_BITS, spread + 1)
 
 
-def join_run(data: bytes | memoryview, at: int, stride: int) -> bytes | None:
+def join_run(data: bytes | memoryview, at: int, stride: int, memory: RunMemory | None = None) -> bytes | None:
     """The sealed record whose first datagram is the one at `at` of a run of datagrams of `stride` bytes, back to back; None
-    if the run does not hold it whole and in order.
+    if the run does not hold it whole and in order. `memory`: see `Arrival`.
 
     Only the ends are looked at: if anything between them is not of this record, the tag will tell.
     """
@@ -121,6 +122,8 @@ def join_run(data: bytes | memoryview, at: int, stride: int) -> bytes | None:
     end = at + (last + 1) * stride
     if number or end > len(data) or _HEAD.unpack_from(data, end - stride + 4) != (last, kind, word):
         return None
+    if memory is not None:
+        return b"".join(memory.parts(at, stride, last + 1, HEADER_BYTES))
     return b"".join(_pieces(stride, last + 1).unpack_from(data, at))
 
 

@@ -217,7 +217,7 @@ class Session:
         by_index, transport = ring.by_index, self._suite.transport
         is_heard = has_data = is_waiting = False
         for arrival in arrivals:
-            source, data, _ = arrival
+            source, data, _, _ = arrival
             word = int.from_bytes(data[:4], "little")
             if transport is None:
                 keys = by_index.get(word)

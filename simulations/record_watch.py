@@ -56,7 +56,7 @@ class RecordWatch:
         """How things are before a batch; None when nothing of it can change with this one, which is of whole records with
         packets, a datagram each.
         """
-        for _, data, stride in arrivals:
+        for _, data, stride, _ in arrivals:
             if stride < len(data) or not _is_plain(data):
                 return self._look()
         return None
@@ -73,7 +73,7 @@ class RecordWatch:
             return
         reports = 0
         has_run = False
-        for _, data, stride in arrivals:
+        for _, data, stride, _ in arrivals:
             has_run = has_run or stride < len(data)
             for at in range(0, len(data), stride or 1):
                 if _is_report(data[at : at + stride]):

@@ -28,7 +28,7 @@ from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
 from holloway.actors.udp_offload import RUN_BYTES, RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, gathered, stride_of
 from holloway.protocols.addresses import Address
-from holloway.protocols.arrivals import Arrival
+from holloway.protocols.arrivals import Arrival, RunMemory
 from holloway.protocols.runs import Run, flatten, lone_run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -208,6 +208,25 @@ async def test_later_runs_come_in_memory_that_the_next_receive_uses_again() -> N
         left.send([b"alone again"], right.local)
         (arrival,) = await right.receive()
         assert isinstance(arrival.data, bytes), "without runs each datagram has memory of its own"
+
+
+async def test_what_comes_in_bulk_lies_at_the_beginning_of_memory_that_is_used_again() -> None:
+    long, short = numbered(*[1400] * 40), numbered(*[1400] * 10)
+    with pair("127.0.0.1") as (left, right):
+        left.send(long, right.local)
+        await take(right, len(long))  # from now on it is bulk
+        known: list[RunMemory | None] = []
+        for sent in (long + long, long + long + short + short, long):
+            left.send(sent, right.local)
+            arrivals = await right.receive()
+            assert flat(arrivals) == sent
+            memories = [arrival.memory for arrival in arrivals]
+            length = min(len(known), len(memories))
+            assert memories[:length] == known[:length]
+            known = max(known, memories, key=len)
+            for arrival, memory in zip(arrivals, memories, strict=True):
+                assert memory is None or memory.view[: len(arrival.data)] == arrival.data
+            assert None not in memories[:2]
 
 
 async def test_what_comes_alone_in_bulk_is_joined_to_runs() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holloway.protocols.addresses import Address
-from holloway.protocols.arrivals import Arrival, lone
+from holloway.protocols.arrivals import SHAPES, Arrival, RunMemory, lone
 
 HERE: Address = ("192.0.2.7", 1099)
 
@@ -38,3 +38,26 @@ def test_what_is_kept_outlives_the_buffer_that_it_came_in() -> None:
     assert kept.datagrams() == [b"abcd", b"ef"]
     assert run.datagrams() == [b"....", b".."]
     assert kept.kept() is kept
+
+
+@given(shapes=st.lists(st.tuples(st.integers(0, 300), st.integers(5, 100), st.integers(1, 64)), max_size=4 * SHAPES))
+def test_memory_for_runs_gives_the_parts_that_are_in_it_now_whatever_it_was_asked_before(
+    shapes: list[tuple[int, int, int]],
+) -> None:
+    memory = RunMemory(300 + 64 * 100)
+    for turn, (at, stride, count) in enumerate(shapes):
+        memory.view[:] = bytes((turn + place) % 251 for place in range(len(memory.view)))
+        run = bytes(memory.view[at : at + stride * count])
+        parts = memory.parts(at, stride, count, 4)
+        assert [bytes(part) for part in parts] == [
+            run[place + 4 : place + stride] for place in range(0, len(run), stride)
+        ]
+
+
+def test_memory_for_runs_keeps_few_shapes() -> None:
+    memory = RunMemory(1000)
+    first = memory.parts(0, 10, 3, 4)
+    for count in range(1, SHAPES + 1):
+        assert memory.parts(0, 10, 3, 4) is first
+        memory.parts(0, 20, count, 4)
+    assert memory.parts(0, 10, 3, 4) is not first

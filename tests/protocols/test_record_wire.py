@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from session_world import inner_packet, sealed_record
 from super_packets import batches, one_by_one, segments_of, super_packet
 
+from holloway.protocols.arrivals import RunMemory
 from holloway.protocols.journal import Journal
 from holloway.protocols.noise import DerivedKeys
 from holloway.protocols.packets import Packet
@@ -144,6 +145,13 @@ def test_runs_are_joined_only_where_a_record_begins_and_its_last_datagram_is_whe
             assert join_run(data, at, stride) == b"".join(piece[16:] for piece in expected)
         for number in (1, 2, 4, 5):
             assert join_run(data, number * stride, stride) is None
+    memory = RunMemory(len(run) + 100)
+    for _ in range(2):  # what it keeps is as good as new
+        for begin in (0, stride):  # another run in the same memory
+            memory.view[: len(run) - begin] = run[begin:]
+            for at in range(0, len(run) - begin, stride):
+                whole = join_run(run, begin + at, stride)
+                assert join_run(memory.view[: len(run) - begin], at, stride, memory) == whole
     for broken in (
         [first],
         [first, second],
