@@ -15,6 +15,8 @@ from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
+from holloway.protocols.acknowledgements import without_superseded
+from holloway.protocols.events import DropReason
 from holloway.protocols.packets import Packet, byte_length
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ class TunReader:
             if only is not None:
                 only.offer_packets(packets)
             return
-        batches = list(self._router.sort(packets).items())
+        wanted = without_superseded(packets)
+        if len(wanted) < len(packets):
+            self._router.drops[DropReason.ACKNOWLEDGEMENT_SUPERSEDED.value] += len(packets) - len(wanted)
+        batches = list(self._router.sort(wanted).items())
         if len(batches) > 1:
             batches.sort(key=lambda each: sum(map(byte_length, each[1])))
         for peer, batch in batches:

@@ -28,8 +28,8 @@ def packet_to(last: int, size: int = 84) -> bytes:
     return bytes(whole)
 
 
-def reader(log: list[tuple[str, list[Packet]]]) -> TunReader:
-    router = Router([])
+def reader(log: list[tuple[str, list[Packet]]], router: Router | None = None) -> TunReader:
+    router = router or Router([])
     for last in (2, 3, 4):
         peer: Any = Peer(f"peer {last}", log)
         router.assign(peer, (ip_network(f"10.0.0.{last}"),))
@@ -59,3 +59,20 @@ async def test_what_the_host_answers_at_once_is_taken_without_waiting(autojump_c
     assert log == [("peer 3", [answer])]
     assert not tun.write([packet_to(2)] * 3), "a bulk flow brings its own"
     assert len(await port.collect()) == 4
+
+
+def test_superseded_acknowledgements_stay_here_and_are_counted() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+
+    def acknowledgement(number: int) -> bytes:
+        packet = bytearray(packet_to(2, 40))
+        packet[9], packet[28:32], packet[32:34] = 6, number.to_bytes(4, "big"), b"\x50\x10"
+        return bytes(packet)
+
+    router = Router([])
+    tun = reader(log, router)
+    first, second, third = (acknowledgement(number) for number in (100, 200, 300))
+    tun.offer([first])
+    tun.offer([second, third, packet_to(3)])
+    assert log == [("peer 2", [first]), ("peer 2", [third]), ("peer 3", [packet_to(3)])]
+    assert router.drops == {"acknowledgement_superseded": 1}
