@@ -112,6 +112,7 @@ class NodeAnswers:
                 "security": security_status(policy_of(config)),
                 "offloads": self._offloads(),
                 "refused_runs": self._refused_runs(),
+                "superseded_acknowledgements": self.router.superseded,
                 "queues": self._queues(),
                 "memory": memory_status(self.memory),
                 "registry": self._registry_status(),

@@ -33,6 +33,8 @@ class Router:
             self.routes.add(prefix, None)
         self.local = LocalPrefixes(local)
         self.drops: Counter[str] = Counter()
+        self.superseded = 0
+        """Acknowledgements that need not be carried (`protocols.acknowledgements`)."""
         self._owners: dict[Prefix, RunningPeer] = {}
         self._prefixes: dict[RunningPeer, tuple[Prefix, ...]] = {}
         self._borrowed: set[Prefix] = set()

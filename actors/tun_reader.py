@@ -16,7 +16,6 @@ from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.acknowledgements import without_superseded
-from holloway.protocols.events import DropReason
 from holloway.protocols.packets import Packet, byte_length
 
 if TYPE_CHECKING:
@@ -59,8 +58,7 @@ class TunReader:
                 only.offer_packets(packets)
             return
         wanted = without_superseded(packets)
-        if len(wanted) < len(packets):
-            self._router.drops[DropReason.ACKNOWLEDGEMENT_SUPERSEDED.value] += len(packets) - len(wanted)
+        self._router.superseded += len(packets) - len(wanted)
         batches = list(self._router.sort(wanted).items())
         if len(batches) > 1:
             batches.sort(key=lambda each: sum(map(byte_length, each[1])))

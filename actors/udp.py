@@ -41,10 +41,11 @@ RECEIVE_BUDGET = 512
 RECEIVE_BUDGET_BYTES = 512 << 10
 FEW_DATAGRAMS = 16  # from so many in one turn on it is bulk
 FEW_BYTES = 2048  # more than any lone datagram on a path without jumbo frames
-FULL_BYTES = (
-    32 << 10
-)  # memory that holds more takes no other run: one that lies at its beginning costs less to take apart
+FULL_BYTES = 32 << 10  # memory with more in it takes no other run: what lies at the beginning costs less to take apart
 DATAGRAM_SPACE = 65_536  # more than the 65 507 bytes of the largest UDP datagram over IPv4, 65 527 over IPv6
+MEMORY_BYTES = (
+    FULL_BYTES + 2 * 65_536
+)  # for a run of lone datagrams that begins where another ended, and one that does not join it
 
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h; Python's socket module does not name it
 MEMINFO = struct.Struct("9I")
@@ -212,7 +213,7 @@ class UdpSocket(DatagramPort):
         is_run = False
         try:
             while left > 0 and before + at < RECEIVE_BUDGET_BYTES:
-                if at > FULL_BYTES and (is_run or at + stride - run_at >= space):
+                if at > FULL_BYTES and (is_run or at + space > MEMORY_BYTES or at + stride - run_at >= space):
                     if run_source is not None:
                         arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
                     before += at
@@ -252,7 +253,7 @@ class UdpSocket(DatagramPort):
         """All that a turn may need, the same ones in each turn."""
         yield from self._kept
         while True:
-            self._kept.append(RunMemory(FULL_BYTES + 2 * DATAGRAM_SPACE))
+            self._kept.append(RunMemory(MEMORY_BYTES))
             yield self._kept[-1]
 
     def _pass_over(self, error: OSError) -> None:

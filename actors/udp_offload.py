@@ -21,7 +21,7 @@ import trio
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import cut
-from holloway.protocols.runs import Run
+from holloway.protocols.runs import MAX_RUN_BYTES, Run
 
 SOL_UDP = 17
 UDP_SEGMENT = 103
@@ -30,9 +30,6 @@ SEGMENT_SIZE = struct.Struct("=H")  # what UDP_SEGMENT carries; UDP_GRO carries 
 ANCILLARY_SPACE = socket.CMSG_SPACE(4)
 
 RUN_DATAGRAMS = 64  # UDP_MAX_SEGMENTS before Linux 6.9; 128 since
-# With headers of link, IP and UDP a run must stay below 65 536 bytes: from that on a device with the usual gso_max_size
-# has the kernel cut it in software, and the receiver gets lone datagrams (measured on 6.18).
-RUN_BYTES = 65_536 - 128
 JOIN_BELOW_BYTES = 512  # shorter datagrams are joined: faster than a gather list (44 of 64 bytes 4.4 us against 6.5)
 
 REFUSED_FOR_S = 60.0  # until a run is tried again: routes and devices change
@@ -76,7 +73,7 @@ class Gathered(NamedTuple):
 
 def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
     """`runs` in order, in as few calls as follow from joining those that fit behind each other: `RUN_DATAGRAMS` and
-    `RUN_BYTES` at most, and all of one length but the last. A datagram that is empty, or above `RUN_BYTES`, is alone.
+    `MAX_RUN_BYTES` at most, and all of one length but the last. A datagram that is empty, or above `MAX_RUN_BYTES`, is alone.
     """
     parts: Sequence[bytes | memoryview] = ()
     stride = size = number = 0
@@ -85,7 +82,7 @@ def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
         more = -(-length // each) if each else 1
         if (
             number
-            and size + length <= RUN_BYTES
+            and size + length <= MAX_RUN_BYTES
             and number + more <= RUN_DATAGRAMS
             and 0 < each <= stride
             and (each == stride or more == 1)
@@ -98,7 +95,7 @@ def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
         if number:
             yield Gathered(parts, stride, number)
             number = 0
-        if more > 1 and (length > RUN_BYTES or more > RUN_DATAGRAMS):
+        if more > 1 and (length > MAX_RUN_BYTES or more > RUN_DATAGRAMS):
             yield from _cut_up(run)
         else:
             parts, stride, size, number = more_parts, each, length, more
@@ -109,7 +106,7 @@ def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
 def _cut_up(run: Run) -> Iterator[Gathered]:
     """A run that is too much for one call."""
     view, stride = memoryview(b"".join(run.parts)), run.stride
-    most = max(1, min(RUN_DATAGRAMS, RUN_BYTES // stride)) * stride
+    most = max(1, min(RUN_DATAGRAMS, MAX_RUN_BYTES // stride)) * stride
     for begin in range(0, run.length, most):
         piece = view[begin : begin + most]
         yield Gathered((piece,), min(stride, len(piece)), -(-len(piece) // stride))

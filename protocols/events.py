@@ -70,8 +70,6 @@ class DropReason(Enum):
     NO_ROUTE = "no_route"
     NOT_IP = "not_ip"
     TOO_BIG = "too_big"
-    ACKNOWLEDGEMENT_SUPERSEDED = "acknowledgement_superseded"
-    """A later one of the same batch says more (`acknowledgements`): no loss."""
     STAGING_FULL = "staging_full"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     INBOX_FULL = "inbox_full"

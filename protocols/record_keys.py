@@ -22,6 +22,7 @@ from holloway.protocols.noise import TAG_BYTES, DerivedKeys
 from holloway.protocols.offers import ALL_TERMS, Terms
 from holloway.protocols.packets import Packet, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
+from holloway.protocols.record_rows import open_row, seal_row
 from holloway.protocols.record_size import LossMeter, RecordSize
 from holloway.protocols.record_wire import (
     CLEAR_MARK,
@@ -81,6 +82,7 @@ class RecordKeys(TransportKeys):
         "_meter",
         "_packer",
         "_pieces",
+        "_rows",
         "_size",
     )
 
@@ -114,6 +116,7 @@ class RecordKeys(TransportKeys):
             self._seal, self._receive = ClearText(derived.send), ClearText(derived.receive)
         self._packer = Packer(codec, journal.packing) if codec is not None and Terms.LZ4 in terms else None
         self._mark = _CLEAR if Terms.CLEAR in terms else 0
+        self._rows = (_PACKETS | self._mark, RecordKind.UNFINISHED.value | self._mark)
         self._kinds = _KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
@@ -155,12 +158,14 @@ class RecordKeys(TransportKeys):
             self._journal.drop(DropReason.MALFORMED, None, refused)
         runs: list[Run] = []
         cipher, receiver, buffers = self._seal, self.remote_index, self._buffers
-        datagrams = 0
-        for counter, record in enumerate(records, self._first_out + self._take_counters(len(records))):
-            runs.append(seal(cipher, receiver, counter, record, buffers))
-            self._bytes += len(record.plaintext)
-            datagrams += record.datagrams
+        counter = self._first_out + self._take_counters(len(records))
+        self._bytes += sum([len(record.plaintext) for record in records])
+        datagrams = sum([record.datagrams for record in records])
         self._size.sent(len(records), datagrams)
+        if datagrams == len(records):
+            return seal_row(cipher, receiver, counter, records)
+        for each, record in enumerate(records, counter):
+            runs.append(seal(cipher, receiver, each, record, buffers))
         return runs
 
     def seal_record(self, kind: RecordKind, plaintext: bytes) -> Run:
@@ -216,7 +221,10 @@ class RecordKeys(TransportKeys):
         meter = self._meter
         due_at = meter.due_at
         meter.arrived(counter, count, now, is_report=is_report)
-        if meter.due_at is not due_at or (due_at is not None and due_at <= now):
+        self._watch_meter(due_at, now)
+
+    def _watch_meter(self, before: float | None, now: float) -> None:
+        if self._meter.due_at is not before or (before is not None and before <= now):
             self.is_waiting = True
 
     def seal_report(self, now: float) -> list[Run]:
@@ -244,6 +252,9 @@ class RecordKeys(TransportKeys):
             reason = self._refusal(index, number, kind, counter, count)
             if reason is not None:
                 self._journal.drop(reason, source)
+            elif count == 1 and at + 2 * stride <= end and kind in self._rows and counter > self._window.top:
+                at += stride * self._open_row(data, at, stride, kind, counter, source, now, opened)
+                continue
             elif count == 1:
                 if not self._open(kind, counter, 1, data[at + HEADER_BYTES : at + size], source, now, size, opened):
                     self._journal.drop(
@@ -259,6 +270,38 @@ class RecordKeys(TransportKeys):
                 continue
             at += stride
         return opened
+
+    def _open_row(
+        self,
+        data: bytes | memoryview,
+        at: int,
+        stride: int,
+        kind: int,
+        counter: int,
+        source: Address,
+        now: float,
+        opened: list[Opened],
+    ) -> int:
+        """Open the records of one datagram each that follow each other at `at`, the first of which is new. How many were looked at."""
+        most = min(MAX_DATAGRAMS, self._end_in - counter)
+        plaintexts, is_forged = open_row(self._receive.decrypt, data, at, stride, most)
+        count = len(plaintexts)
+        if count:
+            self._window.commit_row(counter, count)
+            due_at = self._meter.due_at
+            self._meter.arrived_row(counter, count, now)
+            self._watch_meter(due_at, now)
+            packets: list[bytes] = []
+            for plaintext in plaintexts:
+                found = packets_of(plaintext, 1)
+                if found is None:
+                    self._journal.drop(DropReason.MALFORMED, source)
+                else:
+                    packets += found
+            opened.append(Opened(self._kinds[kind], packets, count * stride, count))
+        if is_forged:
+            self._journal.drop(DropReason.NOT_AUTHENTIC, source)
+        return count + is_forged
 
     def _refusal(self, index: int, number: int, kind: int, counter: int, count: int) -> DropReason | None:
         """Why a datagram need not be looked at further, if its header is to be believed."""

@@ -115,6 +115,17 @@ class LossMeter:
         if self.due_at is None and (self._pending >= WORTH_REPORTING or self._missing):
             self.due_at = now + REPORT_S
 
+    def arrived_row(self, first: int, count: int, now: float) -> None:
+        """The same for `count` records of a datagram each, none a report, with counters from `first` on that are above all before."""
+        more = count - 1
+        self._records += more
+        self._datagrams += more
+        if now > self._pending_until:
+            self._pending, self._pending_until = 0, now + REPORT_S
+        self._pending += more
+        self.arrived(first, 1, now)
+        self._top = first + more
+
     def report(self, now: float) -> Report:
         """The report to send now. What has been missing for `REPORT_S` counts as lost from here on."""
         late = list(self._late(now))

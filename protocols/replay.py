@@ -18,6 +18,8 @@ WINDOW_SIZE = 8192  # as wireguard-go replay.go, CounterBitsTotal; its usable pa
 MIN_WINDOW_SIZE = 64  # RFC 4303, section 3.4.3: the size preferred by default
 MAX_WINDOW_SIZE = 1 << 20
 
+_ONES = b"\1" * 64
+
 
 class ReplayWindow:
     """The counters seen under one key. `size` counters are remembered, a power of two from 64 to 2^20.
@@ -60,6 +62,18 @@ class ReplayWindow:
             self.top = counter
         self._seen[counter & self._mask] = 1
         return True
+
+    def commit_row(self, first: int, count: int) -> None:
+        """The same for `count` counters from `first` on, 1 to 64 of them, all above the top."""
+        self.commit(first)
+        start = (first + 1) & self._mask
+        end = start + count - 1
+        if end > self._size:
+            for counter in range(first + 1, first + count):
+                self.commit(counter)
+        else:
+            self._seen[start:end] = _ONES[: count - 1]
+            self.top = first + count - 1
 
     def _forget(self, count: int) -> None:
         """Clear the places of the `count` counters after the top: they held counters that leave the window."""

@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 from holloway.protocols.arrivals import cut
 
+MAX_RUN_BYTES = 65_536 - 128
+"""With headers of link, IP and UDP a run must stay below 65 536 bytes: from that on a device with the usual gso_max_size has the
+kernel cut it in software, and the receiver gets lone datagrams (measured on Linux 6.18)."""
+
 
 class Run(NamedTuple):
     """Datagrams of `stride` bytes each, the last perhaps shorter. A lone one is as long as its stride.

@@ -74,6 +74,10 @@ class _FalseMeter(LossMeter):
         """See `LossMeter`."""
         self.honest.arrived(counter, datagrams, now, is_report=is_report)
 
+    def arrived_row(self, first: int, count: int, now: float) -> None:
+        """See `LossMeter`."""
+        self.honest.arrived_row(first, count, now)
+
     def report(self, now: float) -> Report:
         """See `LossMeter`. Not what was counted."""
         true = self.honest.report(now)

@@ -26,10 +26,10 @@ from holloway.actors import udp, udp_binding, udp_offload
 from holloway.actors.kernel import KernelPorts
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
-from holloway.actors.udp_offload import RUN_BYTES, RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, gathered, stride_of
+from holloway.actors.udp_offload import RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, gathered, stride_of
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival, RunMemory
-from holloway.protocols.runs import Run, flatten, lone_run
+from holloway.protocols.runs import MAX_RUN_BYTES, Run, flatten, lone_run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -83,7 +83,7 @@ def flat(arrivals: Sequence[Arrival]) -> list[bytes]:
     return [datagram for arrival in arrivals for datagram in arrival.datagrams()]
 
 
-LENGTHS = st.sampled_from([0, 1, 2, 500, 1399, 1400, 30_000, RUN_BYTES, RUN_BYTES + 1])
+LENGTHS = st.sampled_from([0, 1, 2, 500, 1399, 1400, 30_000, MAX_RUN_BYTES, MAX_RUN_BYTES + 1])
 
 
 @st.composite
@@ -110,7 +110,7 @@ def test_few_calls_carry_the_same_datagrams_in_order(runs: list[Run]) -> None:
         assert {len(datagram) for datagram in whole[:-1]} <= {call.stride}
         assert len(whole[-1]) <= call.stride
         size = sum(map(len, whole))
-        assert call.number == 1 or (call.number <= RUN_DATAGRAMS and size <= RUN_BYTES and all(whole))
+        assert call.number == 1 or (call.number <= RUN_DATAGRAMS and size <= MAX_RUN_BYTES and all(whole))
 
 
 @settings(deadline=None)
@@ -119,7 +119,7 @@ def test_lone_datagrams_are_put_into_as_few_calls_as_there_can_be(lengths: list[
     calls = [call.datagrams() for call in gathered([lone_run(bytes(length)) for length in lengths])]
     for call, following in pairwise(calls):
         if following[0] and len(call[-1]) == len(call[0]) >= len(following[0]):
-            has_no_room = len(call) == RUN_DATAGRAMS or sum(map(len, call)) + len(following[0]) > RUN_BYTES
+            has_no_room = len(call) == RUN_DATAGRAMS or sum(map(len, call)) + len(following[0]) > MAX_RUN_BYTES
             assert has_no_room, "a call ends early for no reason"
 
 
@@ -227,6 +227,26 @@ async def test_what_comes_in_bulk_lies_at_the_beginning_of_memory_that_is_used_a
             for arrival, memory in zip(arrivals, memories, strict=True):
                 assert memory is None or memory.view[: len(arrival.data)] == arrival.data
             assert None not in memories[:2]
+
+
+async def test_whatever_comes_in_bulk_is_taken_whole() -> None:
+    chance = random.Random(3)
+    lengths = {
+        "of two lengths": [1400 if number % 2 else 900 for number in range(300)],
+        "longer and longer": list(range(1000, 1400)),
+        "of any length": [chance.choice([0, 16, 40, 80, 900, 1400, 9000]) for _ in range(400)],
+        "long ones": [60_000, 30_000, 65_000, 40_000, 65_500, 100, 65_507] * 3,
+    }
+    for each in lengths.values():
+        for sends in (False, True):
+            with pair("127.0.0.1", sends=sends) as (left, right):
+                left.send(numbered(*[1400] * 40), right.local)
+                await take(right, 40)  # from now on it is bulk
+                for _ in range(3):
+                    sent = numbered(*each)
+                    left.send(sent, right.local)
+                    assert flat(await take(right, len(sent))) == sent
+                assert not right.drops
 
 
 async def test_what_comes_alone_in_bulk_is_joined_to_runs() -> None:

@@ -48,6 +48,9 @@ def test_a_gigabyte_arrives_whole_both_ways(tmp_path: Path) -> None:
         a.wait_for_session("b")
         transfer(left, right, "10.99.0.2", 1_000_000_000)
         transfer(right, left, "fd99::1", 250_000_000)
+        for node in (a, b):
+            assert node.status()["node"]["superseded_acknowledgements"] > 0
+            assert not node.status()["drops"]
 
 
 def test_a_killed_node_is_back_within_five_seconds_of_its_restart(tmp_path: Path) -> None:

@@ -563,3 +563,60 @@ def test_a_key_is_worn_after_so_many_records_and_refuses_more_than_it_may_seal()
 
 def test_repr_shows_no_key() -> None:
     assert repr(End(is_sender=True)) == "<End epoch 1 index 0x11110001 sent 0>"
+
+
+# Records of one datagram each, in a row.
+
+
+@modest
+@given(data=st.data())
+def test_a_run_of_short_records_is_as_good_as_its_datagrams_one_by_one(data: st.DataObject) -> None:
+    sender, at_once = ends()
+    singly = End(is_sender=False)
+    now = 0.0
+    for _ in range(3):
+        heads = [(each, parse_head(each)) for each in sealed(sender, data.draw(batches()), ROOM, now)]
+        pieces = [each for each, head in heads if head is not None and head.datagrams == 1]
+        chosen = pieces
+        if pieces and data.draw(st.booleans()):
+            chosen = [pieces[number] for number in data.draw(st.lists(st.integers(0, len(pieces) - 1), max_size=70))]
+        spoilt = data.draw(st.dictionaries(st.integers(0, 20), st.sampled_from([4, 6, 7, 10, 12, 16, -1]), max_size=3))
+        datagrams = [spoilt_at(each, spoilt[n]) if n in spoilt else each for n, each in enumerate(chosen)]
+        now += data.draw(st.sampled_from([0.0, 0.001, 0.03]))
+        received = at_once.take(*runs_of([(each, HOME) for each in datagrams]), now=now)
+        assert received == singly.take_alone(*datagrams, now=now)
+        assert (at_once.drops, at_once.top, at_once.is_waiting) == (singly.drops, singly.top, singly.is_waiting)
+        assert at_once.report_due_at == singly.report_due_at
+        if at_once.report_due_at is not None and now >= at_once.report_due_at:
+            assert at_once._meter.report(now) == singly._meter.report(now)
+
+
+def spoilt_at(datagram: bytes, at: int) -> bytes:
+    changed = bytearray(datagram)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def test_forged_datagrams_in_a_row_are_opened_once_each_and_cost_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender, receiver = ends()
+    packets = [super_packet(1368, 1368, serial=serial).segments()[0] for serial in range(30)]
+    datagrams = sealed(sender, packets, ROOM, 0.0)
+    assert len(datagrams) == 30
+    for number in (0, 7, 8, 29):
+        datagrams[number] = spoilt_at(datagrams[number], -1)
+    opened = 0
+
+    class Counting:
+        def __init__(self, cipher: object) -> None:
+            self._cipher = cipher
+
+        def decrypt(self, *words: bytes) -> bytes:
+            nonlocal opened
+            opened += 1
+            return self._cipher.decrypt(*words)  # type: ignore[attr-defined,no-any-return]
+
+    monkeypatch.setattr(receiver, "_receive", Counting(receiver._receive))
+    received = receiver.take(run(*datagrams))
+    assert received == [packet for number, packet in enumerate(packets) if number not in (0, 7, 8, 29)]
+    assert receiver.drops == {DropReason.NOT_AUTHENTIC: 4}
+    assert opened == 30

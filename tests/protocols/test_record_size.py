@@ -383,3 +383,24 @@ def test_losses_long_ago_are_forgotten_without_a_trace() -> None:
     path = Path([5], rate=300)
     path.run(8000)
     assert path.sizes[-1] == 64
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(-3, 300), st.integers(1, 64), st.sampled_from([0.0, 0.001, 0.03])), max_size=20)
+)
+def test_a_row_is_as_good_as_its_records_one_by_one(rows: list[tuple[int, int, float]]) -> None:
+    at_once, singly = LossMeter(100), LossMeter(100)
+    now = 0.0
+    for ahead, count, pause in rows:
+        now += pause
+        first = singly._top + ahead
+        if ahead < 1:  # a late one, which is never of a row
+            at_once.arrived(first, 1, now)
+            singly.arrived(first, 1, now)
+        else:
+            at_once.arrived_row(first, count, now)
+            for counter in range(first, first + count):
+                singly.arrived(counter, 1, now)
+        assert all(getattr(at_once, name) == getattr(singly, name) for name in LossMeter.__slots__)
+        if singly.due_at is not None and now >= singly.due_at:
+            assert at_once.report(now) == singly.report(now)

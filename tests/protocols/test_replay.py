@@ -156,3 +156,14 @@ def test_repr_is_short() -> None:
     window = ReplayWindow()
     window.commit(5)
     assert repr(window) == "ReplayWindow(size=8192, top=5)"
+
+
+@pytest.mark.parametrize("size", [64, 256])
+@given(rows=st.lists(st.tuples(st.integers(1, 300), st.integers(1, 64)), max_size=20))
+def test_a_row_is_as_good_as_its_counters_one_by_one(size: int, rows: list[tuple[int, int]]) -> None:
+    at_once, singly = ReplayWindow(size), ReplayWindow(size)
+    for ahead, count in rows:
+        first = singly.top + ahead
+        at_once.commit_row(first, count)
+        assert all(singly.commit(counter) for counter in range(first, first + count))
+        assert (at_once.top, at_once._seen) == (singly.top, singly._seen)
