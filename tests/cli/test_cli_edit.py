@@ -80,11 +80,19 @@ assert int(caught.split()[1], 16) >> (signal.SIGQUIT - 1) & 1, 'whoever waits fo
 os.kill(os.getppid(), signal.SIGINT)
 path.write_text('typed: 1\\n')
 """
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGQUIT)]
-    monkeypatch.setenv("EDITOR", editor(script))
-    assert ask("edit", "-a", "typed").code == 0
-    assert stored(plane, "typed").read_text() == "typed: 1\n"
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGQUIT)] == handlers
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    before = {
+        each: signal.signal(each, handler) for each, handler in usual.items()
+    }  # in the background they are ignored
+    try:
+        monkeypatch.setenv("EDITOR", editor(script))
+        outcome = ask("edit", "-a", "typed")
+        assert outcome.code == 0, outcome.err
+        assert stored(plane, "typed").read_text() == "typed: 1\n"
+        assert {each: signal.getsignal(each) for each in usual} == usual
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_what_an_editor_leaves_beside_the_file_is_removed_with_it(
