@@ -215,7 +215,7 @@ class UdpSocket(DatagramPort):
             while left > 0 and before + at < RECEIVE_BUDGET_BYTES:
                 if at > FULL_BYTES and (is_run or at + space > MEMORY_BYTES or at + stride - run_at >= space):
                     if run_source is not None:
-                        arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
+                        arrivals.append(_arrived(memory, run_at, at, run_source, stride))
                     before += at
                     memory, run_source = next(memories), None
                     run_at = at = 0
@@ -241,12 +241,12 @@ class UdpSocket(DatagramPort):
                 )
                 if not joins:
                     if run_source is not None:
-                        arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
+                        arrivals.append(_arrived(memory, run_at, at, run_source, stride))
                     run_at, run_source, stride = at, source, each
                 at += size
         finally:
             if run_source is not None:
-                arrivals.append(Arrival(run_source, memory.view[run_at:at], stride, None if run_at else memory))
+                arrivals.append(_arrived(memory, run_at, at, run_source, stride))
             self._bulk = RECEIVE_BUDGET - left >= FEW_DATAGRAMS
 
     def _memories(self) -> Iterator[RunMemory]:
@@ -338,3 +338,8 @@ class UdpSocket(DatagramPort):
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
+
+
+def _arrived(memory: RunMemory, begin: int, end: int, source: Address, stride: int) -> Arrival:
+    """What lies in `memory` from byte `begin` to `end`."""
+    return Arrival(source, memory.view[begin:end], stride, None if begin else memory)

@@ -156,17 +156,14 @@ class RecordKeys(TransportKeys):
             records = [Record(kind | self._mark, plaintext, count) for kind, plaintext, count in records]
         if refused:
             self._journal.drop(DropReason.MALFORMED, None, refused)
-        runs: list[Run] = []
-        cipher, receiver, buffers = self._seal, self.remote_index, self._buffers
+        cipher, receiver = self._seal, self.remote_index
         counter = self._first_out + self._take_counters(len(records))
         self._bytes += sum([len(record.plaintext) for record in records])
         datagrams = sum([record.datagrams for record in records])
         self._size.sent(len(records), datagrams)
         if datagrams == len(records):
             return seal_row(cipher, receiver, counter, records)
-        for each, record in enumerate(records, counter):
-            runs.append(seal(cipher, receiver, each, record, buffers))
-        return runs
+        return [seal(cipher, receiver, each, record, self._buffers) for each, record in enumerate(records, counter)]
 
     def seal_record(self, kind: RecordKind, plaintext: bytes) -> Run:
         """One record in one datagram, however long."""
