@@ -25,7 +25,7 @@ from holloway.protocols.noise import DerivedKeys
 from holloway.protocols.packets import Packet, SuperPacket, whole_packets
 from holloway.protocols.reassembly import HORIZON, LIFETIME_S, MAX_BYTES
 from holloway.protocols.record_keys import RecordKeys
-from holloway.protocols.record_size import REPORT_LIFETIME_S, REPORT_S, WORTH_REPORTING, Report
+from holloway.protocols.record_size import REPORT_LIFETIME_S, REPORT_S, WORTH_REPORTING, LossMeter, Report
 from holloway.protocols.record_wire import (
     HEADER_BYTES,
     SPREAD_BITS,
@@ -587,6 +587,8 @@ def test_a_run_of_short_records_is_as_good_as_its_datagrams_one_by_one(data: st.
         assert received == singly.take_alone(*datagrams, now=now)
         assert (at_once.drops, at_once.top, at_once.is_waiting) == (singly.drops, singly.top, singly.is_waiting)
         assert at_once.report_due_at == singly.report_due_at
+        assert at_once._window._seen == singly._window._seen
+        assert all(getattr(at_once._meter, each) == getattr(singly._meter, each) for each in LossMeter.__slots__)
         if at_once.report_due_at is not None and now >= at_once.report_due_at:
             assert at_once._meter.report(now) == singly._meter.report(now)
 
@@ -620,3 +622,5 @@ def test_forged_datagrams_in_a_row_are_opened_once_each_and_cost_nothing_else(mo
     assert received == [packet for number, packet in enumerate(packets) if number not in (0, 7, 8, 29)]
     assert receiver.drops == {DropReason.NOT_AUTHENTIC: 4}
     assert opened == 30
+    assert receiver.take(run(*datagrams)) == []
+    assert receiver.drops[DropReason.REPLAYED] >= 26
