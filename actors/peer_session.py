@@ -106,6 +106,7 @@ class PeerSession:
         """Whether the first handshake is complete."""
         self.is_stopped = False
         self.session = make_session(self)
+        self._soonest_s = self.session.soonest_s
 
     def __repr__(self) -> str:
         return f"<PeerSession {self.peer.name} {self.session!r}>"
@@ -114,14 +115,54 @@ class PeerSession:
 
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer."""
-        if self._queued or self.is_stopped or not self.session.is_ready:
+        if self._queued or self.is_stopped:
+            self._queue(Outbound(packets))
+            return
+        session = self.session
+        if len(packets) == 1:  # the whole turn on the short way, or nothing of it
+            try:
+                now = self._now()
+                datagram = session.send_lone(packets[0], now)
+                if datagram is not None:
+                    assert session.endpoint is not None
+                    self._udp.send_lone(datagram, session.endpoint, may_fragment=self._may_fragment)
+                    if self._armed_at > now + self._soonest_s:
+                        self._rearm()
+                    return
+            except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+                self._fail(error)
+                return
+        if not session.is_ready:
             self._queue(Outbound(packets))
             return
         self._turn(self.session.send, packets)
 
     def offer_arrivals(self, arrivals: list[Arrival]) -> None:
         """Datagrams of the network for this peer. Their memory may be used again as soon as this returns."""
-        if self._queued or self.is_stopped or not self.session.is_ready:
+        if self._queued or self.is_stopped:
+            self._queue(Inbound(arrivals))
+            return
+        session = self.session
+        if len(arrivals) == 1 and not self._pinger.waiting:
+            answers: list[Packet] = []
+            try:
+                now = self._now()
+                packet = session.receive_lone(arrivals[0], now)
+                if packet:
+                    answers = self._tun.write_lone(packet)
+                    if self._armed_at > now + self._soonest_s:
+                        self._rearm()
+            except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+                self._fail(error)
+                return
+            if packet:
+                if answers:  # a turn of their own, after this one
+                    self._tun.offer(answers)
+                return
+            if packet is not None:
+                self._turn(_nothing_more, None)
+                return
+        if not session.is_ready:
             self._queue(Inbound(arrivals))
             return
         self._turn(self.session.receive, arrivals)
@@ -184,6 +225,7 @@ class PeerSession:
             return
         try:
             act()
+            self._flush()
             self._rearm()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
@@ -208,7 +250,6 @@ class PeerSession:
 
     def _set_terms(self) -> None:
         self.session.set_terms(self._terms_with(self.peer), trio.current_time())
-        self._flush()
 
     def _move(self) -> None:
         self.callbook.replace(self.peer.endpoints)
@@ -217,19 +258,11 @@ class PeerSession:
 
     def announce(self) -> None:
         """This host may be reachable elsewhere now: let the peer hear from us, so that it learns where."""
-        self._take_turn(self._announce)
-
-    def _announce(self) -> None:
-        self.session.announce(trio.current_time())
-        self._flush()
+        self._take_turn(lambda: self.session.announce(trio.current_time()))
 
     def rekey(self) -> None:
         """Agree on new keys now, whatever the age of the present ones."""
-        self._take_turn(self._rekey)
-
-    def _rekey(self) -> None:
-        self.session.rekey(trio.current_time())
-        self._flush()
+        self._take_turn(lambda: self.session.rekey(trio.current_time()))
 
     # The actor's own task.
 
@@ -281,12 +314,8 @@ class PeerSession:
                 except trio.WouldBlock:
                     message = None
             if self._deadline() <= trio.current_time():
-                self._take_turn(self._time_out)
+                self._take_turn(lambda: self.session.handle_timeout(trio.current_time()))
                 await trio.lowlevel.checkpoint()  # deadlines that fall due at once must not keep the others waiting
-
-    def _time_out(self) -> None:
-        self.session.handle_timeout(trio.current_time())
-        self._flush()
 
     def _deadline(self) -> float:
         at = self.session.next_timeout()
@@ -383,7 +412,6 @@ class PeerSession:
         elif self.peer.endpoints and not addresses and not self.callbook.names:
             self._log.warning("peer %s: we have no socket of the family of its endpoints", self.peer.name)
         self.session.connect(trio.current_time())
-        self._flush()
 
     def _call_elsewhere(self, attempt: int) -> None:
         """The peer did not answer: the initiation that is about to leave goes to the next place where it may be."""
@@ -465,3 +493,7 @@ class PeerSession:
                 return "stale" if self.is_connected and not self.session.is_silent else "down"
             case State.CLOSED:
                 return "down"
+
+
+def _nothing_more(_: None, now: float) -> None:
+    """A turn of which only the outputs are left."""

@@ -67,6 +67,11 @@ class TunPort(Protocol):
         """Give packets to the host at once, in order. Never waits and never raises for a bad packet: see `drops`."""
         ...
 
+    def send_lone(self, packet: bytes) -> list[Packet]:
+        """`send` for one packet, and then `take`: a host may answer before the call returns. It need not take all that is there."""
+        self.send((packet,))
+        return self.take()
+
     def close(self) -> None:
         """Give the device back and wake a waiting `receive`. Twice is fine."""
         ...
@@ -101,6 +106,10 @@ class DatagramPort(Protocol):
     def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
         """The same for datagrams that lie back to back."""
         self.send(flatten(runs), destination, may_fragment=may_fragment)
+
+    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for one datagram."""
+        self.send((datagram,), destination, may_fragment=may_fragment)
 
     def close(self) -> None:
         """Close the socket and wake a waiting `receive`. Twice is fine."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import LocalPrefixes
-from holloway.protocols.packets import Packet, SuperPacket, destination
+from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, SuperPacket, destination
 from holloway.protocols.routes import RouteTable
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Router:
         self.routes: RouteTable[RunningPeer | None] = RouteTable()
         for prefix in local:
             self.routes.add(prefix, None)
+        self._known = self.routes.known
         self.local = LocalPrefixes(local)
         self.drops: Counter[str] = Counter()
         self.superseded = 0
@@ -81,7 +82,14 @@ class Router:
 
     def find(self, packet: Packet) -> RunningPeer | None:
         """The peer that a packet is for. None when there is none: then it is counted in `drops`."""
-        address = destination(packet.data if isinstance(packet, SuperPacket) else packet)
+        if type(packet) is bytes and len(packet) >= IPV4_HEADER_BYTES and packet[0] >> 4 == 4:
+            address: bytes | None = packet[16:20]
+            assert address is not None
+            peer = self._known(address)
+            if peer is not None:
+                return peer
+        else:
+            address = destination(packet.data if isinstance(packet, SuperPacket) else packet)
         if address is None:
             self.drops[DropReason.NOT_IP.value] += 1
             return None

@@ -141,7 +141,7 @@ class KernelTun(TunPort):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.wait_readable(self._descriptor)
-        while not (packets := self._drain(1 if self._lone else RECEIVE_BUDGET)):
+        while not (packets := self._drain_lone() if self._lone else self._drain(RECEIVE_BUDGET)):
             await trio.lowlevel.wait_readable(self._descriptor)
         return packets
 
@@ -152,10 +152,23 @@ class KernelTun(TunPort):
         except TunError:  # the next `receive` meets the same error
             return []
 
-    def _drain(self, budget: int) -> list[Packet]:
-        """Where one short packet after another comes alone, `budget` is 1, and each is given on before the device is asked
-        for more: to ask in vain costs as much as to be asked.
+    def _drain_lone(self) -> list[Packet]:
+        """Where one short packet after another comes alone, each is given on before the device is asked for more: to ask in vain
+        costs as much as to be asked.
         """
+        try:
+            data = os.read(self._descriptor, PACKET_SPACE)
+        except OSError:
+            return self._drain(RECEIVE_BUDGET)  # meets the same error, or there is something now
+        packet = arrived(data) if self._has_header else data
+        self._unasked = self._lone = len(data) <= FEW_BYTES
+        self._more = not self._lone
+        if packet is None:
+            self.drops["tun_malformed"] += 1
+            return []
+        return [packet]
+
+    def _drain(self, budget: int) -> list[Packet]:
         packets: list[Packet] = []
         self._more = self._unasked = False
         descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
@@ -185,8 +198,7 @@ class KernelTun(TunPort):
                     "it is made again on restart; `ip monitor link` shows who deletes it",
                 ) from error
             return packets
-        self._unasked = self._lone = budget == 1 and left > RECEIVE_BUDGET_BYTES - FEW_BYTES
-        self._more = not self._unasked
+        self._more, self._lone = True, False
         return packets
 
     def send(self, packets: Sequence[Packet]) -> None:
@@ -206,6 +218,25 @@ class KernelTun(TunPort):
                 writev(descriptor, (PLAIN, packet) if has_header else (packet,))
             except OSError as error:
                 self.drops[refusal("tun", error)] += 1
+
+    def send_lone(self, packet: bytes) -> list[Packet]:
+        """See `TunPort`. Takes one packet."""
+        try:
+            os.write(self._descriptor, PLAIN + packet if self._has_header else packet)
+        except OSError as error:
+            self.drops[refusal("tun", error)] += 1
+            return []
+        if self._are_held:
+            return []
+        try:
+            data = os.read(self._descriptor, PACKET_SPACE)
+        except OSError:  # nothing; or the next `receive` meets the same error
+            return []
+        answer = arrived(data) if self._has_header else data
+        if answer is None:
+            self.drops["tun_malformed"] += 1
+            return []
+        return [answer]
 
     def _send_super(self, packet: SuperPacket) -> None:
         if self._has_header:

@@ -33,6 +33,8 @@ class TunReader:
 
     def __init__(self, port: TunPort, router: Router) -> None:
         self.port = port
+        self.write_lone = port.send_lone
+        """Give one packet to the host at once; what the host has answered by then is to be offered (`TunPort.send_lone`)."""
         self._router = router
 
     def write(self, packets: Sequence[Packet]) -> bool:

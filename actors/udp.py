@@ -14,8 +14,9 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -130,14 +131,35 @@ class UdpSocket(DatagramPort):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.wait_readable(self._socket)
-        while not (arrivals := self._drain()):
+        while not (arrivals := self._drain_lone() if self._lone and self._receives_runs else self._drain()):
             await trio.lowlevel.wait_readable(self._socket)
         return arrivals
+
+    def _drain_lone(self) -> list[Arrival]:
+        """The one datagram that most likely is there; an empty list if there is nothing."""
+        self._more = self._unasked = False
+        try:
+            data, ancillary, _flags, source = self._socket.recvmsg(DATAGRAM_SPACE, ANCILLARY_SPACE)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            if error.errno not in PASSING_ERRNOS:
+                raise self._lost(error) from error
+            self.drops[refusal("udp", error)] += 1
+            return []
+        size = len(data)
+        if not ancillary and size <= FEW_BYTES and size != DATAGRAM_SPACE:
+            self._unasked = True
+            return [_arrival((source, data, size, None))]
+        self._more, self._lone = True, False
+        if size == DATAGRAM_SPACE:
+            self.drops["udp_truncated"] += 1
+            return []
+        return [Arrival(source, data, stride_of(ancillary, size) if ancillary else size)]
 
     def _drain(self) -> list[Arrival]:
         """What the socket has, up to the budgets; an empty list if it has nothing."""
         arrivals: list[Arrival] = []
-        only_one = self._lone and not self._unasked
         self._more = self._unasked = False
         try:
             if not self._receives_runs:
@@ -145,11 +167,7 @@ class UdpSocket(DatagramPort):
             elif self._bulk:
                 self._take_many(arrivals, RECEIVE_BUDGET)
             else:
-                left = self._take_few(arrivals, 1 if only_one else FEW_DATAGRAMS)
-                if only_one and arrivals and len(arrivals[0].data) <= FEW_BYTES:
-                    self._unasked = True
-                    return arrivals
-                self._take_many(arrivals, left)
+                self._take_many(arrivals, self._take_few(arrivals))
         except BlockingIOError:
             if arrivals:
                 self._lone = len(arrivals) == 1 and len(arrivals[0].data) <= FEW_BYTES
@@ -178,14 +196,14 @@ class UdpSocket(DatagramPort):
             else:
                 arrivals.append(Arrival(source, data, len(data)))
 
-    def _take_few(self, arrivals: list[Arrival], most: int) -> int:
-        """Take up to `most`, each into memory of its own, but end with a long one or a run. What is left of the budget.
+    def _take_few(self, arrivals: list[Arrival]) -> int:
+        """Take up to `FEW_DATAGRAMS`, each into memory of its own, but end with a long one or a run. What is left of the budget.
 
         For short datagrams that is cheapest: CPython gives back what they leave of a fresh buffer, in place.
         """
         take, space = self._socket.recvmsg, DATAGRAM_SPACE
         left = RECEIVE_BUDGET
-        for _ in range(most):
+        for _ in range(FEW_DATAGRAMS):
             try:
                 data, ancillary, _flags, source = take(space, ANCILLARY_SPACE)
             except OSError as error:
@@ -317,6 +335,16 @@ class UdpSocket(DatagramPort):
                 else:
                     self.drops[refusal("udp", error)] += run.number
 
+    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        if len(destination) != self._address_parts or may_fragment is not self._may_fragment:
+            self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
+            return
+        try:
+            self._socket.sendto(datagram, destination)
+        except OSError as error:
+            self.drops[refusal("udp", error)] += 1
+
     def _let_fragment(self, may_fragment: bool) -> None:
         """For what is sent from now on. A kernel that refuses, as sandboxes that play one may, does as it is used to."""
         self._may_fragment = may_fragment
@@ -338,6 +366,10 @@ class UdpSocket(DatagramPort):
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
+
+
+_arrival: Callable[[tuple[Address, bytes, int, None]], Arrival] = partial(tuple.__new__, Arrival)
+"""Like `Arrival._make`, and not a call of Python."""
 
 
 def _arrived(memory: RunMemory, begin: int, end: int, source: Address, stride: int) -> Arrival:

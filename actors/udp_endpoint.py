@@ -76,6 +76,14 @@ class UdpEndpoint:
         else:
             socket.send_runs(runs, destination, may_fragment=may_fragment)
 
+    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for one datagram."""
+        socket = self._by_family.get(len(destination))
+        if socket is None:
+            self._unreachable["udp_no_socket_of_family"] += 1
+        else:
+            socket.send_lone(datagram, destination, may_fragment=may_fragment)
+
     def refused_runs(self) -> Counter[str]:
         """Why the host would not take runs of datagrams, and how often; they were sent one by one."""
         total: Counter[str] = Counter()
@@ -101,7 +109,8 @@ class UdpEndpoint:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""
         find = self.demux.find
         only = find(arrivals[0])
-        if only is not None and all(find(arrival) is only for arrival in arrivals[1:]):  # as nearly always
+        if only is not None and (len(arrivals) == 1 or all(find(arrival) is only for arrival in arrivals[1:])):
+            # As nearly always.
             only.offer_arrivals(arrivals)
             return
         found = self.demux.sort(arrivals, trio.current_time())

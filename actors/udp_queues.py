@@ -71,6 +71,10 @@ class UdpQueue(DatagramPort):
         """See `DatagramPort`."""
         self.port.send_runs(runs, destination, may_fragment=may_fragment)
 
+    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        self.port.send_lone(datagram, destination, may_fragment=may_fragment)
+
     def exchange(self, port: DatagramPort) -> None:
         """Go on with another socket."""
         self._past_drops += self.port.drops
@@ -123,6 +127,10 @@ class UdpQueues(DatagramPort):
     def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""
         self._towards(destination).send_runs(runs, destination, may_fragment=may_fragment)
+
+    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        self._towards(destination).send_lone(datagram, destination, may_fragment=may_fragment)
 
     def _towards(self, destination: Address) -> DatagramPort:
         return self._whole[address_number(destination) % len(self._whole)].port

@@ -19,16 +19,16 @@ from holloway.protocols.record_wire import RecordKind
 class Delivery:
     """Packets of one peer that wait to be taken, in order."""
 
-    __slots__ = ("_inspect", "_journal", "packets", "unfinished")
+    __slots__ = ("_journal", "inspect", "packets", "unfinished")
 
     def __init__(self, inspect: Callable[[bytes], DropReason | None], journal: Journal) -> None:
-        self._inspect, self._journal = inspect, journal
+        self.inspect, self._journal = inspect, journal
         self.packets: list[Packet] = []
         self.unfinished: list[bytes] = []  # they come after `packets`
 
     def add(self, kind: RecordKind, packets: Sequence[Packet], source: Address) -> int:
         """Packets of an authentic record. How many of them are good, a super-packet counting as what it stands for."""
-        inspect = self._inspect
+        inspect = self.inspect
         if len(packets) == 1 and kind is RecordKind.SUPER_PACKETS and not self.unfinished:  # a bulk flow
             only = packets[0]
             assert isinstance(only, SuperPacket)

@@ -179,6 +179,7 @@ class Demux(Generic[Handle]):
         self._static = static
         self._macs = MacChecker(static.public, entropy)
         self._indices: IndexTable[Handle] = IndexTable(secret, entropy)
+        self._owner = self._indices.owner
         self._resets: dict[bytes, Handle] = {}
         self._peers: dict[bytes, PeerLinks[Handle]] = {}
         self._load = LoadMeter()
@@ -211,8 +212,7 @@ class Demux(Generic[Handle]):
         _, data, stride, _ = arrival
         if stride < MIN_TRANSPORT_BYTES or (stride < len(data) and not _is_for_one(data, stride)):
             return None
-        word = int.from_bytes(data[:4], "little")
-        return self._indices.owner(word) if word >= FIRST_RECEIVER_INDEX else None
+        return self._owner(int.from_bytes(data[:4], "little"))  # no kind of message is an index of anybody's
 
     def sort(self, arrivals: Iterable[Arrival], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""

@@ -1,9 +1,10 @@
-"""The short way of what comes alone: one short packet of the host into a datagram, and one short datagram into packets.
+"""The short way of what comes alone: one short packet of the host into a datagram, and one short datagram into a packet.
 
 A ping, a keystroke or a query crosses a network that is otherwise at rest, when nothing of this program is in the caches of the
-processor; then what a packet costs is how much code it touches. So here is all that usually happens to such a packet, and no
-more. Whatever is not as usual (no key, or one that is to be replaced; a narrow path; packets that wait; another sender) is
-left alone, untouched, for the general way, `Session.send` and `Session.receive`, which would have done exactly the same.
+processor; then what a packet costs is how much code it touches, and how many objects. So here is all that usually happens to
+such a packet, and no more, and what comes of it is handed straight to the caller. Whatever is not as usual (no key, or one
+that is to be replaced; a narrow path; packets that wait; another sender) is left alone, untouched, for the general way,
+`Session.send` and `Session.receive`, which would have done exactly the same.
 
 Not responsible for anything unusual.
 """
@@ -17,94 +18,123 @@ from cryptography.exceptions import InvalidTag
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.events import DropReason
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, total_length
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES
 from holloway.protocols.record_wire import RecordKind
-from holloway.protocols.runs import Run
+from holloway.protocols.records import packets_of
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from holloway.protocols.journal import Journal
     from holloway.protocols.keyring import Keyring
     from holloway.protocols.timers import SessionTimers, Timers
     from holloway.protocols.transport import TransportKeys
     from holloway.protocols.tunnel import Tunnel
-    from holloway.protocols.waiting import Waiting
 
 SHORT_BYTES = BASE_DATAGRAM_BYTES - 64
 """Packets up to this fit in a datagram that passes everywhere."""
 
 
 class ExpressLane:
-    """The short way through one session. Times are monotonic seconds. It keeps no key: a key that is forgotten is gone."""
+    """The short way through one session, which is a part of `Session`: an object of its own would be one more to touch. Times are
+    monotonic seconds.
+    """
 
-    __slots__ = ("_durations", "_journal", "_ring", "_staged", "_timers", "_tunnel")
+    endpoint: Address | None
+    last_received_at: float | None
+    _durations: Timers
+    _journal: Journal
+    _ring: Keyring
+    _timers: SessionTimers
+    _tunnel: Tunnel
+    _waiting: deque[Packet]
 
-    def __init__(
-        self,
-        ring: Keyring,
-        tunnel: Tunnel,
-        timers: SessionTimers,
-        durations: Timers,
-        staged: Waiting,
-        journal: Journal,
-    ) -> None:
-        self._ring, self._tunnel, self._timers = ring, tunnel, timers
-        self._durations, self._staged, self._journal = durations, staged.queue, journal
+    @property
+    def soonest_s(self) -> float:
+        """So far ahead is every deadline that the short way arms, unless it leaves something for the outputs of the session."""
+        return self._timers.soonest_s
 
-    def send(self, packet: Packet, now: float) -> bool:
-        """Seal one packet into the outbox. False: nothing has happened."""
+    def send_lone(self, packet: Packet, now: float) -> bytes | None:
+        """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it."""
         keys, tunnel = self._ring.current, self._tunnel
         if (
-            keys is None
+            type(packet) is not bytes
+            or keys is None
             or now >= (keys.young_until or self._judge(keys))
-            or type(packet) is not bytes
             or not 0 < len(packet) <= SHORT_BYTES
-            or self._staged.packets
+            or self._waiting
+            or tunnel.outbox
             or tunnel.path.size < tunnel.widest
+            or self.endpoint is None
         ):
-            return False
+            return None
         datagram = keys.seal_lone(packet)
-        if datagram is None:
-            return False
-        length = len(datagram)
-        tunnel.outbox.append(Run((datagram,), length, length))
-        sent = tunnel.transmitted
-        sent.packets += 1
-        sent.bytes += length
-        self._timers.packets_sent(now)
-        return True
+        if datagram is not None:
+            sent = tunnel.transmitted
+            sent.packets += 1
+            sent.bytes += len(datagram)
+            self._timers.packets_sent(now)
+        return datagram
 
-    def receive(self, arrival: Arrival, home: Address | None, now: float) -> bool | None:
-        """Open one datagram from where the peer is known to be; whether it is authentic. None: nothing has happened."""
-        keys, tunnel = self._ring.current, self._tunnel
+    def receive_lone(self, arrival: Arrival, now: float) -> bytes | None:
+        """Open one datagram: a packet for the host; or nothing, and what came of the datagram is with the other outputs of the
+        session. None: nothing has happened, `receive` it.
+        """
         source, data, stride, _ = arrival
         size = len(data)
+        keys, tunnel = self._ring.current, self._tunnel
+        inside = tunnel.inside
         if (
-            keys is None
+            stride != size
+            or keys is None
             or now >= (keys.young_until or self._judge(keys))
-            or stride != size
-            or source != home
-            or self._staged.packets
+            or source != self.endpoint
+            or self._waiting
+            or tunnel.outbox
+            or inside.packets
+            or inside.unfinished
             or tunnel.path.size < tunnel.widest
         ):
             return None
         try:
-            packets = keys.open_lone(data, source, now)
+            packet = keys.open_lone(data, now)
         except InvalidTag:  # to try again would double what a forger can make us do
             self._journal.drop(DropReason.NOT_AUTHENTIC, source)
-            return False
-        if packets is None:
+            return b""
+        if packet is None:
             return None
+        self.last_received_at = now
         received = tunnel.received
         received.bytes += size
+        if packet and total_length(packet) == len(packet):
+            self._timers.packets_received(now)
+            reason = inside.inspect(packet)
+            if reason is None:
+                received.packets += 1
+            else:
+                self._journal.drop(reason, source)
+                packet = b""
+        else:
+            self._take_in(packet, source, now)
+            packet = b""
+        if keys.is_waiting:
+            if packet:  # a report goes before it
+                inside.packets.append(packet)
+            tunnel.watch(now)
+            return b""
+        return packet
+
+    def _take_in(self, plaintext: bytes, source: Address, now: float) -> None:
+        """A keepalive, several packets, or what is none."""
+        packets = packets_of(plaintext, 1)
+        if packets is None:
+            self._journal.drop(DropReason.MALFORMED, source)
         if packets:
-            received.packets += tunnel.inside.add(RecordKind.PACKETS, packets, source)
+            self._tunnel.received.packets += self._tunnel.inside.add(RecordKind.PACKETS, packets, source)
             self._timers.packets_received(now)
         else:
             self._timers.any_received(now)
-        if keys.is_waiting:
-            tunnel.watch(now)
-        return True
 
     def _judge(self, keys: TransportKeys) -> float:
         """Until when `keys` need no thought of a successor."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from hashlib import blake2s
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from holloway.protocols.errors import LocalError
 from holloway.protocols.suites import FIRST_RECEIVER_INDEX, PLAIN_DTLS_WORDS, TOKEN_BYTES
@@ -24,13 +24,15 @@ MAX_INDICES = 24_576
 class IndexTable(Generic[Handle]):
     """Which session an index belongs to. `secret` is any key derived from the node's private key."""
 
-    __slots__ = ("_entropy", "_index_key", "_owners", "_token_key")
+    __slots__ = ("_entropy", "_index_key", "_owners", "_token_key", "owner")
 
     def __init__(self, secret: bytes, entropy: Callable[[int], bytes]) -> None:
         self._entropy = entropy
         self._index_key = blake2s(b"receiver index", key=secret).digest()
         self._token_key = blake2s(b"reset token", key=secret).digest()
-        self._owners: dict[int, Handle] = {}
+        self._owners: Final[dict[int, Handle]] = {}
+        self.owner: Final[Callable[[int], Handle | None]] = self._owners.get
+        """Whose an index is; None if it is nobody's. Asked for each datagram, so not a call of Python."""
 
     def __repr__(self) -> str:
         return f"<IndexTable {len(self._owners)} in use>"
@@ -58,9 +60,6 @@ class IndexTable(Generic[Handle]):
 
     def release(self, index: int) -> None:
         self._owners.pop(index, None)
-
-    def owner(self, index: int) -> Handle | None:
-        return self._owners.get(index)
 
     def was_issued(self, index: int) -> bool:
         """Whether this node, in this life or an earlier one, gave out `index`."""

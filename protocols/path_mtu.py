@@ -146,6 +146,7 @@ class PathMtu:
         "_size",
         "_watched_since",
         "round_trip_s",
+        "size",
     )
 
     def __init__(self, base: int, most: int) -> None:
@@ -158,6 +159,8 @@ class PathMtu:
         self._base = min(base, most)
         self._most = most
         self._size = self._base
+        self.size = self._base
+        """How long datagrams may be now: while there is doubt about the size in use, as long as passes everywhere."""
         self._is_connected = False
         self._next_number = 0
         self._in_flight: dict[int, _InFlight] = {}
@@ -184,11 +187,6 @@ class PathMtu:
 
     def __repr__(self) -> str:
         return f"<PathMtu {self._size} of {self._most}>"
-
-    @property
-    def size(self) -> int:
-        """How long datagrams may be now: while there is doubt about the size in use, as long as passes everywhere."""
-        return self._base if self._is_suspect else self._size
 
     @property
     def is_doubted(self) -> bool:
@@ -290,6 +288,7 @@ class PathMtu:
             del self._confirmations[number]
             self._lost_confirmations += 1
             self._is_suspect = True
+            self.size = self._base
             if self._lost_confirmations >= MAX_CONFIRMATIONS:
                 self._fall(now)
                 return
@@ -353,6 +352,7 @@ class PathMtu:
         self._confirmations.clear()
         self._lost_confirmations = 0
         self._is_suspect = False
+        self.size = self._size
         self._watched_since = now
         self._confirm_at = inf
         self._confirm_on_traffic_at = now + CONFIRM_S if self._size > self._base else inf
@@ -369,6 +369,7 @@ class PathMtu:
             del self._confirmations[next(iter(self._confirmations))]
         self._lost_confirmations = 0
         self._is_suspect = False
+        self.size = self._size
         self._watched_since = sent_at
         self._confirm_at = inf
 

@@ -180,17 +180,17 @@ class RecordKeys(TransportKeys):
 
     def seal_lone(self, packet: bytes) -> bytes | None:
         """See `TransportKeys`."""
-        number = self._sent
-        is_worn = number + 1 >= self._fresh_until or self._bytes + len(packet) >= REKEY_AFTER_BYTES
-        if is_worn or self._packer is not None:
+        number, total, size = self._sent, self._bytes + len(packet), self._size
+        if number + 1 >= self._fresh_until or total >= REKEY_AFTER_BYTES or self._packer is not None:
             return None
         self._sent = number + 1
+        self._bytes = total
+        size.records += 1
+        size.datagrams += 1
         header = HEADER.pack(self.remote_index, 0, _PACKETS | self._mark, (self._first_out + number) << SPREAD_BITS)
-        self._size.sent(1, 1)
-        self._bytes += len(packet)
         return header + self._seal.encrypt(header[4:], packet, None)
 
-    def open_lone(self, data: bytes | memoryview, source: Address, now: float) -> Sequence[bytes] | None:
+    def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:
         """See `TransportKeys`."""
         if len(data) < MIN_TRANSPORT_BYTES or self._packer is not None:
             return None
@@ -207,22 +207,9 @@ class RecordKeys(TransportKeys):
             return None
         plaintext = self._receive.decrypt(bytes(data[4:HEADER_BYTES]), data[HEADER_BYTES:], None)
         self._window.commit(counter)
-        self._note_arrival(counter, 1, now, is_report=False)
-        packets = packets_of(plaintext, 1)
-        if packets is None:
-            self._journal.drop(DropReason.MALFORMED, source)
-            return ()
-        return packets
-
-    def _note_arrival(self, counter: int, count: int, now: float, *, is_report: bool) -> None:
-        meter = self._meter
-        due_at = meter.due_at
-        meter.arrived(counter, count, now, is_report=is_report)
-        self._watch_meter(due_at, now)
-
-    def _watch_meter(self, before: float | None, now: float) -> None:
-        if self._meter.due_at is not before or (before is not None and before <= now):
+        if self._meter.arrived(counter, 1, now):
             self.is_waiting = True
+        return plaintext
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""
@@ -285,9 +272,8 @@ class RecordKeys(TransportKeys):
         count = len(plaintexts)
         if count:
             self._window.commit_row(counter, count)
-            due_at = self._meter.due_at
-            self._meter.arrived_row(counter, count, now)
-            self._watch_meter(due_at, now)
+            if self._meter.arrived_row(counter, count, now):
+                self.is_waiting = True
             packets: list[bytes] = []
             for plaintext in plaintexts:
                 found = packets_of(plaintext, 1)
@@ -370,7 +356,8 @@ class RecordKeys(TransportKeys):
         name, is_packed = self._kinds[kind], False
         if kind >= _MARKED:
             kind, is_packed = name.value, kind & _PACKED != 0
-        self._note_arrival(counter, count, now, is_report=kind >= _REPORT)
+        if self._meter.arrived(counter, count, now, is_report=kind >= _REPORT):
+            self.is_waiting = True
         if kind >= _REPORT:
             reason = self._size.hear(plaintext, now) if kind == _REPORT else None
             if reason is not None:

@@ -96,8 +96,8 @@ class LossMeter:
         self.due_at: float | None = None
         """When to send a report; None while there is nothing to tell."""
 
-    def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> None:
-        """An authentic record, seen for the first time."""
+    def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> bool:
+        """An authentic record, seen for the first time. Whether `due_at` has changed, or is past."""
         top = self._top
         self._records += 1
         self._datagrams += datagrams
@@ -114,8 +114,10 @@ class LossMeter:
             self._pending += datagrams
         if self.due_at is None and (self._pending >= WORTH_REPORTING or self._missing):
             self.due_at = now + REPORT_S
+            return True
+        return self.due_at is not None and self.due_at <= now
 
-    def arrived_row(self, first: int, count: int, now: float) -> None:
+    def arrived_row(self, first: int, count: int, now: float) -> bool:
         """The same for `count` records of a datagram each, none a report, with counters from `first` on that are above all before."""
         more = count - 1
         self._records += more
@@ -123,8 +125,9 @@ class LossMeter:
         if now > self._pending_until:
             self._pending, self._pending_until = 0, now + REPORT_S
         self._pending += more
-        self.arrived(first, 1, now)
+        is_due = self.arrived(first, 1, now)
         self._top = first + more
+        return is_due
 
     def report(self, now: float) -> Report:
         """The report to send now. What has been missing for `REPORT_S` counts as lost from here on."""
@@ -168,13 +171,14 @@ class LossMeter:
 class RecordSize:
     """How many datagrams a record may have, by the reports on one key."""
 
-    __slots__ = ("_datagrams", "_harm", "_heard", "_heard_at", "_records", "_seen", "_size")
+    __slots__ = ("_harm", "_heard", "_heard_at", "_seen", "_size", "datagrams", "records")
 
     def __init__(self) -> None:
         self._size = 1
         self._heard = Report(0, 0, 0, 0)
         self._heard_at = float("-inf")
-        self._records = self._datagrams = 0
+        self.records = self.datagrams = 0
+        """How many were sealed under the key, reports and keepalives included: whoever seals says so."""
         self._seen = self._harm = 0.0
 
     def __repr__(self) -> str:
@@ -182,8 +186,8 @@ class RecordSize:
 
     def sent(self, records: int, datagrams: int) -> None:
         """So many were sealed under the key, reports and keepalives included."""
-        self._records += records
-        self._datagrams += datagrams
+        self.records += records
+        self.datagrams += datagrams
 
     def size(self, now: float) -> int:
         """The datagrams that the next records may have, 1 to `MAX_DATAGRAMS`."""
@@ -197,9 +201,9 @@ class RecordSize:
         if report is None:
             return DropReason.REPORT_MALFORMED
         heard = self._heard
-        if not report.losses <= report.lost <= self._records or not report.records <= report.datagrams:
+        if not report.losses <= report.lost <= self.records or not report.records <= report.datagrams:
             return DropReason.REPORT_ABSURD
-        if report.records > self._records or report.datagrams > self._datagrams:
+        if report.records > self.records or report.datagrams > self.datagrams:
             return DropReason.REPORT_ABSURD
         if all(new <= old for new, old in zip(report, heard, strict=True)):
             return None  # a later one has overtaken it

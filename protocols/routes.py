@@ -9,6 +9,7 @@ which answers nearly every packet with one look-up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -27,7 +28,7 @@ _VERSION_BYTES = {4: 4, 6: 16}  # IP version -> bytes of an address
 class RouteTable(Generic[T]):
     """Prefixes of both families and their targets."""
 
-    __slots__ = ("_flows", "_lengths", "_routes", "generation")
+    __slots__ = ("_flows", "_lengths", "_routes", "generation", "known")
 
     def __init__(self) -> None:
         self.generation = 0
@@ -37,6 +38,8 @@ class RouteTable(Generic[T]):
         # is the longest prefix, first.
         self._lengths: Final[dict[int, dict[int, dict[int, T]]]] = {4: {}, 16: {}}
         self._flows: Final[dict[bytes, T | None]] = {}
+        self.known: Final[Callable[[bytes], T | None]] = self._flows.get
+        """The target for an address, if it is remembered; None says nothing: `lookup` does. Not a call of Python."""
 
     def __len__(self) -> int:
         """How many prefixes there are."""

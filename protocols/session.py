@@ -49,7 +49,7 @@ from holloway.protocols.waiting import Waiting
 __all__ = ["DROP_EVENTS", "EVENTS", "Session", "SessionConfig", "State"]
 
 
-class Session:
+class Session(ExpressLane):
     """One peer. See the head of this module for the whole picture."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Session:
         self._dialling = Dialling(self._handshakes, self._timers, config.timers, self._journal)
         self._staged = Waiting(config.memory, self._timers, self._journal)
         self.answers: list[tuple[bytes, Address]] = []
-        self._lane = ExpressLane(self._ring, self._tunnel, self._timers, config.timers, self._staged, self._journal)
+        self._waiting = self._staged.queue.packets
 
     def __repr__(self) -> str:
         return f"<Session {self._suite.name} {self.state.name} epoch {self.epoch}>"
@@ -107,8 +107,7 @@ class Session:
     @property
     def epoch(self) -> int:
         """Number of the key in use, counted from 1 in this session; 0 while there is none."""
-        current = self._ring.current
-        return current.epoch if current else 0
+        return self._ring.current.epoch if self._ring.current else 0
 
     @property
     def terms(self) -> Terms | None:
@@ -168,7 +167,8 @@ class Session:
 
     def send(self, packets: Sequence[Packet], now: float) -> None:
         """Seal `packets`, or stage them until there is a key. Bounded: the oldest staged packets make room."""
-        if len(packets) == 1 and self._lane.send(packets[0], now):
+        if len(packets) == 1 and (datagram := self.send_lone(packets[0], now)) is not None:
+            self._tunnel.outbox.append(lone_run(datagram))
             return
         self._standing.refuse_if_closed()
         if not packets:
@@ -207,9 +207,9 @@ class Session:
 
         The datagrams of a run are all for one receiver index.
         """
-        if len(arrivals) == 1 and (is_heard := self._lane.receive(arrivals[0], self.endpoint, now)) is not None:
-            if is_heard:
-                self.last_received_at = now
+        if len(arrivals) == 1 and (packet := self.receive_lone(arrivals[0], now)) is not None:
+            if packet:
+                self._tunnel.inside.packets.append(packet)
             return
         if self.state is State.CLOSED:
             return

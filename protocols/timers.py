@@ -75,6 +75,7 @@ class Deadline(Enum):
 
 
 _DEADLINES = tuple(Deadline)  # to go through the enum itself costs as much again
+_NEW_HANDSHAKE, _SEND_KEEPALIVE = Deadline.NEW_HANDSHAKE, Deadline.SEND_KEEPALIVE  # for each packet
 
 
 class SessionTimers:
@@ -92,12 +93,15 @@ class SessionTimers:
         "_times",
         "is_unanswered",
         "owes_keepalive",
+        "soonest_s",
     )
 
     def __init__(self, timers: Timers, keepalive_s: float, entropy: Callable[[int], bytes], now: float) -> None:
         """`keepalive_s`: the interval of unasked keepalives, 0 for none."""
         self._timers, self._keepalive_s, self._entropy = timers, keepalive_s, entropy
         self._silence_s = timers.silence_s
+        self.soonest_s = min(timers.silence_s, timers.keepalive_timeout_s, keepalive_s or math.inf)
+        """No deadline that `packets_sent` or `packets_received` arms is nearer."""
         self._jitter_s = self._draw_jitter()
         self._times: dict[Deadline, float] = {}
         self.owes_keepalive = False
@@ -148,24 +152,24 @@ class SessionTimers:
     def packets_sent(self, now: float) -> None:
         """`any_sent` and `data_sent` in one."""
         times = self._times
-        times.pop(Deadline.SEND_KEEPALIVE, None)
+        times.pop(_SEND_KEEPALIVE, None)
         self.owes_keepalive = False
         if self._keepalive_s:
             times[Deadline.PERSISTENT_KEEPALIVE] = now + self._keepalive_s
-        if Deadline.NEW_HANDSHAKE not in times:
-            times[Deadline.NEW_HANDSHAKE] = now + self._silence_s + self._jitter_s
+        if _NEW_HANDSHAKE not in times:
+            times[_NEW_HANDSHAKE] = now + self._silence_s + self._jitter_s
 
     def packets_received(self, now: float) -> None:
         """`any_received` and `data_received` in one."""
         times = self._times
-        times.pop(Deadline.NEW_HANDSHAKE, None)
+        times.pop(_NEW_HANDSHAKE, None)
         self.is_unanswered = False
         if self._keepalive_s:
             times[Deadline.PERSISTENT_KEEPALIVE] = now + self._keepalive_s
-        if Deadline.SEND_KEEPALIVE in times:
+        if _SEND_KEEPALIVE in times:
             self.owes_keepalive = True
         else:
-            times[Deadline.SEND_KEEPALIVE] = now + self._timers.keepalive_timeout_s
+            times[_SEND_KEEPALIVE] = now + self._timers.keepalive_timeout_s
 
     def any_received(self, now: float) -> None:
         """An authentic datagram arrived."""

@@ -158,8 +158,9 @@ class TransportKeys(ABC):
         """One short packet in a datagram; None, and nothing happens, when that takes the general way."""
         return None
 
-    def open_lone(self, data: bytes | memoryview, source: Address, now: float) -> Sequence[bytes] | None:
-        """The packets in one datagram that is a whole record; None, and nothing happens, when that takes the general way.
+    def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:
+        """The plaintext of one datagram that is a whole record of packets; None, and nothing happens, when that takes the
+        general way.
 
         Raises `InvalidTag` when it is forged.
         """

@@ -70,13 +70,13 @@ class _FalseMeter(LossMeter):
     def _records(self) -> int:  # type: ignore[override]
         return self.honest._records
 
-    def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> None:
+    def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> bool:
         """See `LossMeter`."""
-        self.honest.arrived(counter, datagrams, now, is_report=is_report)
+        return self.honest.arrived(counter, datagrams, now, is_report=is_report)
 
-    def arrived_row(self, first: int, count: int, now: float) -> None:
+    def arrived_row(self, first: int, count: int, now: float) -> bool:
         """See `LossMeter`."""
-        self.honest.arrived_row(first, count, now)
+        return self.honest.arrived_row(first, count, now)
 
     def report(self, now: float) -> Report:
         """See `LossMeter`. Not what was counted."""

@@ -97,6 +97,29 @@ class WatchedSession(Session):
             check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
         self._receive(genuine, now)
 
+    def receive_lone(self, arrival: Arrival, now: float) -> bytes | None:
+        """See `Session`. Likewise."""
+        if arrival.data in self._world.forged:
+            before = snapshot(self)
+            packet = super().receive_lone(arrival, now)
+            self._world.check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
+            return packet
+        sight = self._watch.look([arrival])
+        packet = super().receive_lone(arrival, now)
+        if packet is not None:
+            self._watch.received(sight, [arrival], now)
+            if packet:  # its owner asks for no events
+                self._look()
+        return packet
+
+    def send_lone(self, packet: Packet, now: float) -> bytes | None:
+        """See `Session`."""
+        datagram = super().send_lone(packet, now)
+        if datagram is not None:
+            self._watch.sent([datagram], now)
+            self._look()
+        return datagram
+
     def _receive(self, arrivals: list[Arrival], now: float) -> None:
         sight = self._watch.look(arrivals)
         super().receive(arrivals, now)

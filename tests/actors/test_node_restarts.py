@@ -126,9 +126,12 @@ def poison(node: Node, number: int, method: str) -> None:
     setattr(session, method, crash)
 
 
-@pytest.mark.parametrize(("method", "starter"), [("receive", 2), ("send", 1), ("runs_to_send", 1)])
+@pytest.mark.parametrize(
+    ("method", "starter", "packets"),
+    [("receive_lone", 2, 1), ("send_lone", 1, 1), ("receive", 2, 2), ("send", 1, 2), ("runs_to_send", 1, 2)],
+)
 async def test_a_turn_that_crashes_ends_its_own_peer_and_nobody_else(
-    method: str, starter: int, autojump_clock: MockClock
+    method: str, starter: int, packets: int, autojump_clock: MockClock
 ) -> None:
     """The turn runs inside a call of the socket's or the device's actor, and is not their crash."""
     world = World()
@@ -145,7 +148,7 @@ async def test_a_turn_that_crashes_ends_its_own_peer_and_nobody_else(
         events.clear()
         first, other = a.roster.running[name(2)], a.roster.running[name(3)]
         poison(a, 2, method)
-        ports[starter].tun.inject([packet(starter, 3 - starter, 1)])
+        ports[starter].tun.inject([packet(starter, 3 - starter, 1, 1000)] * packets)
         await trio.sleep(0.05)
         assert first.is_stopped
         assert the_peer(a, 2)["state"] == "down"

@@ -152,3 +152,23 @@ async def test_what_is_taken_never_overtakes_what_was_read(monkeypatch: pytest.M
                 assert found == [b"0", b"1", b"2"]
             nursery.cancel_scope.cancel()
         device.close()
+
+
+async def test_a_lone_packet_is_written_and_one_answer_taken_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tun, "has_virtio_header", lambda _: False)
+    monkeypatch.setattr(tun, "decline", lambda _: None)
+    host, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    device = tun.KernelTun(end.detach(), "hw0", 1400)
+    with host:
+        assert device.send_lone(b"question") == []
+        host.send(b"answer")
+        host.send(b"another")
+        assert device.send_lone(b"question") == [b"answer"]
+        assert device.take() == [b"another"]
+        assert [host.recv(100) for _ in range(2)] == [b"question"] * 2
+        assert not device.drops
+    assert device.send_lone(b"nobody listens") == []
+    assert sum(device.drops.values()) == 1
+    device.close()
+    assert device.send_lone(b"too late") == []
+    assert device.drops["tun_ebadf"] == 1

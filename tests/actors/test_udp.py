@@ -20,6 +20,7 @@ from holloway.actors.ports import DatagramPort
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
 from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, PortError
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -436,3 +437,51 @@ def test_ipv6_switched_off_and_networks_unreachable_are_survived() -> None:
         ipv6.send([b"nowhere"], ("2001:db8::1", 9, 0, 0))
         assert ipv4.drops == {"udp_enetunreach": 1}
         assert ipv6.drops.total() == 1
+
+
+@pytest.mark.parametrize("offloads", [True, False])
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_datagrams_that_come_alone_arrive_as_others_do(host: str, *, offloads: bool) -> None:
+    with pair(host, offloads=offloads) as (left, right):
+        for number in range(6):
+            left.send_lone(b"%d" % number, right.local, may_fragment=number == 3)
+            with trio.fail_after(5):
+                (arrival,) = await right.receive()
+            assert arrival == (left.local, b"%d" % number, 1, None)
+            assert type(arrival) is Arrival
+            assert left._may_fragment is (number == 3)
+        left.send_lone(bytes(70_000), right.local)
+        assert left.drops == {"udp_emsgsize": 1}
+        with pytest.raises(LocalError, match="different address families"):
+            left.send_lone(b"", ("::1", 1, 0, 0) if host == "127.0.0.1" else ("127.0.0.1", 1))
+        left.send_lone(bytes(3000), right.local)  # as it happens among the others
+        left.send_lone(b"behind", right.local)
+        with trio.fail_after(5):
+            arrivals = await right.receive()
+            arrivals += [] if len(arrivals) == 2 else await right.receive()
+        assert [len(each.data) for each in arrivals] == [3000, 6]
+
+
+async def test_an_error_of_a_socket_to_which_datagrams_come_alone_is_counted_or_told() -> None:
+    with pair("127.0.0.1") as (left, right):
+        for word in (b"one", b"two"):
+            left.send_lone(word, right.local)
+            await right.receive()
+
+        class Failing:
+            def __init__(self, number: int) -> None:
+                self.number = number
+
+            def recvmsg(self, *_sizes: int) -> None:
+                raise OSError(self.number, os.strerror(self.number))
+
+            def fileno(self) -> int:
+                return real.fileno()
+
+        real, right._socket = right._socket, Failing(errno.ECONNREFUSED)  # type: ignore[assignment]
+        assert right._drain_lone() == []
+        assert right.drops == {"udp_econnrefused": 1}
+        right._socket = Failing(errno.EBADF)  # type: ignore[assignment]
+        with pytest.raises(PortError, match="lost the UDP socket"):
+            right._drain_lone()
+        right._socket = real

@@ -53,7 +53,9 @@ def test_a_datagram_leaves_by_the_socket_of_its_family() -> None:
     made = endpoint(four, six)
     made.send([b"a"], ("192.0.2.1", 2))
     made.send([b"b", b"c"], ("2001:db8::1", 2, 0, 0))
-    assert four.sent == [([b"a"], ("192.0.2.1", 2))]
+    made.send_lone(b"d", ("192.0.2.1", 2), may_fragment=True)
+    assert four.sent == [([b"a"], ("192.0.2.1", 2)), ([b"d"], ("192.0.2.1", 2))]
+    assert four.fragmentable == [b"d"]
     assert six.sent == [([b"b", b"c"], ("2001:db8::1", 2, 0, 0))]
     assert made.listening == [("0.0.0.0", 1), ("::", 1, 0, 0)]
     assert made.drops() == {"udp_eagain": 2}
@@ -72,7 +74,8 @@ def test_a_datagram_may_be_fragmented_only_if_its_sender_says_so() -> None:
 def test_what_has_no_socket_of_its_family_is_counted() -> None:
     made = endpoint(Socket(("0.0.0.0", 1)))
     made.send([b"b", b"c"], ("2001:db8::1", 2, 0, 0))
-    assert made.drops() == {"udp_eagain": 1, "udp_no_socket_of_family": 2}
+    made.send_lone(b"d", ("2001:db8::1", 2, 0, 0))
+    assert made.drops() == {"udp_eagain": 1, "udp_no_socket_of_family": 3}
     assert made.can_reach(("192.0.2.1", 2))
     assert not made.can_reach(("2001:db8::1", 2, 0, 0))
 

@@ -20,6 +20,8 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.express import SHORT_BYTES, ExpressLane
 from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.record_size import REPORT_S, WORTH_REPORTING
+from holloway.protocols.session import Session
 from holloway.protocols.states import State
 from holloway.protocols.suites import SUITES
 from holloway.protocols.transport import TransportKeys
@@ -55,8 +57,8 @@ def steps_of(dice: random.Random, count: int = 60) -> list[Step]:
 def closed_lane(*, is_closed: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if is_closed:
-            patch.setattr(ExpressLane, "send", lambda self, packet, now: False)
-            patch.setattr(ExpressLane, "receive", lambda self, arrival, home, now: None)
+            patch.setattr(ExpressLane, "send_lone", lambda self, packet, now: None)
+            patch.setattr(ExpressLane, "receive_lone", lambda self, arrival, now: None)
         yield
 
 
@@ -117,12 +119,14 @@ def test_nobody_can_tell_which_way_a_packet_took(keepalive_s: float, terms: Term
 
 
 def counted(patch: pytest.MonkeyPatch, name: str) -> list[bool]:
+    """Whether each packet took the short way."""
     results: list[bool] = []
-    way: Callable[..., bool] = getattr(ExpressLane, name)
+    way: Callable[..., bytes | None] = getattr(ExpressLane, name)
 
-    def counting(self: ExpressLane, *arguments: Any) -> bool:
-        results.append(way(self, *arguments))
-        return results[-1]
+    def counting(self: ExpressLane, *arguments: Any) -> bytes | None:
+        came = way(self, *arguments)
+        results.append(came is not None)
+        return came
 
     patch.setattr(ExpressLane, name, counting)
     return results
@@ -132,7 +136,7 @@ def test_lone_short_packets_take_the_short_way_in_both_directions(monkeypatch: p
     world = World()
     world.establish()
     world.run(1.0)
-    sent, received = counted(monkeypatch, "send"), counted(monkeypatch, "receive")
+    sent, received = counted(monkeypatch, "send_lone"), counted(monkeypatch, "receive_lone")
     for node in (world.a, world.b) * 10:
         world.send(node)
         world.run(0.05)
@@ -144,7 +148,7 @@ def test_long_packets_and_batches_do_not(monkeypatch: pytest.MonkeyPatch, size: 
     world = World()
     world.establish()
     world.run(1.0)
-    sent = counted(monkeypatch, "send")
+    sent = counted(monkeypatch, "send_lone")
     world.send(world.a, 1, size)
     world.send(world.a, 2)
     world.run(0.05)
@@ -155,9 +159,101 @@ def test_long_packets_and_batches_do_not(monkeypatch: pytest.MonkeyPatch, size: 
 def test_under_the_other_suite_nothing_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(SUITES["wireguard"])
     world.establish()
-    sent = counted(monkeypatch, "send")
+    sent = counted(monkeypatch, "send_lone")
     world.send(world.a)
     assert sent == [False]
+
+
+def waits(session: Session) -> tuple[int, int, int]:
+    return len(session._tunnel.outbox), len(session._tunnel.inside.packets), len(session.events)
+
+
+def test_what_takes_it_is_handed_over_and_leaves_nothing_behind() -> None:
+    """The owner of a session need not ask for its outputs, nor for a nearer deadline, when it was given something."""
+    world = World()
+    world.establish()
+    world.run(1.0)
+    a, b = world.a.session, world.b.session
+    for serial in range(20):
+        world.now += 0.05
+        before = {id(session): session.next_timeout() for session in (a, b)}
+        packet = inner_packet(serial)
+        datagram = a.send_lone(packet, world.now)
+        assert datagram is not None
+        assert b.receive_lone(lone(datagram, world.a.address), world.now) == packet
+        a, b = b, a
+        world.a, world.b = world.b, world.a
+        for session in (a, b):
+            assert waits(session) == (0, 0, 0)
+            earlier, at = before[id(session)], session.next_timeout()
+            assert earlier is not None
+            assert at is not None
+            assert at >= min(earlier, world.now + session.soonest_s)
+
+
+def test_what_is_not_one_packet_for_the_host_is_with_the_other_outputs() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    a, b, source = world.a.session, world.b.session, world.a.address
+    keys = a._ring.current
+    assert isinstance(keys, RecordKeys)
+    one, other = inner_packet(0), inner_packet(1, 200)
+    for plaintext, packets, drops in (
+        (one + other, [one, other], {}),
+        (b"", [], {}),
+        (b"\x45 and no packet", [], {DropReason.MALFORMED: 1}),
+    ):
+        datagram = keys.seal_lone(plaintext)
+        assert datagram is not None
+        assert b.receive_lone(lone(datagram, source), world.now) == b""
+        assert (b.packets_to_deliver(), b.drops) == (packets, drops)
+    b._tunnel.inside.inspect = lambda packet: DropReason.SOURCE_NOT_ALLOWED
+    datagram = a.send_lone(one, world.now)
+    assert datagram is not None
+    assert b.receive_lone(lone(datagram, source), world.now) == b""
+    assert b.packets_to_deliver() == []
+    assert b.drops == {DropReason.MALFORMED: 1, DropReason.SOURCE_NOT_ALLOWED: 1}
+
+
+def test_a_report_that_is_due_leaves_before_the_packet_that_found_it_so() -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    a, b, source = world.a.session, world.b.session, world.a.address
+    given = []
+    for serial in range(WORTH_REPORTING):
+        datagram = a.send_lone(inner_packet(serial), world.now)
+        assert datagram is not None
+        given.append(b.receive_lone(lone(datagram, source), world.now))
+        at = b.next_timeout()
+        assert at is not None
+    assert given == [inner_packet(serial) for serial in range(WORTH_REPORTING - 1)] + [b""]
+    assert at == world.now + REPORT_S
+    assert b.packets_to_deliver() == [inner_packet(WORTH_REPORTING - 1)]
+    datagram = a.send_lone(inner_packet(100), world.now)
+    assert datagram is not None
+    assert b.receive_lone(lone(datagram, source), at) == b""
+    assert len(b.runs_to_send()) == 1
+    assert b.packets_to_deliver() == [inner_packet(100)]
+
+
+@pytest.mark.parametrize("place", ["outbox", "packets"])
+def test_nothing_overtakes_what_waits_in_the_outputs(place: str) -> None:
+    world = World()
+    world.establish()
+    world.run(1.0)
+    a, b, source = world.a.session, world.b.session, world.a.address
+    datagram = a.send_lone(inner_packet(0), world.now)
+    assert datagram is not None
+    if place == "outbox":
+        b.announce(world.now)
+        assert b.send_lone(inner_packet(9), world.now) is None
+    else:
+        b._tunnel.inside.packets.append(inner_packet(9))
+    assert b.receive_lone(lone(datagram, source), world.now) is None
+    b.receive([lone(datagram, source)], world.now)
+    assert b.packets_to_deliver()[-1] == inner_packet(0)
 
 
 def test_a_datagram_from_elsewhere_moves_the_endpoint_as_ever() -> None:

@@ -765,7 +765,7 @@ def test_both_may_roam_in_turn() -> None:
 def test_what_the_inspection_refuses_is_not_delivered_but_counts_as_heard() -> None:
     world = World()
     world.establish()
-    world.b.session._tunnel.inside._inspect = lambda packet: DropReason.SOURCE_NOT_ALLOWED
+    world.b.session._tunnel.inside.inspect = lambda packet: DropReason.SOURCE_NOT_ALLOWED
     serials = world.send(world.a, 2)
     world.run(11.0)
     assert world.lost(serials, world.b) == serials

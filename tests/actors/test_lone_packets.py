@@ -1,0 +1,67 @@
+"""Lone packets through whole nodes: nobody outside can tell whether they took the short way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from node_world import PORT, World, drops, inner, name, outer, packet, the_peer
+
+from holloway.actors.peer_session import PeerSession
+from holloway.actors.ports import DatagramPort, TunPort
+from holloway.protocols.arrivals import lone
+from holloway.protocols.express import ExpressLane
+from holloway.protocols.icmp import echo_request
+from holloway.simulations.determinism import run
+
+ECHO_S = 0.021
+
+
+async def story() -> list[Any]:
+    """Lone packets to and fro, at rest and in haste; pings of programs and of nodes; what is forged, refused and malformed."""
+    world = World(seed=3)
+    told: list[Any] = []
+    async with world.pair() as (a, b, left, right):
+        session = a.roster.running[name(2)]
+        assert isinstance(session, PeerSession)
+        for turn in range(40):
+            left.tun.inject([packet(1, 2, turn, 60 + turn)])
+            await trio.sleep(ECHO_S * (turn % 5))
+            right.tun.inject([packet(2, 1, turn)])
+            if turn % 7 == 0:
+                await a.roster.running[name(2)].ping(inner(1), inner(2), 0.1)
+            if turn % 11 == 0:
+                left.tun.inject(
+                    [echo_request(inner(1), inner(2), 7, turn, b"ping"), packet(1, 9, turn), packet(1, 2, turn)]
+                )
+                right.tun.inject([packet(7, 1, turn)])  # from whom the other side takes nothing
+                await trio.sleep(ECHO_S)
+                datagram = world.wire[-1][3]
+                session.offer_arrivals([lone(datagram[:-1] + bytes([datagram[-1] ^ 1]), (outer(2), PORT))])
+                session.offer_arrivals([lone(datagram, (outer(2), PORT))])
+            await trio.sleep(12.0 if turn % 13 == 12 else 0.001)
+            told.append((session._armed_at, session._waiting.deadline, session.session.next_timeout()))
+        told += [the_peer(a, 2), the_peer(b, 1), drops(a), drops(b)]
+        told += [await left.tun.collect(), await right.tun.collect(), list(world.wire)]
+    return told
+
+
+def test_nodes_do_the_same_with_and_without_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for where, method in ((DatagramPort, "send_lone"), (TunPort, "send_lone")):
+        way: Callable[..., Any] = getattr(where, method)
+
+        def counted(*arguments: Any, way: Callable[..., Any] = way, **more: Any) -> Any:
+            taken.append(way.__qualname__)
+            return way(*arguments, **more)
+
+        monkeypatch.setattr(where, method, counted)
+    short = run(5, story)
+    assert min(taken.count("DatagramPort.send_lone"), taken.count("TunPort.send_lone")) > 50
+    number = len(taken)
+    monkeypatch.setattr(ExpressLane, "send_lone", lambda self, packet, now: None)
+    monkeypatch.setattr(ExpressLane, "receive_lone", lambda self, arrival, now: None)
+    assert run(5, story) == short
+    assert len(taken) == number
