@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from holloway.actors.tun_offload import arrived
-from holloway.protocols.datagram_rows import MAX_ROW_PACKETS, RowShape, shape_of, super_packet
+from holloway.protocols.datagram_rows import MAX_ROW_PACKETS, RowShape, rows_by_flow, shape_of, super_packet
 from holloway.protocols.packets import Packet, UnfinishedPacket
 
 LEAST_ALIKE = 4
@@ -90,16 +90,24 @@ class RowReader:
         return found, count * whole + len(odd)
 
     def _made(self, shape: RowShape, heads: memoryview, payloads: memoryview, count: int) -> list[Packet | None]:
+        found: list[Packet | None] = []
+        left: Sequence[int] = range(count)
         if count >= LEAST_ALIKE:
-            row = super_packet(shape, bytearray(heads), payloads)
+            copied = bytearray(heads)
+            row = super_packet(shape, copied, payloads)
             if row is not None:
                 return [row]
-            self._shape, self._skip = None, DISAPPOINTED
+            parted = rows_by_flow(shape, copied, payloads, LEAST_ALIKE)
+            if parted is not None:
+                rows, left = parted
+                found += rows
+            elif count > MAX_ROW_PACKETS // 2:  # fewer may be the end of several rows
+                self._shape, self._skip = None, DISAPPOINTED
         head, size = shape.head_bytes, shape.size
-        return [
-            arrived(b"".join((heads[each * head : (each + 1) * head], payloads[each * size : (each + 1) * size])))
-            for each in range(count)
-        ]
+        for each in left:
+            read = heads[each * head : (each + 1) * head], payloads[each * size : (each + 1) * size]
+            found.append(arrived(b"".join(read)))
+        return found
 
     def _memory(self, shape: RowShape) -> _Memory:
         if len(self._known) >= SHAPES:

@@ -16,6 +16,7 @@ Not responsible for reading (`actors.tun_rows`). Whatever the bytes, nothing rai
 from __future__ import annotations
 
 from operator import add
+from struct import iter_unpack
 from typing import NamedTuple
 
 from holloway.protocols.packets import (
@@ -114,6 +115,44 @@ def super_packet(shape: RowShape, heads: bytearray, payloads: ByteView) -> Super
     virtio = offload_header(PROTOCOL_UDP, is_ipv4, at, len(header), size)
     layout = Layout(PROTOCOL_UDP, at, len(header))
     return OffloadedPacket(b"".join((header, payloads)), size, virtio, known_layout=layout)
+
+
+def rows_by_flow(
+    shape: RowShape, heads: bytearray, payloads: ByteView, least: int
+) -> tuple[list[SuperPacket], list[int]] | None:
+    """The rows of flows that take turns: what those flows stand for that have `least` packets or more, at least 2, and which packets
+    are left, in order. None when a packet is no whole one of UDP, or one of a flow is unlike the others: who knows then what
+    may overtake what.
+
+    Otherwise as `super_packet`.
+    """
+    at, size = shape
+    length = shape.head_bytes
+    flow = slice(VIRTIO_HEADER_BYTES + at - (8 if at == IPV4_HEADER_BYTES else 32), VIRTIO_HEADER_BYTES + at + 4)
+    each_head = [head for (head,) in iter_unpack(f"{length}s", heads)]
+    flows: dict[bytes, list[int]] = {}
+    for number, head in enumerate(each_head):
+        flows.setdefault(head[flow], []).append(number)
+    rows: list[SuperPacket] = []
+    left: list[int] = []
+    if least * len(flows) > len(each_head):  # hardly a row among them
+        return None
+    each_payload = [payload for (payload,) in iter_unpack(f"{size}s", payloads)]
+    for numbers in flows.values():
+        if len(numbers) < least:
+            if not all(_is_whole(bytearray(each_head[number]), shape) for number in numbers):
+                return None
+            left += numbers
+            continue
+        row = super_packet(
+            shape,
+            bytearray(b"".join([each_head[number] for number in numbers])),
+            b"".join([each_payload[number] for number in numbers]),
+        )
+        if row is None:
+            return None
+        rows.append(row)
+    return rows, sorted(left)
 
 
 def _words(heads: bytearray, shape: RowShape) -> tuple[memoryview, memoryview]:

@@ -78,15 +78,33 @@ async def test_what_is_among_a_row_keeps_its_place() -> None:
 
 
 @in_namespace
-async def test_two_flows_that_take_turns_lose_nothing() -> None:
+async def test_flows_that_take_turns_are_parted_and_stay_in_order() -> None:
     tun0 = device(0)
-    with sender(4) as one, sender(4, 8) as two:
+    for version in (4, 6):
+        with sender(version) as one, sender(version, 8) as two:
+            for turn in range(4):
+                sent = [b"%d %4d" % (turn, each) + bytes(60) for each in range(200)]
+                for number, each in enumerate(sent):
+                    (one if number % 2 else two).send(each)
+                got = await all_of(tun0, 200)
+                found = payloads(got)
+                assert [each for each in found if each in sent[::2]] == sent[::2]
+                assert [each for each in found if each in sent[1::2]] == sent[1::2]
+                assert turn == 0 or supers(got) >= 4
+    assert not tun0.drops
+    tun0.close()
+
+
+@in_namespace
+async def test_many_flows_that_send_one_packet_each_keep_their_order() -> None:
+    tun0 = device(0)
+    with sender(4) as out:
         for turn in range(4):
             sent = [b"%d %4d" % (turn, each) + bytes(60) for each in range(200)]
             for number, each in enumerate(sent):
-                (one if number % 2 else two).send(each)
-            got = await all_of(tun0, 200)
-            assert payloads(got) == sent
+                out.connect((HOSTS[1][4], 1000 + number))
+                out.send(each)
+            assert payloads(await all_of(tun0, 200)) == sent
     assert not tun0.drops
     tun0.close()
 

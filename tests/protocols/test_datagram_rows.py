@@ -16,6 +16,7 @@ from holloway.protocols.datagram_rows import (
     MAX_ROW_PACKETS,
     MIN_PAYLOAD_BYTES,
     RowShape,
+    rows_by_flow,
     shape_of,
     super_packet,
 )
@@ -27,7 +28,7 @@ AT = {4: 20, 6: 40}
 V6 = [socket.inet_pton(socket.AF_INET6, each) for each in ("fd09::1", "fd09::2")]
 
 
-def packet(version: int, payload: bytes, number: int = 0, *, bits: int = 0x4000) -> bytes:
+def packet(version: int, payload: bytes, number: int = 0, *, bits: int = 0x4000, port: int = 4000) -> bytes:
     """A datagram as a device with checksum offload gives it, without its virtio header."""
     length = 8 + len(payload)
     if version == 4:
@@ -36,7 +37,7 @@ def packet(version: int, payload: bytes, number: int = 0, *, bits: int = 0x4000)
     else:
         head = struct.pack(">IHBB16s16s", 6 << 28 | 77, length, 17, 63, *V6)
     checksum = partial_checksum(pseudo_header_sum(head, PROTOCOL_UDP, length))
-    return head + struct.pack(">HHHH", 4001, 4000, length, checksum) + payload
+    return head + struct.pack(">HHHH", 4001, port, length, checksum) + payload
 
 
 def row(packets: Sequence[bytes], version: int = 4) -> tuple[RowShape, bytearray, bytes]:
@@ -110,6 +111,45 @@ def test_row_whose_packets_are_all_wrong_in_the_same_way_is_none(version: int) -
             assert version == 6 or at in carried or at >= shape.head_bytes - 2
             assert [without_number(each) for each in made.segments()] == [without_number(made.segments()[0])] * 4
             assert made.segments()[0][: AT[version]] == whole[: AT[version]]
+
+
+@given(version=st.sampled_from((4, 6)), ports=st.lists(st.integers(1, 4), min_size=2, max_size=MAX_ROW_PACKETS))
+@settings(deadline=None, max_examples=60)
+def test_flows_that_take_turns_are_parted_and_stay_in_order(version: int, ports: list[int]) -> None:
+    packets = [packet(version, b"%64d" % each, each, port=port) for each, port in enumerate(ports)]
+    parted = rows_by_flow(*row(packets, version), 3)
+    if parted is None:
+        assert 3 * len(set(ports)) > len(ports)
+        return
+    rows, left = parted
+    assert left == [each for each, port in enumerate(ports) if ports.count(port) < 3]
+    whole = [UnfinishedPacket(each).finished() for each in packets]
+    carried = [each.segments() for each in rows]
+    assert [[without_number(each) for each in flow] for flow in carried] == [
+        [without_number(whole[each]) for each, its in enumerate(ports) if its == port]
+        for port in dict.fromkeys(ports)
+        if ports.count(port) >= 3
+    ]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_nothing_is_parted_when_one_is_not_like_the_others_of_its_flow_or_of_no_flow(version: int) -> None:
+    packets = [packet(version, bytes(64), each, port=1 + each % 2) for each in range(16)]
+    packets.append(packet(version, bytes(64), 99, port=3))
+    shape, heads, behind = row(packets, version)
+    assert rows_by_flow(shape, heads, behind, 3) is not None
+    ports = range(VIRTIO_HEADER_BYTES + AT[version], VIRTIO_HEADER_BYTES + AT[version] + 4)
+    addresses = range(ports.start - (8 if version == 4 else 32), ports.start)
+    for which in (0, 5, 16):
+        for at in range(shape.head_bytes):
+            changed = bytearray(heads)
+            changed[which * shape.head_bytes + at] ^= 0x01
+            parted = rows_by_flow(shape, changed, behind, 3)
+            if at in ports or (version == 6 and at in addresses):  # of another flow then, perhaps one that there is
+                assert parted is not None
+                assert sum(each.count for each in parted[0]) + len(parted[1]) == 17
+            elif which < 16:
+                assert parted is None, at
 
 
 def test_datagrams_that_may_be_fragmented_or_are_fragments_are_in_no_row() -> None:
