@@ -15,7 +15,7 @@ Not responsible for reading (`actors.tun_rows`). Whatever the bytes, nothing rai
 
 from __future__ import annotations
 
-from operator import add
+from functools import lru_cache
 from struct import iter_unpack
 from typing import NamedTuple
 
@@ -43,11 +43,11 @@ MAX_PAYLOAD_BYTES = 640  # two in a datagram: rows are for short packets, of whi
 
 _IPV4, _IPV6 = 0x45, 6  # version 4 and a header without options; version 6
 _NOT_TO_FRAGMENT = b"\x40\0"  # bytes 6 and 7 of an IPv4 header: DF, and nothing else
-_WORD_BYTES = 2
-# Identification and checksum (RFC 791, section 3.1) behind a virtio header.
-_NUMBERED = slice(VIRTIO_HEADER_BYTES + 4, VIRTIO_HEADER_BYTES + 4 + _WORD_BYTES)
-_SUMMED = slice(VIRTIO_HEADER_BYTES + 10, VIRTIO_HEADER_BYTES + 10 + _WORD_BYTES)
-_NOUGHTS = memoryview(bytes(MAX_ROW_PACKETS * _WORD_BYTES)).cast("H")
+# Identification and checksum (RFC 791, section 3.1) behind a virtio header: what is each packet's own.
+_NUMBER, _SUM = VIRTIO_HEADER_BYTES + 4, VIRTIO_HEADER_BYTES + 10
+_OWN_COLUMNS = (_NUMBER, _NUMBER + 1, _SUM, _SUM + 1)
+_NOUGHTS = bytes(MAX_ROW_PACKETS)
+_ONES = tuple(int.from_bytes(b"\0\0\0\1" * count, "big") for count in range(MAX_ROW_PACKETS + 1))
 _VIRTIO = {
     at: VirtioHeader(needs_checksum=True, checksum_start=at, checksum_offset=UDP_CHECKSUM_AT).encode()
     for at in (IPV4_HEADER_BYTES, IPV6_HEADER_BYTES)
@@ -90,31 +90,81 @@ def super_packet(shape: RowShape, heads: bytearray, payloads: ByteView) -> Super
 
     `heads`: the first `head_bytes` of each read, of 2 to `MAX_ROW_PACKETS`; `payloads`: what came behind them.
     """
-    at, size = shape
     length = shape.head_bytes
     count = len(heads) // length
-    first = heads[:length]
-    if not _is_whole(first, shape):
-        return None
-    is_ipv4 = at == IPV4_HEADER_BYTES
-    alike, template = heads, first
+    is_ipv4 = shape.at == IPV4_HEADER_BYTES
+    alike = heads
+    number = heads[:0]
+    numbered = 0
     if is_ipv4:
-        numbers, sums = _words(heads, shape)
-        # Where all else is alike, a checksum is right if it makes up for what the identification differs; that holds for
-        # words in either byte order (RFC 1071, section 2). Seldom are there more than two of these sums.
-        if len({each % 0xFFFF for each in set(map(add, numbers.tolist(), sums.tolist()))}) > 1:
+        number = heads[_NUMBER : _NUMBER + 2]
+        found = _common_sum(heads, length, count)
+        if found is None:
             return None
-        alike, template = bytearray(heads), bytearray(first)
-        for column in _words(alike, shape):
-            column[:] = _NOUGHTS[:count]
-        template[_NUMBERED] = template[_SUMMED] = bytes(_WORD_BYTES)
+        numbered = found
+        alike = bytearray(heads)
+        for column in _OWN_COLUMNS:
+            alike[column::length] = _NOUGHTS[:count]
+    template = bytes(alike[:length])
     if alike != template * count:
         return None
-    header = first[VIRTIO_HEADER_BYTES:]
-    finish_header(header, PROTOCOL_UDP, at, len(header) + len(payloads))
+    ready = _ready(template, shape, len(payloads))
+    if ready is None or ready.numbered != numbered:
+        return None
+    header = ready.header
+    parts: tuple[ByteView, ...] = (header, payloads)
+    if is_ipv4:
+        checksum = (int.from_bytes(header[10:12], "big") - int.from_bytes(number, "big")) % 0xFFFF
+        parts = header[:4], number, header[6:10], checksum.to_bytes(2, "big"), header[12:], payloads
+    return OffloadedPacket(b"".join(parts), shape.size, ready.virtio, known_layout=ready.layout)
+
+
+class _Ready(NamedTuple):
+    """What all rows with like headers have in common."""
+
+    header: bytes  # of the super-packet, with identification 0 in IPv4
+    virtio: bytes
+    layout: Layout
+    numbered: int  # what identification and checksum of each packet come to, modulo 65535; 0 in IPv6
+
+
+@lru_cache(maxsize=256)  # as many lengths of row as flows have
+def _ready(template: bytes, shape: RowShape, payload_bytes: int) -> _Ready | None:
+    """For rows with `payload_bytes` of payload in all, whose packets have the headers `template`, but for identification and
+    checksum in IPv4, which are 0 there. None if those headers are not as they are to be.
+    """
+    if not _is_whole(template, shape):
+        return None
+    at, size = shape
+    header = bytearray(template[VIRTIO_HEADER_BYTES:])
+    is_ipv4 = at == IPV4_HEADER_BYTES
+    numbered = -int.from_bytes(header[:at], "big") % 0xFFFF if is_ipv4 else 0
+    finish_header(header, PROTOCOL_UDP, at, len(header) + payload_bytes)
     virtio = offload_header(PROTOCOL_UDP, is_ipv4, at, len(header), size)
-    layout = Layout(PROTOCOL_UDP, at, len(header))
-    return OffloadedPacket(b"".join((header, payloads)), size, virtio, known_layout=layout)
+    return _Ready(bytes(header), virtio, Layout(PROTOCOL_UDP, at, len(header)), numbered)
+
+
+def _common_sum(heads: bytearray, length: int, count: int) -> int | None:
+    """What identification and checksum come to in each of the IPv4 headers, modulo 65535; None when that differs.
+
+    Where all else is alike, every checksum is right if one is, and makes up for what the identification differs.
+    """
+    # A digit of 32 bits for each packet, so that one addition adds all, and no digit runs over.
+    numbers, sums = bytearray(4 * count), bytearray(4 * count)
+    numbers[2::4], numbers[3::4] = heads[_NUMBER::length], heads[_NUMBER + 1 :: length]
+    sums[2::4], sums[3::4] = heads[_SUM::length], heads[_SUM + 1 :: length]
+    total = int.from_bytes(numbers, "big") + int.from_bytes(sums, "big")
+    common = (total >> 32 * (count - 1)) % 0xFFFF
+    rest = total - common * _ONES[count]
+    if rest < 0:
+        return None
+    # Whoever has the same sum modulo 65535 has the digit 0 or 65535 now. (Or 131070, from a checksum that nobody makes.)
+    digits = rest.to_bytes(4 * count, "big")
+    low = digits[3::4]
+    is_common = (
+        digits[0::4] == digits[1::4] == _NOUGHTS[:count] and digits[2::4] == low and not low.translate(None, b"\0\xff")
+    )
+    return common if is_common else None
 
 
 def rows_by_flow(
@@ -140,7 +190,7 @@ def rows_by_flow(
     each_payload = [payload for (payload,) in iter_unpack(f"{size}s", payloads)]
     for numbers in flows.values():
         if len(numbers) < least:
-            if not all(_is_whole(bytearray(each_head[number]), shape) for number in numbers):
+            if not all(_is_whole(each_head[number], shape) for number in numbers):
                 return None
             left += numbers
             continue
@@ -155,14 +205,8 @@ def rows_by_flow(
     return rows, sorted(left)
 
 
-def _words(heads: bytearray, shape: RowShape) -> tuple[memoryview, memoryview]:
-    """The identifications and the checksums of IPv4 headers, in the host's byte order."""
-    words, step = memoryview(heads).cast("H"), shape.head_bytes // _WORD_BYTES
-    return words[_NUMBERED.start // _WORD_BYTES :: step], words[_SUMMED.start // _WORD_BYTES :: step]
-
-
-def _is_whole(head: bytearray, shape: RowShape) -> bool:
-    """Whether the first of a row is as it is to be, by its `head_bytes`."""
+def _is_whole(head: bytes, shape: RowShape) -> bool:
+    """Whether a packet is as it is to be in a row, by its `head_bytes`; but for the checksum of IPv4."""
     at, size = shape
     packet = head[VIRTIO_HEADER_BYTES:]
     length = len(packet) + size
@@ -177,5 +221,4 @@ def _is_whole(head: bytearray, shape: RowShape) -> bool:
         and packet[9] == PROTOCOL_UDP
         and packet[2:4] == length.to_bytes(2, "big")
         and packet[6:8] == _NOT_TO_FRAGMENT
-        and not int.from_bytes(packet[:at], "big") % 0xFFFF
     )

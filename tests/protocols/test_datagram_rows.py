@@ -97,6 +97,20 @@ def test_packet_that_differs_in_any_byte_of_its_headers_is_no_part_of_a_row(vers
                 assert super_packet(shape, changed, behind) is None, (which, at)
 
 
+@given(
+    numbers=st.lists(st.integers(0, 0xFFFF), min_size=2, max_size=8),
+    which=st.integers(0, 7),
+    wrong=st.sampled_from((1, 0x0100, 0x0101, 0x1111, 0xFE01, 0xFEFE, 0xFFFE)) | st.integers(1, 0xFFFE),
+)
+@settings(deadline=None)
+def test_wrong_checksum_of_ipv4_is_not_put_right(numbers: list[int], which: int, wrong: int) -> None:
+    shape, heads, behind = row([packet(4, bytes(64), number) for number in numbers])
+    assert super_packet(shape, heads, behind) is not None
+    at = which % len(numbers) * shape.head_bytes + VIRTIO_HEADER_BYTES + 10
+    heads[at : at + 2] = ((int.from_bytes(heads[at : at + 2], "big") + wrong) % 0xFFFF).to_bytes(2, "big")
+    assert super_packet(shape, heads, behind) is None
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_row_whose_packets_are_all_wrong_in_the_same_way_is_none(version: int) -> None:
     shape, heads, behind = row([packet(version, bytes(64), 7)] * 4, version)
@@ -145,9 +159,10 @@ def test_nothing_is_parted_when_one_is_not_like_the_others_of_its_flow_or_of_no_
             changed = bytearray(heads)
             changed[which * shape.head_bytes + at] ^= 0x01
             parted = rows_by_flow(shape, changed, behind, 3)
-            if at in ports or (version == 6 and at in addresses):  # of another flow then, perhaps one that there is
+            if at in ports or at in addresses:  # of another flow then, perhaps one that there is
                 assert parted is not None
                 assert sum(each.count for each in parted[0]) + len(parted[1]) == 17
+                assert version == 6 or at in ports or which in parted[1]
             elif which < 16:
                 assert parted is None, at
 
