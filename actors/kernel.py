@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from holloway.actors.netlink import open_netlink
-from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.outer_loop import OuterLoop
+from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
 from holloway.actors.udp import UdpSocket
@@ -22,11 +24,11 @@ from holloway.actors.udp_binding import open_beside, open_udp
 class KernelPorts(Ports):
     """TUN, UDP, netlink, clock and randomness of this host. Nothing in it changes: one serves any number of nodes."""
 
-    def __init__(self, *, offloads: bool = True, receive_super: bool = True) -> None:
+    def __init__(self, *, offloads: bool = True, receive_super: bool = True, loop: OuterLoop | None = None) -> None:
         """`offloads`: leave to the kernel, and take from it, what it grants; see `TunPort.offloads`. `receive_super`: see
-        `open_tun`.
+        `open_tun`. `loop`: what Trio is a guest of, if it is; then it reads the device and the sockets.
         """
-        self._offloads, self._receive_super = offloads, receive_super
+        self._offloads, self._receive_super, self._loop = offloads, receive_super, loop
 
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
@@ -45,6 +47,12 @@ class KernelPorts(Ports):
         """See `Ports` and `open_beside`."""
         assert isinstance(port, UdpSocket)
         return open_beside(port, offloads=self._offloads)
+
+    async def serve(self, port: Receiving[Batch], take: Callable[[Batch], None]) -> None:
+        """See `Ports`."""
+        if self._loop is not None and isinstance(port, KernelTun | UdpSocket):
+            await self._loop.serve(port.fileno(), port.reader(take))
+        await super().serve(port, take)
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""

@@ -80,6 +80,7 @@ from holloway.supervisor import ActorDown, Child, Context, Event, Intensity, Ref
 
 if TYPE_CHECKING:
     from holloway.actors.dtls_credentials import Credentials
+    from holloway.actors.outer_loop import OuterLoop
 
 ROSTER_TIMEOUT_S = 120.0
 """How long it may take to begin all configured peers, with the kernel routes to them."""
@@ -346,11 +347,12 @@ async def open_node(
     ports: Ports | None = None,
     memory: HandleSource | None = None,
     on_event: Callable[[Event], None] | None = None,
+    loop: OuterLoop | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node inside a Trio program: ready on entering, stopped and cleaned up on leaving.
 
     `ports` is the world it lives in (default: the kernel's). `memory` is the registry behind `memory:`. `on_event` sees
-    what the supervisors do. Raises `ConfigError` for a configuration or secrets that cannot be used, and
+    what the supervisors do. `loop`: what Trio is a guest of, if it is; the kernel's ports are read by it then. Raises `ConfigError` for a configuration or secrets that cannot be used, and
     `ChildStartError` (its `__cause__` says why) when a part of the node does not start; `RegistryError` when a network whose
     store is believed has no address for the node.
     """
@@ -360,7 +362,7 @@ async def open_node(
 
         # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
         takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
-        ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super)
+        ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super, loop=loop)
     if config.gateway.through is not None and depends_on_names(config):
         await take_back(ports, config.interface.name)  # what a node that was killed has left may be in the way
     config, enrolled = enrolled_node(config, ports)

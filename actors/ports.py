@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -32,6 +32,16 @@ from holloway.protocols.runs import Run, flatten
 
 if TYPE_CHECKING:
     from holloway.actors.state_directory import StateDirectory
+
+
+Batch = TypeVar("Batch")
+Given_co = TypeVar("Given_co", covariant=True)
+
+
+class Receiving(Protocol[Given_co]):
+    """A port that things come from."""
+
+    async def receive(self) -> Given_co: ...
 
 
 class TunPort(Protocol):
@@ -204,6 +214,14 @@ class Ports(Protocol):
         sockets by where it comes from. Raises `PortError`.
         """
         ...
+
+    async def serve(self, port: Receiving[Batch], take: Callable[[Batch], None]) -> None:
+        """Give `take` all that `port` receives, batch by batch, until cancelled. Raises what `receive` and `take` raise.
+
+        Whoever serves it may do without `receive` and without a task, but not at the same time as one.
+        """
+        while True:
+            take(await port.receive())
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """Addresses and routes of the host for as long as the context lasts."""

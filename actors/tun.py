@@ -13,10 +13,11 @@ import errno
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
+from holloway.actors.outer_loop import Reader
 from holloway.actors.ports import TunPort, refusal
 from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_offload import (
@@ -155,6 +156,20 @@ class KernelTun(TunPort):
         while not (packets := self._drain_lone() if self._lone else self._drain(RECEIVE_BUDGET)):
             await trio.lowlevel.wait_readable(self._descriptor)
         return packets
+
+    def reader(self, take: Callable[[list[Packet]], None]) -> Reader:
+        """What reads in place of `receive` (`OuterLoop.serve`)."""
+
+        def read(is_rested: bool) -> None:
+            packets = self._drain_lone() if is_rested and self._lone else self._drain(RECEIVE_BUDGET)
+            if packets:
+                take(packets)
+
+        return read
+
+    def fileno(self) -> int:
+        """The descriptor, which stays this port's. Negative once it is closed."""
+        return self._descriptor
 
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""

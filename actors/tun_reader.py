@@ -91,8 +91,7 @@ async def tun_reader(
         addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)
-        while True:
-            reader.offer(await port.receive())
+        await ports.serve(port, reader.offer)
     finally:
         port.close()
         past_drops.update(port.drops)

@@ -20,6 +20,7 @@ from functools import partial
 
 import trio
 
+from holloway.actors.outer_loop import Reader
 from holloway.actors.ports import DatagramPort, refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
@@ -134,6 +135,20 @@ class UdpSocket(DatagramPort):
         while not (arrivals := self._drain_lone() if self._lone and self._receives_runs else self._drain()):
             await trio.lowlevel.wait_readable(self._socket)
         return arrivals
+
+    def reader(self, take: Callable[[list[Arrival]], None]) -> Reader:
+        """What reads in place of `receive` (`OuterLoop.serve`)."""
+
+        def read(is_rested: bool) -> None:
+            arrivals = self._drain_lone() if is_rested and self._lone and self._receives_runs else self._drain()
+            if arrivals:
+                take(arrivals)
+
+        return read
+
+    def fileno(self) -> int:
+        """The descriptor of the socket, negative once it is closed."""
+        return self._socket.fileno()
 
     def _drain_lone(self) -> list[Arrival]:
         """The one datagram that most likely is there; an empty list if there is nothing."""

@@ -32,7 +32,7 @@ class UdpEndpoint:
 
     def __init__(self, sockets: list[DatagramPort], static: StaticKey, secret: bytes, ports: Ports) -> None:
         self.demux: Demux[Receiver] = Demux(static, secret=secret, entropy=ports.entropy)
-        self._sockets = sockets
+        self._sockets, self._ports = sockets, ports
         self._by_family = {len(socket.local): socket for socket in sockets}
         self._unreachable: Counter[str] = Counter()
         self.dtls: DtlsHandshaker | None = None
@@ -102,8 +102,7 @@ class UdpEndpoint:
 
     async def read(self, socket: DatagramPort) -> None:
         """Read one socket until cancelled."""
-        while True:
-            self._offer(await socket.receive())
+        await self._ports.serve(socket, self._offer)
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from holloway.actors.config import Config
+    from holloway.actors.outer_loop import OuterLoop
 
 STOP_TIMEOUT_S = 15.0
 """An orderly stop takes no longer; after that what still runs is cancelled."""
@@ -86,12 +87,12 @@ def command(
     config = load_config(file, environ=os.environ, overrides=overrides)
     configure_logging(log_level)
 
-    import trio
-
+    from holloway.actors.outer_loop import OuterLoop
     from holloway.supervisor import SupervisorError
 
+    loop = OuterLoop()
     try:
-        number = trio.run(_run, config)
+        number = loop.run(_run, config, loop)
     except (SupervisorError, ExceptionGroup) as error:
         raise cause_of(error) from error
     if number == signal.SIGINT:
@@ -117,7 +118,7 @@ def cause_of(error: BaseException) -> BaseException:
             return error
 
 
-async def _run(config: Config) -> int:
+async def _run(config: Config, loop: OuterLoop | None = None) -> int:
     """Run the node; the number of the signal that ended it."""
     import trio
 
@@ -146,7 +147,7 @@ async def _run(config: Config) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed, signals)
             with scope:
-                async with open_node(config):
+                async with open_node(config, loop=loop):
                     is_up = True
                     keep_for_good()
                     notify("READY=1")

@@ -21,7 +21,7 @@ async def test_a_node_that_is_up_leaves_little_to_collect(monkeypatch: pytest.Mo
     frozen, threshold = 0, gc.get_threshold()
 
     @asynccontextmanager
-    async def opened(config: Config) -> AsyncIterator[None]:
+    async def opened(config: Config, loop: None) -> AsyncIterator[None]:
         yield
 
     async def stop() -> None:
