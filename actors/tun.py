@@ -161,6 +161,7 @@ class KernelTun(TunPort):
         """What reads in place of `receive` (`OuterLoop.serve`)."""
 
         def read(is_rested: bool) -> None:
+            self._pauses = 0  # it makes none: to be woken costs that loop little
             packets = self._drain_lone() if is_rested and self._lone else self._drain(RECEIVE_BUDGET)
             if packets:
                 take(packets)

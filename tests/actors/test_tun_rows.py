@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 
@@ -161,6 +162,38 @@ async def test_after_rows_a_lone_packet_is_not_waited_for_long_and_closing_wakes
                 nursery.start_soon(expect_closed, tun0)
                 await trio.sleep(0.0001)
                 tun0.close()
+
+
+@in_namespace
+async def test_after_rows_a_reader_asks_once_for_what_comes_alone() -> None:
+    tun0 = device(0)
+    got: list[Packet] = []
+    read = tun0.reader(got.extend)
+    asked: list[int] = []
+    real = os.read
+
+    def counted(descriptor: int, size: int) -> bytes:
+        asked.append(descriptor)
+        return real(descriptor, size)
+
+    with sender(4) as out:
+        for each in range(500):
+            out.send(b"row %4d" % each)
+            if each > 300:
+                read(False)
+        read(False)
+        assert payloads(got) == [b"row %4d" % each for each in range(500)]
+        assert supers(got)
+        os.read = counted  # type: ignore[assignment]
+        for _ in range(3):
+            got.clear()
+            asked.clear()
+            out.send(b"alone")
+            read(True)
+            assert payloads(got) == [b"alone"]
+        os.read = real
+    assert len(asked) == 1
+    tun0.close()
 
 
 async def expect_closed(tun0: KernelTun) -> None:
