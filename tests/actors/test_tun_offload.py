@@ -343,7 +343,11 @@ async def test_the_device_is_told_the_addresses_once_they_are_configured() -> No
             assert not device.local
 
     context = SimpleNamespace(sibling=lambda _: SimpleNamespace(get=Configuring))
-    ports = SimpleNamespace(open_tun=lambda *_, **__: device)
+
+    async def serve(*_: object) -> None:
+        await trio.sleep_forever()
+
+    ports = SimpleNamespace(open_tun=lambda *_, **__: device, serve=serve)
     interface = InterfaceConfig(name="hw0", addresses=(ip_interface("10.9.0.1/24"), ip_interface("fd09::1/64")))
     async with trio.open_nursery() as nursery:
         router = Router([])
