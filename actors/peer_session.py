@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 import trio
 
 from holloway.actors.bounded_log import BoundedLog
+from holloway.actors.bulk_turns import BulkTurns
 from holloway.actors.calling import Callbook
 from holloway.actors.pair_terms import PLAIN_WORDS
 from holloway.actors.peer_messages import Answer, Inbound, Message, Outbound, Restart, cost, count, kept
@@ -58,12 +59,11 @@ if TYPE_CHECKING:
 __all__ = ["INBOX_MESSAGES", "PING_PAYLOAD", "PeerSession", "Pong"]
 
 T = TypeVar("T")
-
 INBOX_MESSAGES = 64
 """Messages, each a batch, that may wait for the actor's task."""
 
 
-class PeerSession:
+class PeerSession(BulkTurns):
     """Handle of one running peer actor. Made by `peers`, once for each incarnation."""
 
     def __init__(
@@ -143,7 +143,10 @@ class PeerSession:
             self._queue(Inbound(arrivals))
             return
         session = self.session
-        if len(arrivals) == 1 and not self._pinger.waiting:
+        if len(arrivals) == 1 and arrivals[0].stride < len(arrivals[0].data):
+            if self.offer_run(arrivals[0]):
+                return
+        elif len(arrivals) == 1 and not self._pinger.waiting:
             answers: list[Packet] = []
             try:
                 now = self._now()
@@ -243,10 +246,9 @@ class PeerSession:
         """
         is_moved, is_changed = peer.endpoints != self.peer.endpoints, peer.offers != self.peer.offers
         self.peer = peer
-        if is_changed:
-            self._take_turn(self._set_terms)
-        if is_moved:
-            self._take_turn(self._move)
+        for is_due, turn in ((is_changed, self._set_terms), (is_moved, self._move)):
+            if is_due:
+                self._take_turn(turn)
 
     def _set_terms(self) -> None:
         self.session.set_terms(self._terms_with(self.peer), trio.current_time())
@@ -318,8 +320,7 @@ class PeerSession:
                 await trio.lowlevel.checkpoint()  # deadlines that fall due at once must not keep the others waiting
 
     def _deadline(self) -> float:
-        at = self.session.next_timeout()
-        return math.inf if at is None else at
+        return math.inf if (at := self.session.next_timeout()) is None else at
 
     def _rearm(self) -> None:
         """A turn outside the task may have brought a deadline nearer."""

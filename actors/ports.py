@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.gateway import GatewayPlan
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.runs import Run, flatten
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ class TunPort(Protocol):
         """
         ...
 
+    def more(self) -> Packet | None:
+        """After a `receive` that ended with a super-packet: what follows it, while its budget lasts. Never waits, and raises
+        nothing: `receive` does.
+        """
+        return None
+
     def take(self) -> list[Packet]:
         """What is there now, up to a budget; perhaps nothing. Never waits, and raises nothing: `receive` does."""
         ...
@@ -76,6 +82,10 @@ class TunPort(Protocol):
     def send(self, packets: Sequence[Packet]) -> None:
         """Give packets to the host at once, in order. Never waits and never raises for a bad packet: see `drops`."""
         ...
+
+    def send_bulk(self, packet: SuperPacket) -> None:
+        """`send` for one super-packet."""
+        self.send((packet,))
 
     def send_lone(self, packet: bytes) -> list[Packet]:
         """`send` for one packet, and then `take`: a host may answer before the call returns. It need not take all that is there."""
@@ -104,6 +114,12 @@ class DatagramPort(Protocol):
         """
         ...
 
+    def more(self) -> Arrival | None:
+        """After a `receive` that gave a long run by itself: what follows it, while its budget lasts. In the memory of the one
+        before. Never waits, and raises nothing: `receive` does.
+        """
+        return None
+
     def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
         """Send each datagram to `destination` (numeric, of this port's family) at once; see `drops` for the refused.
 
@@ -116,6 +132,10 @@ class DatagramPort(Protocol):
     def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
         """The same for datagrams that lie back to back."""
         self.send(flatten(runs), destination, may_fragment=may_fragment)
+
+    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for one run."""
+        self.send_runs((run,), destination, may_fragment=may_fragment)
 
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """The same for one datagram."""

@@ -56,4 +56,4 @@ async def tun_queue(ctx: Context, number: int, *, task_status: trio.TaskStatus[N
     queue = reader.port.queues[number]
     task_status.started()
     while True:
-        reader.offer(await queue.receive())
+        reader.carry(await queue.receive(), queue)

@@ -104,13 +104,14 @@ class Router:
         batch: list[Packet] = []
         find, last = self.find, b""  # an IPv4 address whose packets go into `batch`
         for packet in packets:
-            if last and not isinstance(packet, SuperPacket) and packet[16:20] == last and packet[0] >> 4 == 4:
-                batch.append(packet)  # small packets come in long rows to one address
+            data = packet.data if isinstance(packet, SuperPacket) else packet
+            if last and data[16:20] == last and data[0] >> 4 == 4:
+                batch.append(packet)  # packets come in long rows to one address
                 continue
             peer = find(packet)
             if peer is None:
                 continue
             batch = batches.setdefault(peer, [])
             batch.append(packet)
-            last = packet[16:20] if not isinstance(packet, SuperPacket) and packet[0] >> 4 == 4 else b""
+            last = bytes(data[16:20]) if data[0] >> 4 == 4 else b""
         return batches

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holloway.protocols.journal import Traffic
     from holloway.protocols.noise import OpenedInitiation
     from holloway.protocols.offers import Security
-    from holloway.protocols.packets import Packet
+    from holloway.protocols.packets import Packet, SuperPacket
 
 
 class PeerLink(Protocol):
@@ -60,6 +60,10 @@ class Receiver(Protocol):
 
     def offer_arrivals(self, arrivals: list[Arrival]) -> None:
         """Datagrams of the network. Their memory may be used again as soon as this returns."""
+        ...
+
+    def offer_run(self, arrival: Arrival) -> bool:
+        """A run that may be one record for this peer. False: nothing has happened, offer it with the others."""
         ...
 
     def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
@@ -111,6 +115,10 @@ class RunningPeer(Protocol):
 
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer, at once."""
+        ...
+
+    def offer_bulk(self, packet: SuperPacket) -> bool:
+        """One super-packet of the host for this peer. False: nothing has happened, offer it with the others."""
         ...
 
     def update(self, peer: Peer) -> None:

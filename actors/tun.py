@@ -126,6 +126,7 @@ class KernelTun(TunPort):
         self._pauses = 0  # to be made yet before we ask to be woken
         self._more = False  # the last budget was used up: more may be waiting in the device
         self._lone = False  # short packets come alone
+        self._left = 0  # of the budget
         self._unasked = False  # the last one was given on before the device was asked for another
         self._are_held = False  # `receive` has packets that it has not given on
 
@@ -172,6 +173,22 @@ class KernelTun(TunPort):
         """The descriptor, which stays this port's. Negative once it is closed."""
         return self._descriptor
 
+    def more(self) -> Packet | None:
+        """See `TunPort`."""
+        while self._left > 0:
+            try:
+                data = os.read(self._descriptor, PACKET_SPACE)
+            except OSError as error:
+                self._left = 0
+                self._more = error.errno != errno.EAGAIN
+                return None
+            self._left -= len(data)
+            packet = arrived(data) if self._has_header else data
+            if packet is not None:
+                return packet
+            self.drops["tun_malformed"] += 1
+        return None
+
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""
         try:
@@ -198,6 +215,7 @@ class KernelTun(TunPort):
     def _drain(self, budget: int) -> list[Packet]:
         packets: list[Packet] = []
         self._more = self._unasked = False
+        self._left = 0
         descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
         try:
             if self._rows.is_expected and budget == RECEIVE_BUDGET:
@@ -217,7 +235,7 @@ class KernelTun(TunPort):
                     continue
                 packets.append(packet)
                 left -= len(data)
-                if left <= 0:
+                if left <= 0 or type(packet) is SuperPacket:  # what follows a super-packet is asked for by `more`
                     break
         except BlockingIOError:
             if len(packets) >= LEAST_ALIKE:
@@ -238,6 +256,7 @@ class KernelTun(TunPort):
         self._more, self._lone = True, False
         if len(packets) >= LEAST_ALIKE:
             self._rows.note(packets)
+        self._left = left if type(packets[-1]) is SuperPacket else 0
         return packets
 
     def _read_row(self, packets: list[Packet]) -> int:
@@ -259,7 +278,14 @@ class KernelTun(TunPort):
         descriptor, writev, has_header = self._descriptor, os.writev, self._has_header
         for packet in packets:
             if isinstance(packet, SuperPacket):
-                self._send_super(packet)
+                ready = packet if isinstance(packet, OffloadedPacket) else offloaded(packet) if has_header else None
+                if ready is None or not has_header:
+                    self._send_pieces(packet)
+                    continue
+                try:
+                    writev(descriptor, (ready.virtio, ready.data))
+                except OSError as error:
+                    self._not_taken(packet, error)
                 continue
             if isinstance(packet, UnfinishedPacket):
                 packet = packet.finished()
@@ -267,6 +293,16 @@ class KernelTun(TunPort):
                 writev(descriptor, (PLAIN, packet) if has_header else (packet,))
             except OSError as error:
                 self.drops[refusal("tun", error)] += 1
+
+    def send_bulk(self, packet: SuperPacket) -> None:
+        """See `TunPort`."""
+        if not self._has_header or not isinstance(packet, OffloadedPacket):
+            self.send((packet,))
+            return
+        try:
+            os.writev(self._descriptor, (packet.virtio, packet.data))
+        except OSError as error:
+            self._not_taken(packet, error)
 
     def send_lone(self, packet: bytes) -> list[Packet]:
         """See `TunPort`. Takes one packet."""
@@ -287,18 +323,13 @@ class KernelTun(TunPort):
             return []
         return [answer]
 
-    def _send_super(self, packet: SuperPacket) -> None:
-        if self._has_header:
-            ready = packet if isinstance(packet, OffloadedPacket) else offloaded(packet)
-            if ready is not None:
-                try:
-                    os.writev(self._descriptor, (ready.virtio, ready.data))
-                except OSError as error:
-                    if error.errno not in _TOO_MUCH_AT_ONCE:
-                        self.drops[refusal("tun", error)] += 1
-                        return
-                else:
-                    return
+    def _not_taken(self, packet: SuperPacket, error: OSError) -> None:
+        if error.errno in _TOO_MUCH_AT_ONCE:
+            self._send_pieces(packet)
+        else:
+            self.drops[refusal("tun", error)] += 1
+
+    def _send_pieces(self, packet: SuperPacket) -> None:
         segments = pieces(packet)
         if not segments:
             self.drops["tun_malformed"] += 1

@@ -23,13 +23,14 @@ from holloway.protocols.packets import (
     IPV6_HEADER_BYTES,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
+    TCP_HEADER_BYTES,
     ByteView,
     Packet,
     SuperPacket,
     UnfinishedPacket,
     internet_checksum,
     layout_of,
-    layout_of_plain_tcp,
+    plain_tcp_layout,
     total_length,
     transport,
 )
@@ -74,6 +75,12 @@ _PLACE = struct.Struct("=HH")
 _TCP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, TCP_CHECKSUM_AT)
 _UDP_OVER_IPV4 = _PLACE.pack(IPV4_HEADER_BYTES, UDP_CHECKSUM_AT)
 _PLAIN_UDP = _UDP_OVER_IPV4 + b"\x45"  # and the first byte of a packet without IP options
+_PLAIN_TCP = _TCP_OVER_IPV4 + b"\x45"
+_LEAST_TCP_BYTES = VIRTIO_HEADER_BYTES + IPV4_HEADER_BYTES + TCP_HEADER_BYTES
+_PLAIN_TCP_SUM = slice(
+    VIRTIO_HEADER_BYTES + IPV4_HEADER_BYTES + TCP_CHECKSUM_AT,
+    VIRTIO_HEADER_BYTES + IPV4_HEADER_BYTES + TCP_CHECKSUM_AT + 2,
+)
 _UDP_OVER_IPV6 = _PLACE.pack(IPV6_HEADER_BYTES, UDP_CHECKSUM_AT)
 
 
@@ -128,6 +135,29 @@ def arrived(data: bytes) -> Packet | None:
     it; TCP with its checksum, which is less work than an acknowledgement's way through what joins packets.
     """
     kind = data[:2]
+    if data[6:11] == _PLAIN_TCP:
+        if kind == _LONE_PARTIAL and len(data) >= _PLAIN_TCP_SUM.stop:
+            checksum = internet_checksum(data[VIRTIO_HEADER_BYTES + IPV4_HEADER_BYTES :]) or 0xFFFF  # as below
+            return b"".join(
+                (
+                    data[VIRTIO_HEADER_BYTES : _PLAIN_TCP_SUM.start],
+                    checksum.to_bytes(2, "big"),
+                    data[_PLAIN_TCP_SUM.stop :],
+                )
+            )
+        if kind == _TCP4_SUPER and len(data) >= _LEAST_TCP_BYTES:  # nearly every read of a bulk flow
+            length = len(data) - VIRTIO_HEADER_BYTES
+            payload_at = IPV4_HEADER_BYTES + (data[42] >> 4) * 4
+            size = int.from_bytes(data[4:6], sys.byteorder)
+            if (
+                data[12] << 8 | data[13] == length
+                and data[19] == PROTOCOL_TCP
+                and not (data[16] & 0x3F or data[17])  # a fragment
+                and IPV4_HEADER_BYTES + TCP_HEADER_BYTES <= payload_at <= length
+                and size
+            ):
+                packet = memoryview(data)[VIRTIO_HEADER_BYTES:]
+                return SuperPacket(packet, size, known_layout=plain_tcp_layout(payload_at))
     if kind == _PLAIN and len(data) >= VIRTIO_HEADER_BYTES:
         return data[VIRTIO_HEADER_BYTES:]
     if kind in (_TCP4_SUPER, _TCP6_SUPER):
@@ -136,27 +166,24 @@ def arrived(data: bytes) -> Packet | None:
         return from_device(data)
     if data[6:11] == _PLAIN_UDP and data[19:20] == _UDP and data[12] << 8 | data[13] == len(data) - VIRTIO_HEADER_BYTES:
         return UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
-    packet = UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
+    lone = UnfinishedPacket(data[VIRTIO_HEADER_BYTES:])
     place = data[6:VIRTIO_HEADER_BYTES]
-    if place == _UDP_OVER_IPV6 and packet[6:7] == _UDP and total_length(packet) == len(packet):
-        return packet
+    if place == _UDP_OVER_IPV6 and lone[6:7] == _UDP and total_length(lone) == len(lone):
+        return lone
     # A header is of the host's byte order; see `agree`.
     start = int.from_bytes(place[:2], sys.byteorder)
     field = start + int.from_bytes(place[2:], sys.byteorder)
-    if field + 2 > len(packet):
+    if field + 2 > len(lone):
         return None
     # A sum of 0 would say "no checksum" in UDP; 65535 is as right everywhere else (Linux, skb_checksum_help).
-    checksum = internet_checksum(packet[start:]) or 0xFFFF
-    return b"".join((packet[:field], checksum.to_bytes(2, "big"), packet[field + 2 :]))
+    checksum = internet_checksum(lone[start:]) or 0xFFFF
+    return b"".join((lone[:field], checksum.to_bytes(2, "big"), lone[field + 2 :]))
 
 
 def _tcp_super_packet(data: bytes) -> SuperPacket | None:
-    """What nearly every read of a bulk flow gives, looked at no longer than it needs; None for `from_device` to judge."""
+    """Any other super-packet of TCP; None for `from_device` to judge."""
     packet = memoryview(data)[VIRTIO_HEADER_BYTES:]
     size = int.from_bytes(data[4:6], sys.byteorder)
-    layout = layout_of_plain_tcp(packet)
-    if layout is not None and size and data[:2] == _TCP4_SUPER and data[6:VIRTIO_HEADER_BYTES] == _TCP_OVER_IPV4:
-        return SuperPacket(packet, size, known_layout=layout)
     layout = layout_of(packet)
     if layout is None or not size or layout.protocol != PROTOCOL_TCP:
         return None

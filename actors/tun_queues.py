@@ -46,6 +46,13 @@ class TunQueue:
         await trio.sleep_forever()
         raise AssertionError
 
+    def more(self) -> Packet | None:
+        """See `TunPort`."""
+        packet = self.port.more()
+        if packet is not None:
+            self._counted([packet])
+        return packet
+
     def take(self) -> list[Packet]:
         """See `TunPort`."""
         return self._counted(self.port.take())

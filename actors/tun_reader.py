@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holloway.actors.config import InterfaceConfig
@@ -16,13 +17,16 @@ from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.acknowledgements import without_superseded
-from holloway.protocols.packets import Packet, byte_length
+from holloway.protocols.packets import Packet, SuperPacket, byte_length
 
 if TYPE_CHECKING:
     import trio
 
+    from holloway.actors.tun_queues import TunQueue
     from holloway.supervisor import Context
 
+LONG_BYTES = 30_000
+"""A super-packet from here on has a record to itself as a rule; shorter ones share one if they can."""
 FEW_PACKETS = 2
 """To no more packets than this is an answer of the host worth looking for at once: those of a bulk flow bring enough of
 their own."""
@@ -50,13 +54,39 @@ class TunReader:
         if packets:
             self.offer(packets)
 
+    def carry(self, packets: list[Packet], port: TunPort | TunQueue) -> None:
+        """Hand on what a `receive` of `port` gave, and what follows: of a bulk flow one packet after another, each all the way."""
+        if type(packets[-1]) is not SuperPacket:
+            self.offer(packets)
+            return
+        packet: Packet | None = packets.pop()
+        waiting = packets
+        peer, address = None, b""
+        while packet is not None:
+            if type(packet) is SuperPacket and len(data := packet.data) >= LONG_BYTES:
+                if waiting:
+                    self.offer(waiting)
+                    waiting = []
+                    address = b""  # who knows what came of that
+                if data[16:20] != address or data[0] >> 4 != 4:  # most go to where the one before went
+                    peer, address = self._router.find(packet), bytes(data[16:20])
+                if peer is not None and not peer.offer_bulk(packet):
+                    peer.offer_packets([packet])
+                    address = b""
+            else:
+                waiting.append(packet)
+            packet = port.more()
+        if waiting:
+            self.offer(waiting)
+
     def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
         takes a while, and a lone packet to somebody else need not wait for that.
         """
         if len(packets) == 1:
-            only = self._router.find(packets[0])
-            if only is not None:
+            first = packets[0]
+            only = self._router.find(first)
+            if only is not None and not (type(first) is SuperPacket and only.offer_bulk(first)):
                 only.offer_packets(packets)
             return
         wanted = without_superseded(packets)
@@ -91,7 +121,7 @@ async def tun_reader(
         addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)
-        await ports.serve(port, reader.offer)
+        await ports.serve(port, partial(reader.carry, port=port))
     finally:
         port.close()
         past_drops.update(port.drops)

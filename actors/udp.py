@@ -24,9 +24,12 @@ from holloway.actors.outer_loop import Reader
 from holloway.actors.ports import DatagramPort, refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
+    RUN_DATAGRAMS,
     RUN_REFUSED_ERRNOS,
+    Gathered,
     RunRefusals,
     can_send_runs,
+    control_messages,
     gathered,
     receive_runs,
     send_run,
@@ -35,7 +38,7 @@ from holloway.actors.udp_offload import (
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.arrivals import Arrival, RunMemory
 from holloway.protocols.errors import LocalError, PortError
-from holloway.protocols.runs import Run, flatten, lone_run
+from holloway.protocols.runs import MAX_RUN_BYTES, Run, flatten, lone_run
 
 # One `receive` takes no more, but for the rest of a run, before other tasks have their turn. Eight full runs keep the cost
 # of a turn small beside that of its work, sixteen did no better; of tiny datagrams it is the number that takes time.
@@ -104,6 +107,7 @@ class UdpSocket(DatagramPort):
         self._run_refusals = RunRefusals()
         self._more = False  # the last budget was used up: more may be waiting in the socket
         self._lone = False  # datagrams come alone
+        self._left = 0  # of the budget, after a long run
         self._unasked = False  # the last one was given on before the socket was asked for another
         self._bulk = False  # the last receive took many
         self._kept: list[RunMemory] = []  # for many, when they first come
@@ -263,6 +267,12 @@ class UdpSocket(DatagramPort):
                     left -= 1
                     continue
                 each = stride_of(ancillary, size) if ancillary else size
+                if run_source is None and not arrivals and FULL_BYTES < size > each:
+                    # What follows it is asked for by `more`.
+                    arrivals.append(Arrival(source, memory.view[:size], each, memory))
+                    self._left = RECEIVE_BUDGET_BYTES - size
+                    left = 0
+                    break
                 is_run = each < size
                 left -= -(-size // each) if is_run else 1
                 joins = (
@@ -281,6 +291,24 @@ class UdpSocket(DatagramPort):
             if run_source is not None:
                 arrivals.append(_arrived(memory, run_at, at, run_source, stride))
             self._bulk = RECEIVE_BUDGET - left >= FEW_DATAGRAMS
+
+    def more(self) -> Arrival | None:
+        """See `DatagramPort`."""
+        if self._left <= 0:
+            return None
+        memory = self._kept[0]
+        try:
+            size, ancillary, _, source = self._socket.recvmsg_into((memory.view[:DATAGRAM_SPACE],), ANCILLARY_SPACE)
+        except OSError as error:
+            self._left = 0
+            self._more = error.errno != errno.EAGAIN
+            return None
+        each = stride_of(ancillary, size) if ancillary else size
+        self._left = self._left - size if size > FULL_BYTES else 0
+        if size == DATAGRAM_SPACE:
+            self.drops["udp_truncated"] += 1
+            return None
+        return _arrival((source, memory.view[:size], each, memory))
 
     def _memories(self) -> Iterator[RunMemory]:
         """All that a turn may need, the same ones in each turn."""
@@ -336,19 +364,40 @@ class UdpSocket(DatagramPort):
         if not self._sends_runs:
             self._send_singly(flatten(runs), destination)
             return
+        refusals = self._run_refusals
         for run in gathered(runs):
-            if run.number == 1 or not self._run_refusals.allows(destination, run.stride):
+            if run.number == 1 or (refusals.known and not refusals.allows(destination, run.stride)):
                 self._send_singly(run.datagrams(), destination)
                 continue
             try:
                 send_run(self._socket, run, destination)
             except OSError as error:
-                if error.errno in RUN_REFUSED_ERRNOS:
-                    self.refused_runs[refusal("udp", error)] += 1
-                    self._run_refusals.note(destination, run.stride, error.errno)
-                    self._send_singly(run.datagrams(), destination)
-                else:
-                    self.drops[refusal("udp", error)] += run.number
+                self._not_sent(run, destination, error)
+
+    def _not_sent(self, run: Gathered, destination: Address, error: OSError) -> None:
+        if error.errno in RUN_REFUSED_ERRNOS:
+            self.refused_runs[refusal("udp", error)] += 1
+            self._run_refusals.note(destination, run.stride, error.errno)
+            self._send_singly(run.datagrams(), destination)
+        else:
+            self.drops[refusal("udp", error)] += run.number
+
+    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        parts, stride, length = run
+        if (
+            may_fragment is not self._may_fragment
+            or not self._sends_runs
+            or self._run_refusals.known
+            or not stride * 2 <= length <= min(MAX_RUN_BYTES, stride * RUN_DATAGRAMS)
+            or len(destination) != self._address_parts
+        ):
+            self.send_runs((run,), destination, may_fragment=may_fragment)
+            return
+        try:
+            self._socket.sendmsg(parts, control_messages(stride), 0, destination)
+        except OSError as error:
+            self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
 
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""
@@ -383,7 +432,9 @@ class UdpSocket(DatagramPort):
         self._socket.close()
 
 
-_arrival: Callable[[tuple[Address, bytes, int, None]], Arrival] = partial(tuple.__new__, Arrival)
+_arrival: Callable[[tuple[Address, bytes | memoryview, int, RunMemory | None]], Arrival] = partial(
+    tuple.__new__, Arrival
+)
 """Like `Arrival._make`, and not a call of Python."""
 
 

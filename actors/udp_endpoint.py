@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
 import trio
@@ -76,6 +77,14 @@ class UdpEndpoint:
         else:
             socket.send_runs(runs, destination, may_fragment=may_fragment)
 
+    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
+        """The same for one run."""
+        socket = self._by_family.get(len(destination))
+        if socket is None:
+            self._unreachable["udp_no_socket_of_family"] += run.datagram_count
+        else:
+            socket.send_run(run, destination, may_fragment=may_fragment)
+
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """The same for one datagram."""
         socket = self._by_family.get(len(destination))
@@ -102,7 +111,15 @@ class UdpEndpoint:
 
     async def read(self, socket: DatagramPort) -> None:
         """Read one socket until cancelled."""
-        await self._ports.serve(socket, self._offer)
+        await self._ports.serve(socket, partial(self._carry, socket))
+
+    def _carry(self, socket: DatagramPort, arrivals: list[Arrival]) -> None:
+        """Hand on what a `receive` of `socket` gave, and what follows: of a bulk flow one run after another, each all the way."""
+        self._offer(arrivals)
+        while (following := socket.more()) is not None:
+            peer = self.demux.glance(following)
+            if peer is None or not peer.offer_run(following):
+                self._offer([following])
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import trio
@@ -71,10 +72,19 @@ class Gathered(NamedTuple):
         return cut(b"".join(self.parts), self.stride)
 
 
-def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
+def gathered(runs: Sequence[Run]) -> Iterable[Gathered]:
     """`runs` in order, in as few calls as follow from joining those that fit behind each other: `RUN_DATAGRAMS` and
     `MAX_RUN_BYTES` at most, and all of one length but the last. A datagram that is empty, or above `MAX_RUN_BYTES`, is alone.
     """
+    lengths = [run.length for run in runs]
+    if min(lengths, default=0) > MAX_RUN_BYTES // 2 and max(lengths) <= MAX_RUN_BYTES:  # bulk: none joins another
+        ready = [Gathered(parts, stride, -(-length // stride)) for parts, stride, length in runs]
+        if max([run.number for run in ready]) <= RUN_DATAGRAMS:
+            return ready
+    return _joined(runs)
+
+
+def _joined(runs: Iterable[Run]) -> Iterator[Gathered]:
     parts: Sequence[bytes | memoryview] = ()
     stride = size = number = 0
     for run in runs:
@@ -117,7 +127,13 @@ def send_run(sock: socket.socket, run: Gathered, destination: Address) -> None:
     parts: Sequence[bytes | memoryview] = run.parts
     if len(parts) > 1 and run.stride < JOIN_BELOW_BYTES:
         parts = (b"".join(parts),)
-    sock.sendmsg(parts, ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(run.stride)),), 0, destination)
+    sock.sendmsg(parts, control_messages(run.stride), 0, destination)
+
+
+@lru_cache(maxsize=256)
+def control_messages(stride: int) -> tuple[tuple[int, int, bytes]]:
+    """What tells the kernel to cut what it is given into datagrams of `stride` bytes."""
+    return ((SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(stride)),)
 
 
 def stride_of(ancillary: Iterable[tuple[int, int, bytes]], length: int) -> int:
@@ -135,24 +151,25 @@ def stride_of(ancillary: Iterable[tuple[int, int, bytes]], length: int) -> int:
 class RunRefusals:
     """Destinations that runs cannot be sent to, for `REFUSED_FOR_S` each, by the length of their datagrams."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._known: dict[Address, tuple[int, float]] = {}
+        self.known: dict[Address, tuple[int, float]] = {}
+        """Nobody is refused anything while it is empty."""
 
     def allows(self, destination: Address, size: int) -> bool:
         """Whether a run of datagrams of `size` bytes is worth trying."""
-        known = self._known.get(destination)
+        known = self.known.get(destination)
         if known is None or size < known[0]:
             return True
         if trio.current_time() < known[1]:
             return False
-        del self._known[destination]
+        del self.known[destination]
         return True
 
     def note(self, destination: Address, size: int, number: int | None) -> None:
         """A run of datagrams of `size` bytes was refused with errno `number`. Shorter ones may pass, except after EIO."""
-        if destination not in self._known and len(self._known) >= REFUSALS_MAX:
-            del self._known[next(iter(self._known))]
-        least = 1 if number == errno.EIO else min(size, self._known.get(destination, (math.inf,))[0])
-        self._known[destination] = (int(least), trio.current_time() + REFUSED_FOR_S)
+        if destination not in self.known and len(self.known) >= REFUSALS_MAX:
+            del self.known[next(iter(self.known))]
+        least = 1 if number == errno.EIO else min(size, self.known.get(destination, (math.inf,))[0])
+        self.known[destination] = (int(least), trio.current_time() + REFUSED_FOR_S)

@@ -71,6 +71,18 @@ class UdpQueue(DatagramPort):
         """See `DatagramPort`."""
         self.port.send_runs(runs, destination, may_fragment=may_fragment)
 
+    def more(self) -> Arrival | None:
+        """See `DatagramPort`."""
+        arrival = self.port.more()
+        if arrival is not None:
+            self.datagrams += arrival.datagram_count
+            self.bytes += len(arrival.data)
+        return arrival
+
+    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        self.port.send_run(run, destination, may_fragment=may_fragment)
+
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""
         self.port.send_lone(datagram, destination, may_fragment=may_fragment)
@@ -127,6 +139,10 @@ class UdpQueues(DatagramPort):
     def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""
         self._towards(destination).send_runs(runs, destination, may_fragment=may_fragment)
+
+    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
+        """See `DatagramPort`."""
+        self._towards(destination).send_run(run, destination, may_fragment=may_fragment)
 
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """See `DatagramPort`."""

@@ -22,6 +22,7 @@ from holloway.actors.udp_binding import open_udp
 from holloway.protocols.demux import Demux, index_secret
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.keys import StaticKey, decode_key
+from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.session import Session, SessionConfig
 from holloway.protocols.suites import SUITES
@@ -86,20 +87,38 @@ def main() -> None:
             session.handle_timeout(now)
             flush()
         if device in ready:
-            packets = [
-                packet for packet in tun._drain(RECEIVE_BUDGET) if routes.lookup(_destination(packet)) is not None
-            ]
-            session.send(packets, now)
-            flush()
+            packets = tun._drain(RECEIVE_BUDGET)
+            packet: Packet | None = packets.pop() if packets and isinstance(packets[-1], SuperPacket) else None
+            if ours := [each for each in packets if routes.lookup(_destination(each)) is not None]:
+                session.send(ours, now)
+                flush()
+            while packet is not None:
+                if routes.lookup(_destination(packet)) is not None:
+                    run = session.send_bulk(packet, now) if isinstance(packet, SuperPacket) else None
+                    if run is not None and session.endpoint is not None:
+                        udp.send_run(run, session.endpoint)
+                    else:
+                        session.send([packet], now)
+                    flush()
+                packet = tun.more()
         if socket in ready:
-            found = demux.sort(udp._drain(), now)
-            for arrivals in found.arrivals.values():
-                session.receive(arrivals, now)
-            for _, opened, source in found.initiations:
-                session.receive_initiation(opened, source, now)
-            for reply, source in found.replies:
-                udp.send((reply,), source)
-            flush()
+            arrivals = udp._drain()
+            while arrivals:
+                is_run = len(arrivals) == 1 and arrivals[0].stride < len(arrivals[0].data)
+                opened = session.receive_bulk(arrivals[0], now) if is_run else None
+                if isinstance(opened, SuperPacket):
+                    tun.send_bulk(opened)
+                elif opened is None:
+                    found = demux.sort(arrivals, now)
+                    for batch in found.arrivals.values():
+                        session.receive(batch, now)
+                    for _, initiation, source in found.initiations:
+                        session.receive_initiation(initiation, source, now)
+                    for reply, source in found.replies:
+                        udp.send((reply,), source)
+                flush()
+                following = udp.more()
+                arrivals = [] if following is None else [following]
 
 
 def _destination(packet: object) -> bytes:

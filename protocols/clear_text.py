@@ -48,3 +48,8 @@ class ClearText:
         body = bytes(data[:-TAG_BYTES])
         self._mac.decrypt(nonce, bytes(data[-TAG_BYTES:]), body)
         return body
+
+    def decrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int:
+        """The same into `buf`, as long as the data. How many bytes it is."""
+        buf[:] = self.decrypt(nonce, data, associated_data)
+        return len(buf)

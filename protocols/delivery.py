@@ -28,13 +28,9 @@ class Delivery:
 
     def add(self, kind: RecordKind, packets: Sequence[Packet], source: Address) -> int:
         """Packets of an authentic record. How many of them are good, a super-packet counting as what it stands for."""
+        if kind is RecordKind.SUPER_PACKETS and not self.unfinished:
+            return self._add_super_packets(packets, source)
         inspect = self.inspect
-        if len(packets) == 1 and kind is RecordKind.SUPER_PACKETS and not self.unfinished:  # a bulk flow
-            only = packets[0]
-            assert isinstance(only, SuperPacket)
-            if inspect(bytes(only.data[:IPV6_HEADER_BYTES])) is None:
-                self.packets.append(only)
-                return only.count
         good: list[Packet] = []
         last = b""  # source and destination, in IPv4, of a packet that was good: of many packets most have the same
         for packet in packets:
@@ -54,6 +50,23 @@ class Delivery:
                 self._join()
             self.packets += good
         return count_packets(good) if kind is RecordKind.SUPER_PACKETS else len(good)
+
+    def _add_super_packets(self, packets: Sequence[Packet], source: Address) -> int:
+        count = 0
+        last = b""  # as above
+        for packet in packets:
+            assert isinstance(packet, SuperPacket)
+            head = bytes(packet.data[:IPV6_HEADER_BYTES])
+            pair = head[12:20]
+            if pair != last or head[0] >> 4 != 4:
+                reason = self.inspect(head)
+                if reason is not None:
+                    self._journal.drop(reason, source, packet.count)
+                    continue
+                last = pair if head[0] >> 4 == 4 else b""
+            self.packets.append(packet)
+            count += packet.count
+        return count
 
     def add_own(self, packet: bytes) -> None:
         """A packet that we made for our own host."""

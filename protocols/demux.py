@@ -214,6 +214,10 @@ class Demux(Generic[Handle]):
             return None
         return self._owner(int.from_bytes(data[:4], "little"))  # no kind of message is an index of anybody's
 
+    def glance(self, arrival: Arrival) -> Handle | None:
+        """The session that the first datagram of a record names: enough for who will find out whether the others do."""
+        return self._owner(int.from_bytes(arrival.data[:4], "little"))
+
     def sort(self, arrivals: Iterable[Arrival], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""
         result: Sorted[Handle] = Sorted()

@@ -78,6 +78,12 @@ def clamp_super_packet(packet: SuperPacket, mtu: int) -> SuperPacket:
     return replace(packet, data=b"".join((clamped[:at], data[at : at + 2], clamped[at + 2 :])))
 
 
+def begins_connection(packet: SuperPacket) -> bool:
+    """Whether `clamp_super_packet` may have something to do."""
+    found = packet.layout
+    return found is None or (found.protocol == PROTOCOL_TCP and bool(packet.data[found.at + _FLAGS_AT] & _SYN))
+
+
 def _clamped(packet: _Data, at: int, limit: int) -> _Data | bytes:
     """`packet` with a TCP header at `at`, its MSS option lowered to `limit` if it is a SYN."""
     begin = at + TCP_HEADER_BYTES

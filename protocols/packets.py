@@ -25,7 +25,7 @@ MAX_EXTENSION_HEADERS = 8  # RFC 8200, section 4.1 lists seven for a packet that
 # A packet of 65535 bytes cut as small as Linux ever cuts TCP: TCP_MIN_GSO_SIZE is 8 bytes (include/net/tcp.h).
 MAX_SEGMENTS = 8192
 
-_FRAGMENT_BITS = 0x3FFF  # RFC 791: more-fragments flag and fragment offset
+FRAGMENT_BITS = 0x3FFF  # RFC 791: more-fragments flag and fragment offset
 _HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS, _FRAGMENT = 0, 43, 60, 44  # RFC 8200, sections 4.3 to 4.6
 _TCP_FIN, _TCP_PSH, _TCP_CWR = 0x01, 0x08, 0x80  # RFC 9293, section 3.1
 _U16 = Struct(">H")
@@ -102,7 +102,7 @@ def transport(packet: ByteView) -> tuple[int, int] | None:
     if not end or end != len(packet):
         return None
     if packet[0] >> 4 == 4:
-        if (packet[6] << 8 | packet[7]) & _FRAGMENT_BITS:
+        if (packet[6] << 8 | packet[7]) & FRAGMENT_BITS:
             return None
         return packet[9], (packet[0] & 15) * 4
     following, offset = packet[6], IPV6_HEADER_BYTES
@@ -239,7 +239,7 @@ class SuperPacket:
     @property
     def count(self) -> int:
         """How many `segments` there are."""
-        found, size = self.layout, self.segment_size
+        found, size = self.known_layout or self.layout, self.segment_size
         if found is None or size < 1:
             return 0
         payload = len(self.data) - found.payload_at
@@ -262,16 +262,17 @@ def layout_of_plain_tcp(packet: ByteView) -> Layout | None:
     if (
         first != 0x45
         or told != length
-        or fragment & _FRAGMENT_BITS
+        or fragment & FRAGMENT_BITS
         or protocol != PROTOCOL_TCP
         or not IPV4_HEADER_BYTES + TCP_HEADER_BYTES <= payload_at <= length
     ):
         return None
-    return _plain_tcp_layout(payload_at)
+    return plain_tcp_layout(payload_at)
 
 
 @lru_cache(maxsize=16)
-def _plain_tcp_layout(payload_at: int) -> Layout:
+def plain_tcp_layout(payload_at: int) -> Layout:
+    """Of TCP in IPv4 without options."""
     return Layout(PROTOCOL_TCP, IPV4_HEADER_BYTES, payload_at)
 
 

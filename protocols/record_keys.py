@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cryptography.exceptions import InvalidTag
+
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.clear_text import ClearText
@@ -20,7 +22,7 @@ from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import TAG_BYTES, DerivedKeys
 from holloway.protocols.offers import ALL_TERMS, Terms
-from holloway.protocols.packets import Packet, UnfinishedPacket
+from holloway.protocols.packets import MAX_SEGMENTS, Packet, SuperPacket, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
 from holloway.protocols.record_rows import open_row, seal_row
 from holloway.protocols.record_size import LossMeter, RecordSize
@@ -29,7 +31,9 @@ from holloway.protocols.record_wire import (
     HEADER,
     HEADER_BYTES,
     MAX_DATAGRAMS,
+    MAX_SEALED_BYTES,
     PACKED_MARK,
+    SIZE_BYTES,
     SPREAD_BITS,
     Record,
     RecordKind,
@@ -37,7 +41,7 @@ from holloway.protocols.record_wire import (
     join_run,
     open_record,
 )
-from holloway.protocols.records import packets_of, plan, super_packets_of
+from holloway.protocols.records import capacity, only_plain_tcp, packets_of, plan, super_packets_of
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.sealing import seal
 from holloway.protocols.suites import Suite
@@ -210,6 +214,73 @@ class RecordKeys(TransportKeys):
         if self._meter.arrived(counter, 1, now):
             self.is_waiting = True
         return plaintext
+
+    # The short way of a bulk flow: see `bulk`. What is compressed does not take it.
+
+    def seal_bulk(self, packet: SuperPacket, room: int, now: float) -> Run | None:
+        """See `TransportKeys`."""
+        data, size, layout = packet.data, packet.segment_size, packet.known_layout or packet.layout
+        number, length, limit = self._sent, SIZE_BYTES + len(data), capacity(room, self._size.size(now))
+        if (
+            layout is None
+            or not length <= limit < 2 * (length - SIZE_BYTES)
+            or not size < length - SIZE_BYTES - layout.payload_at <= size * MAX_SEGMENTS
+            or length <= room  # one datagram
+            or number + 1 >= self._fresh_until
+            or self._bytes + length >= REKEY_AFTER_BYTES
+            or self._packer is not None
+        ):
+            return None
+        self._sent = number + 1
+        count = -(-(length + TAG_BYTES) // (room + TAG_BYTES))
+        padding = -(length + TAG_BYTES) % count
+        buffers = self._buffers
+        heads, sealed, numbers, run = buffers.take(count, (length + TAG_BYTES + padding) // count)
+        buffers.give_back()
+        first = HEADER.pack(
+            self.remote_index, 0, _SUPER_PACKETS | self._mark, (self._first_out + number) << SPREAD_BITS | count - 1
+        )
+        plaintext = b"".join((size.to_bytes(SIZE_BYTES, "little"), data, bytes(padding)))
+        self._seal.encrypt_into(first[4:], plaintext, None, sealed)
+        heads[:] = first * count
+        heads[4::HEADER_BYTES] = numbers
+        self._bytes += length + padding
+        self._size.sent(1, count)
+        return run
+
+    def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
+        """See `TransportKeys`."""
+        _, data, stride, memory = arrival
+        if not MIN_TRANSPORT_BYTES <= stride <= len(data) or self._packer is not None:
+            return None
+        index, number, kind, word = HEADER.unpack_from(data)
+        counter, count = word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1
+        if (
+            counter <= self._window.top
+            or not self._first_in <= counter < self._end_in
+            or kind != _SUPER_PACKETS | self._mark
+            or count * stride != len(data)
+            or count > MAX_DATAGRAMS
+            or index != self.local_index
+            or number
+        ):
+            return None
+        if memory is not None:
+            joined: bytes | None = b"".join(memory.parts(0, stride, count, HEADER_BYTES))
+        else:
+            joined = join_run(data, 0, stride)
+        if joined is None or len(joined) > MAX_SEALED_BYTES:
+            return None
+        plaintext = self._buffers.opened[: len(joined) - TAG_BYTES]
+        try:
+            self._receive.decrypt_into(bytes(data[4:HEADER_BYTES]), joined, None, plaintext)
+        except InvalidTag:  # forged, or pieces of several records: the general way finds out
+            return None
+        self._window.commit(counter)
+        if self._meter.arrived(counter, count, now):
+            self.is_waiting = True
+        only = only_plain_tcp(plaintext, count)
+        return (only,) if only is not None else super_packets_of(bytes(plaintext), count) or ()
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""

@@ -24,29 +24,32 @@ Bytes on the wire: `docs/protocol.md`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
 
 from holloway.protocols.checksums import partial_checksum
 from holloway.protocols.errors import LocalError
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.packets import (
+    FRAGMENT_BITS,
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
     MAX_SEGMENTS,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
+    TCP_HEADER_BYTES,
     ByteView,
+    Layout,
     Packet,
     SuperPacket,
     UnfinishedPacket,
     layout_of,
-    layout_of_plain_tcp,
+    plain_tcp_layout,
     total_length,
 )
 from holloway.protocols.record_wire import MAX_DATAGRAMS, MAX_PLAINTEXT_BYTES, SIZE_BYTES, Record, RecordKind
 from holloway.protocols.virtio import (
     MAX_UDP_SEGMENTS,
-    TCP_CHECKSUM_AT,
     OffloadedPacket,
     finish_header,
     is_finished,
@@ -58,13 +61,11 @@ _U16 = Struct(">H")
 _U16_U16 = Struct(">HH")
 _U32 = Struct(">I")
 _TCP_FIN, _TCP_PSH, _TCP_CWR = 0x01, 0x08, 0x80  # RFC 9293, section 3.1
-# In a record that begins with such a packet: its IPv4 header, its addresses, and the checksum of TCP.
+# A record that begins with a packet of TCP in IPv4 without options. Of IP: version and header length, length, fragment, protocol,
+# addresses; of TCP: where its options end, checksum.
+_PLAIN_TCP = Struct(">2xBxHxxHxB2x8s12xB3xH")
 _PLAIN_IPV4 = 0x45  # version 4, a header without options
 _PLAIN_IP = slice(SIZE_BYTES, SIZE_BYTES + IPV4_HEADER_BYTES)
-_PLAIN_ADDRESSES = slice(SIZE_BYTES + 12, SIZE_BYTES + IPV4_HEADER_BYTES)
-_PLAIN_SUM = slice(
-    SIZE_BYTES + IPV4_HEADER_BYTES + TCP_CHECKSUM_AT, SIZE_BYTES + IPV4_HEADER_BYTES + TCP_CHECKSUM_AT + 2
-)
 _TO_BE_FINISHED = 0xFFFF  # in UDP, 0 would say that there is no checksum
 
 
@@ -273,7 +274,7 @@ def super_packets_of(plaintext: bytes, datagrams: int) -> list[SuperPacket] | No
 
     One that a device takes is an `OffloadedPacket`: its virtio header, lengths and IP checksum are made here.
     """
-    if (only := _only_plain_tcp(plaintext, datagrams)) is not None:
+    if (only := only_plain_tcp(plaintext, datagrams)) is not None:
         return [only]
     view, end = memoryview(plaintext), len(plaintext)
     packets: list[SuperPacket] = []
@@ -292,31 +293,44 @@ def super_packets_of(plaintext: bytes, datagrams: int) -> list[SuperPacket] | No
     return packets
 
 
-def _only_plain_tcp(plaintext: bytes, datagrams: int) -> OffloadedPacket | None:
+def only_plain_tcp(plaintext: bytes | memoryview, datagrams: int) -> OffloadedPacket | None:
     """The packet of a record with nothing but one of TCP in IPv4 without options, made right by the sender's device, as nearly
     every one of a bulk flow is. None for any other record.
     """
-    end = SIZE_BYTES + int.from_bytes(plaintext[4:6], "big")
+    if len(plaintext) < _PLAIN_TCP.size:
+        return None
+    first, length, fragment, protocol, addresses, offset, checksum = _PLAIN_TCP.unpack_from(plaintext)
+    end = SIZE_BYTES + length
     padding = len(plaintext) - end
-    if not 0 <= padding < datagrams or (padding and any(plaintext[end:])):
-        return None
-    view = memoryview(plaintext)[SIZE_BYTES:end]
-    found = layout_of_plain_tcp(view)
-    if found is None:
-        return None
-    (size,) = _SIZE.unpack_from(plaintext)
-    length = end - SIZE_BYTES
+    size = plaintext[0] | plaintext[1] << 8
+    payload_at = IPV4_HEADER_BYTES + (offset >> 4) * 4
     if (
-        not size < length - found.payload_at <= size * MAX_SEGMENTS
+        first != _PLAIN_IPV4
+        or protocol != PROTOCOL_TCP
+        or fragment & FRAGMENT_BITS
+        or not 0 <= padding < datagrams
+        or payload_at < IPV4_HEADER_BYTES + TCP_HEADER_BYTES
+        or not size < length - payload_at <= size * MAX_SEGMENTS
+        or checksum != _plain_tcp_sum(addresses, length)
         or int.from_bytes(plaintext[_PLAIN_IP], "big") % 0xFFFF
-        or plaintext[_PLAIN_SUM]
-        != partial_checksum(
-            int.from_bytes(plaintext[_PLAIN_ADDRESSES], "big") + PROTOCOL_TCP + length - IPV4_HEADER_BYTES
-        ).to_bytes(2, "big")
+        or (padding and any(plaintext[end:]))
     ):
         return None
-    virtio = offload_header(PROTOCOL_TCP, True, IPV4_HEADER_BYTES, found.payload_at, size)
-    return OffloadedPacket(view, size, virtio, known_layout=found)
+    layout, virtio = _plain_tcp_headers(payload_at, size)
+    return OffloadedPacket(memoryview(plaintext)[SIZE_BYTES:end], size, virtio, known_layout=layout)
+
+
+@lru_cache(maxsize=256)
+def _plain_tcp_sum(addresses: bytes, length: int) -> int:
+    """The partial checksum of TCP in an IPv4 packet of `length` bytes without options. `addresses`: 8 bytes."""
+    return partial_checksum(int.from_bytes(addresses, "big") + PROTOCOL_TCP + length - IPV4_HEADER_BYTES)
+
+
+@lru_cache(maxsize=256)
+def _plain_tcp_headers(payload_at: int, size: int) -> tuple[Layout, bytes]:
+    """The layout of such a packet, and the virtio header of one with segments of `size` bytes."""
+    virtio = offload_header(PROTOCOL_TCP, True, IPV4_HEADER_BYTES, payload_at, size)
+    return plain_tcp_layout(payload_at), virtio
 
 
 def _is_padding(plaintext: bytes, offset: int, datagrams: int) -> bool:

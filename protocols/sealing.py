@@ -10,8 +10,7 @@ anybody seals again (see `Session.runs_to_send`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.record_wire import HEADER, HEADER_BYTES, MAX_DATAGRAMS, MAX_SEALED_BYTES, SPREAD_BITS, Record
@@ -25,54 +24,65 @@ SHAPES = 8
 
 _NUMBERS = bytes(range(MAX_DATAGRAMS))
 
-Parts: TypeAlias = Sequence[bytes | memoryview]
+
+class Shape(NamedTuple):
+    """For the records of one shape: where their headers go, where the sealed bytes go, the low bytes of the numbers in the
+    headers, and all of it in the order in which it is sent.
+    """
+
+    heads: memoryview
+    sealed: memoryview
+    numbers: bytes
+    run: Run
 
 
 class SealingBuffer:
     """Room for the headers and for the sealed bytes of one record."""
 
-    __slots__ = ("_heads", "_sealed", "_shapes")
+    __slots__ = ("_heads", "_sealed", "shapes")
 
     def __init__(self) -> None:
         self._heads = memoryview(bytearray(MAX_DATAGRAMS * HEADER_BYTES))
         self._sealed = memoryview(bytearray(MAX_SEALED_BYTES))
-        self._shapes: dict[tuple[int, int], tuple[memoryview, memoryview, Parts]] = {}
+        self.shapes: dict[tuple[int, int], Shape] = {}
+        """Those that are known, for others to look up."""
 
-    def shape(self, count: int, piece: int) -> tuple[memoryview, memoryview, Parts]:
-        """For `count` datagrams with `piece` sealed bytes each: where their headers go, where the sealed bytes go, and all
-        of it in the order in which it is sent.
-        """
-        known = self._shapes.get((count, piece))
-        if known is not None:
-            return known
-        if len(self._shapes) >= SHAPES:
-            del self._shapes[next(iter(self._shapes))]
+    def shape(self, count: int, piece: int) -> Shape:
+        """Make, and remember, that of `count` datagrams with `piece` sealed bytes each."""
+        if len(self.shapes) >= SHAPES:
+            del self.shapes[next(iter(self.shapes))]
         heads, sealed = self._heads[: count * HEADER_BYTES], self._sealed[: count * piece]
         parts: list[bytes | memoryview] = []
         for number in range(count):
             parts.append(heads[number * HEADER_BYTES : (number + 1) * HEADER_BYTES])
             parts.append(sealed[number * piece : (number + 1) * piece])
-        made = self._shapes[count, piece] = heads, sealed, tuple(parts)
+        run = Run(tuple(parts), HEADER_BYTES + piece, count * (HEADER_BYTES + piece))
+        made = self.shapes[count, piece] = Shape(heads, sealed, _NUMBERS[:count], run)
         return made
 
 
 class SealingBuffers:
     """The buffers of one node. Made when they are first needed."""
 
-    __slots__ = ("_buffers", "_used")
+    __slots__ = ("_buffers", "_used", "opened")
 
     def __init__(self) -> None:
         self._buffers: list[SealingBuffer] = []
+        self.opened = memoryview(bytearray(MAX_SEALED_BYTES))
+        """Where one record after another is opened, each good until the next."""
         self._used = 0
 
-    def take(self) -> SealingBuffer:
-        """A buffer that nobody else has until `give_back`."""
+    def take(self, count: int, piece: int) -> Shape:
+        """A buffer that nobody else has until `give_back`, for `count` datagrams with `piece` sealed bytes each."""
         number = self._used
-        self._used += 1
-        if number < len(self._buffers):
-            return self._buffers[number]
+        self._used = number + 1
+        buffers = self._buffers
+        buffer = buffers[number] if number < len(buffers) else self._another()
+        return buffer.shapes.get((count, piece)) or buffer.shape(count, piece)
+
+    def _another(self) -> SealingBuffer:
         buffer = SealingBuffer()
-        if number < BUFFERS:
+        if len(self._buffers) < BUFFERS:
             self._buffers.append(buffer)
         return buffer
 
@@ -91,8 +101,8 @@ def seal(cipher: Aead, receiver: int, counter: int, record: Record, buffers: Sea
     if count == 1:
         return lone_run(first + cipher.encrypt(first[4:], plaintext, None))
     length = len(plaintext) + TAG_BYTES
-    heads, sealed, parts = buffers.take().shape(count, length // count)
+    heads, sealed, numbers, run = buffers.take(count, length // count)
     cipher.encrypt_into(first[4:], plaintext, None, sealed)
     heads[:] = first * count
-    heads[4::HEADER_BYTES] = _NUMBERS[:count]
-    return Run(parts, HEADER_BYTES + length // count, length + count * HEADER_BYTES)
+    heads[4::HEADER_BYTES] = numbers
+    return run

@@ -28,9 +28,9 @@ from typing import assert_never
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.bulk import BulkLane
 from holloway.protocols.dialling import Dialling
 from holloway.protocols.events import DropReason, EndpointMoved, Event, HandshakeCompleted, KeyExpired, PeerForgotUs
-from holloway.protocols.express import ExpressLane
 from holloway.protocols.handshakes import Handshakes
 from holloway.protocols.journal import DROP_EVENTS, EVENTS, Journal
 from holloway.protocols.keyring import Keyring, Links
@@ -49,7 +49,7 @@ from holloway.protocols.waiting import Waiting
 __all__ = ["DROP_EVENTS", "EVENTS", "Session", "SessionConfig", "State"]
 
 
-class Session(ExpressLane):
+class Session(BulkLane):
     """One peer. See the head of this module for the whole picture."""
 
     def __init__(

@@ -53,6 +53,8 @@ class Aead(Protocol):
 
     def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes: ...
 
+    def decrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Suite:

@@ -23,7 +23,7 @@ from holloway.protocols.errors import KeyExhausted
 from holloway.protocols.events import DropReason
 from holloway.protocols.journal import Journal
 from holloway.protocols.noise import TAG_BYTES, DerivedKeys
-from holloway.protocols.packets import Packet, count_packets, total_length, whole_packets
+from holloway.protocols.packets import Packet, SuperPacket, count_packets, total_length, whole_packets
 from holloway.protocols.record_wire import HEADER_BYTES, RecordKind
 from holloway.protocols.replay import ReplayWindow
 from holloway.protocols.runs import Run, lone_run
@@ -163,6 +163,18 @@ class TransportKeys(ABC):
         general way.
 
         Raises `InvalidTag` when it is forged.
+        """
+        return None
+
+    def seal_bulk(self, packet: SuperPacket, room: int, now: float) -> Run | None:
+        """One super-packet in a record of several datagrams that it has to itself, good until more is sealed; None, and nothing
+        happens, when that takes the general way.
+        """
+        return None
+
+    def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
+        """The super-packets in a run that is a whole record, none when it is malformed, good until more is opened; None, and
+        nothing happens, when that takes the general way.
         """
         return None
 

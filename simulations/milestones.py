@@ -108,6 +108,8 @@ SOMETIMES: Mapping[str, Milestone] = MappingProxyType(
             "a source sent handshakes faster than it may", drops=(DropReason.RATE_LIMITED,)
         ),
         "queue_overflowed": Milestone("packets that waited made room for newer ones", drops=(DropReason.STAGING_FULL,)),
+        "super_packet_went_straight": Milestone("a super-packet was sealed on the short way of a bulk flow"),
+        "run_went_straight": Milestone("a run was opened on the short way of a bulk flow"),
         "record_came_as_run": Milestone("a record of several datagrams came whole, as one run"),
         "record_came_in_pieces": Milestone("a record of several datagrams was put together from its pieces"),
         "record_lost": Milestone("a peer reported a lost record"),

@@ -27,7 +27,7 @@ def watched_suite(suite: Suite, hold: Callable[..., None], note: Callable[[int, 
 class _WatchedCipher:
     """A cipher that keeps the promise about its nonces under watch."""
 
-    __slots__ = ("_cipher", "_has_records", "_hold", "_key", "_note", "_used", "decrypt")
+    __slots__ = ("_cipher", "_has_records", "_hold", "_key", "_note", "_used", "decrypt", "decrypt_into")
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class _WatchedCipher:
     ) -> None:
         self._cipher, self._key, self._used, self._hold, self._note = cipher, key, used, hold, note
         self._has_records = has_records
-        self.decrypt = cipher.decrypt
+        self.decrypt, self.decrypt_into = cipher.decrypt, cipher.decrypt_into
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
         if self._has_records and nonce[2:4] != b"\0\0":  # a kind: this is no message of a handshake

@@ -20,7 +20,7 @@ from holloway.protocols.events import Event
 from holloway.protocols.keyring import Links
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.offers import SEALED
-from holloway.protocols.packets import Packet
+from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.runs import Run, flatten
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.simulations.determinism import PROCESS
@@ -119,6 +119,26 @@ class WatchedSession(Session):
             self._watch.sent([datagram], now)
             self._look()
         return datagram
+
+    def receive_bulk(self, arrival: Arrival, now: float) -> Packet | None:
+        """See `Session`. Nothing that was forged takes this way."""
+        sight = self._watch.look([arrival])
+        packet = super().receive_bulk(arrival, now)
+        if packet is not None:
+            self._world.check(forgery_changes_nothing, [arrival.data in self._world.forged], [False], self._life.name)
+            self._watch.received(sight, [arrival], now)
+            self._world.reached.reach("run_went_straight")
+            self._look()
+        return packet
+
+    def send_bulk(self, packet: SuperPacket, now: float) -> Run | None:
+        """See `Session`."""
+        run = super().send_bulk(packet, now)
+        if run is not None:
+            self._watch.sent(run.datagrams(), now)
+            self._world.reached.reach("super_packet_went_straight")
+            self._look()
+        return run
 
     def _receive(self, arrivals: list[Arrival], now: float) -> None:
         sight = self._watch.look(arrivals)

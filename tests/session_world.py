@@ -72,6 +72,9 @@ def watched(suite: Suite, used: set[tuple[bytes, bytes]]) -> Suite:
         def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None) -> bytes:
             return self._inner.decrypt(nonce, data, associated_data)
 
+        def decrypt_into(self, nonce: bytes, data: bytes, associated_data: bytes | None, buf: memoryview) -> int:
+            return self._inner.decrypt_into(nonce, data, associated_data, buf)
+
     def make(key: bytes) -> Aead:
         return Watched(key)
 

@@ -303,7 +303,7 @@ def test_the_short_look_at_a_record_sees_what_the_long_one_sees(data: st.DataObj
     for is_short in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not is_short:
-                patch.setattr(records, "_only_plain_tcp", lambda plaintext, datagrams: None)
+                patch.setattr(records, "only_plain_tcp", lambda plaintext, datagrams: None)
             packets = super_packets_of(bytes(plaintext), datagrams)
             found.append(packets and [(bytes(each.data), each, type(each), each.layout) for each in packets])
             if packets:
@@ -315,9 +315,9 @@ def test_a_bulk_flow_takes_the_short_look() -> None:
     ready = offloaded(super_packet(20_000, 1300, serial=1))
     assert ready is not None
     plaintext = struct.pack("<H", ready.segment_size) + bytes(ready.data)
-    assert records._only_plain_tcp(plaintext, 1) == ready
-    assert records._only_plain_tcp(plaintext + b"\0", 2) == ready
-    assert records._only_plain_tcp(plaintext + b"\0", 1) is None
+    assert records.only_plain_tcp(plaintext, 1) == ready
+    assert records.only_plain_tcp(plaintext + b"\0", 2) == ready
+    assert records.only_plain_tcp(plaintext + b"\0", 1) is None
 
 
 @given(data=st.data())

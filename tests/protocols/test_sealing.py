@@ -52,20 +52,22 @@ def test_the_next_turn_uses_the_memory_of_the_one_before() -> None:
 
 def test_no_more_buffers_are_kept_than_a_turn_needs() -> None:
     buffers = SealingBuffers()
-    taken = {id(buffers.take()) for _ in range(2 * BUFFERS)}
+    taken = [buffers.take(3, 600) for _ in range(2 * BUFFERS)]
+    assert len({id(shape.sealed.obj) for shape in taken}) == 2 * BUFFERS
     buffers.give_back()
-    again = [buffers.take() for _ in range(BUFFERS)]
-    assert {id(buffer) for buffer in again} <= taken
-    assert buffers.take() is not buffers.take(), "beyond them memory is fresh"
+    again = [buffers.take(3, 600) for _ in range(BUFFERS)]
+    assert all(shape is before for shape, before in zip(again, taken, strict=False))
+    assert buffers.take(3, 600) is not buffers.take(3, 600), "beyond them memory is fresh"
 
 
 def test_a_buffer_keeps_the_slices_of_a_few_shapes() -> None:
     buffer = SealingBuffer()
     known = buffer.shape(4, 100)
-    assert buffer.shape(4, 100) is known
+    assert buffer.shapes[4, 100] is known
     for piece in range(200, 200 + SHAPES):
         buffer.shape(2, piece)
-    assert buffer.shape(4, 100) is not known
-    heads, sealed, parts = buffer.shape(4, 100)
-    assert (len(heads), len(sealed), len(parts)) == (64, 400, 8)
-    assert [len(part) for part in parts] == [16, 100] * 4
+    assert (4, 100) not in buffer.shapes
+    assert len(buffer.shapes) == SHAPES
+    heads, sealed, numbers, run = buffer.shape(4, 100)
+    assert (len(heads), len(sealed), numbers, len(run.parts)) == (64, 400, bytes(range(4)), 8)
+    assert [len(part) for part in run.parts] == [16, 100] * 4

@@ -1,0 +1,295 @@
+"""The short way of a bulk flow does what the general way does: byte for byte, deadline for deadline."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from session_world import World
+from super_packets import super_packet
+
+from holloway.protocols.arrivals import Arrival, RunMemory
+from holloway.protocols.events import DropReason
+from holloway.protocols.inspection import Inspector, LocalPrefixes
+from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.routes import RouteTable
+from holloway.protocols.runs import Run
+from holloway.protocols.session import Session
+from holloway.protocols.suites import SUITES
+from holloway.simulations.deflate import Deflate
+
+PAYLOADS = [300, 1300, 9_000, 30_000, 41 * 1300, 47 * 1300, 65_000]
+Step = tuple[str, Any]
+
+
+def copied(run: Run) -> Run:
+    """A run in memory of its own: another is sealed before this one is sent."""
+    return run._replace(parts=tuple(map(bytes, run.parts)))
+
+
+@contextmanager
+def lanes(*, are_open: bool, taken: list[str]) -> Iterator[None]:
+    """Sessions do by themselves what their actors do: try the short way first, for each packet and each run."""
+    general_send, general_receive = Session.send, Session.receive
+
+    def send(self: Session, packets: Sequence[Packet], now: float) -> None:
+        for packet in packets if any(isinstance(each, SuperPacket) for each in packets) else ():
+            run = self.send_bulk(packet, now) if are_open and isinstance(packet, SuperPacket) else None
+            if run is None:
+                general_send(self, [packet], now)
+            else:
+                taken.append("send")
+                self._tunnel.outbox.insert(0, copied(run))  # a probe goes after it
+        if not any(isinstance(each, SuperPacket) for each in packets):
+            general_send(self, packets, now)
+
+    def receive(self: Session, arrivals: Sequence[Arrival], now: float) -> None:
+        for arrival in arrivals:
+            is_run = arrival.stride < len(arrival.data)
+            packet = self.receive_bulk(arrival, now) if are_open and is_run else None
+            if packet is None:
+                general_receive(self, [arrival], now)
+                continue
+            taken.append("receive")
+            if packet:
+                assert isinstance(packet, SuperPacket)
+                self._tunnel.inside.packets.append(replace(packet, data=bytes(packet.data)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "send", send)
+        patch.setattr(Session, "receive", receive)
+        yield
+
+
+def steps_of(dice: random.Random, count: int = 40) -> list[Step]:
+    """Mostly super-packets, and now and then everything that makes them take the other way."""
+    return [
+        dice.choice(
+            [
+                *[("super", (dice.choice("ab"), dice.choice(PAYLOADS), dice.choice([4, 4, 4, 6]), True))] * 8,
+                ("super", (dice.choice("ab"), dice.choice(PAYLOADS[:3]), 4, False)),
+                *[("run", dice.choice([0.001, 0.02, 0.1]))] * 5,
+                ("widen", dice.choice([1, 2, 8, 64, 64, 64])),
+                ("limit", dice.choice([1300, 65_507, 65_507])),
+                ("small", dice.choice("ab")),
+                ("run", dice.choice([0.3, 12.0, 130.0])),
+                ("loss", dice.choice([0.0, 0.0, 0.01])),
+                ("duplicate", dice.choice([0.0, 0.0, 0.3])),
+                ("roam", dice.choice("ab")),
+                ("restart", dice.choice("ab")),
+            ]
+        )
+        for _ in range(count)
+    ]
+
+
+def widen(world: World, size: int) -> None:
+    for node in world.nodes.values():
+        keys = node.session._ring.current
+        if isinstance(keys, RecordKeys):
+            keys._size._size, keys._size._heard_at = size, world.now
+
+
+def seen(world: World, steps: list[Step]) -> list[Any]:
+    """Everything that can be told from outside after each step."""
+    told: list[Any] = []
+    world.establish()
+    world.network.runs = True
+    world.run(1.0)
+    for serial, (what, how) in enumerate(steps):
+        if what == "super":
+            name, payload, version, tcp = how
+            packet = super_packet(payload, 1300, serial=serial, version=version, tcp=tcp)
+            world.send_segments(world.nodes[name], [packet])
+        elif what == "run":
+            world.run(how)
+        elif what == "widen":
+            widen(world, how)
+        elif what == "small":
+            world.send(world.nodes[how], 2)
+        elif what in ("loss", "duplicate", "limit"):
+            setattr(world.network, what, how)
+        elif what == "roam":
+            world.roam(world.nodes[how])
+        else:
+            world.restart(world.nodes[how])
+        for node in world.nodes.values():
+            session = node.session
+            told.append(
+                (
+                    {deadline.name: at for deadline, at in session._timers._times.items()},
+                    session.last_received_at,
+                    repr(session),
+                    (session.received.packets, session.received.bytes),
+                    (session.transmitted.packets, session.transmitted.bytes),
+                    dict(session.drops),
+                    session.staged,
+                )
+            )
+    world.run(5.0)
+    return [*told, world.captured, world.segments_delivered, world.delivered]
+
+
+@pytest.mark.parametrize("terms", [SEALED, Terms.CLEAR], ids=["sealed", "clear"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=12, deadline=None)
+def test_nobody_can_tell_which_way_a_super_packet_took(terms: Terms, seed: int) -> None:
+    steps, both = steps_of(random.Random(seed)), []
+    for are_open in (True, False):
+        with lanes(are_open=are_open, taken=[]):
+            both.append(seen(World(seed=seed, terms=(terms, terms)), steps))
+    assert both[0] == both[1]
+
+
+def wide_world(**options: Any) -> World:
+    world = World(**options)
+    world.establish()
+    world.network.runs = True
+    world.run(1.0)
+    widen(world, 64)
+    return world
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_bulk_flow_takes_the_short_way_at_both_ends(version: int) -> None:
+    world, taken = wide_world(), list[str]()
+    with lanes(are_open=True, taken=taken):
+        for serial in range(5):
+            widen(world, 64)
+            world.send_segments(world.a, [super_packet(44 * 1300, 1300, serial=serial, version=version)])
+            world.run(0.2)
+    assert taken == ["send", "receive"] * 5
+    assert sum(world.segments_sent.values()) == len(world.segments_delivered["b"]) == 5 * 44
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        super_packet(9_000, 1300),  # shares its record
+        super_packet(64_000, 1300, options=40),  # longer than the record may be
+        super_packet(1_300, 1300),  # one segment
+        replace(super_packet(44 * 1300, 1300), segment_size=0),
+        replace(super_packet(44 * 1300, 1300), segment_size=5),  # too many segments
+        SuperPacket(b"\x45" + bytes(50_000), 1300),
+        SuperPacket(b"", 1300),
+    ],
+    ids=["short", "long", "lone", "size 0", "size 5", "malformed", "empty"],
+)
+def test_any_other_is_left_alone(packet: SuperPacket) -> None:
+    world = wide_world()
+    widen(world, 44 if len(packet.data) > 60_000 else 64)
+    session = world.a.session
+    before = repr(session._ring.current), repr(session._timers), session.transmitted.bytes
+    assert session.send_bulk(packet, world.now) is None
+    assert (repr(session._ring.current), repr(session._timers), session.transmitted.bytes) == before
+
+
+def held_run(world: World, serial: int = 0) -> Arrival:
+    """What a sends in one run; nobody has it yet."""
+    world.a.session.runs_to_send()  # probes
+    run = world.a.session.send_bulk(super_packet(44 * 1300, 1300, serial=serial), world.now)
+    assert run is not None
+    return Arrival(world.a.address, memoryview(bytearray(b"".join(run.parts))), run.stride)
+
+
+def taken_in(world: World, arrival: Arrival) -> SuperPacket:
+    """The super-packet that b finds in a run, which takes the short way; now and then a report is due with it."""
+    session = world.b.session
+    packet = session.receive_bulk(arrival, world.now)
+    if not packet:
+        assert session.has_outputs
+        session.runs_to_send()
+        (packet,) = session.packets_to_deliver()
+    assert isinstance(packet, SuperPacket)
+    return packet
+
+
+def test_it_opens_from_the_memory_of_a_port_as_well() -> None:
+    world = wide_world()
+    for serial in range(3):
+        arrival = held_run(world, serial)
+        memory = RunMemory(1 << 17)
+        memory.view[: len(arrival.data)] = arrival.data
+        packet = taken_in(world, arrival._replace(data=memory.view[: len(arrival.data)], memory=memory))
+        assert packet.segments() == super_packet(44 * 1300, 1300, serial=serial).segments()
+
+
+def test_a_run_is_opened_once_and_never_when_anything_of_it_was_changed() -> None:
+    world = wide_world()
+    session = world.b.session
+    arrival = held_run(world)
+    whole = bytes(arrival.data)
+    dice = random.Random(1)
+    places = [*range(16), *range(arrival.stride + 16), len(whole) - 1, *(dice.randrange(len(whole)) for _ in range(50))]
+    headers = {n * arrival.stride + at for n in range(1, 44) for at in range(16)}
+    for place in places:
+        if place in headers:  # what stands in later headers is not read when the run is whole
+            continue
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << dice.randrange(8)
+        before = repr(session._ring.current), session.received.bytes
+        assert session.receive_bulk(arrival._replace(data=memoryview(spoilt)), world.now) is None, place
+        assert (repr(session._ring.current), session.received.bytes) == before
+    for data in (whole[: arrival.stride], whole[:-1], whole + whole[: arrival.stride], whole[arrival.stride :], b""):
+        assert session.receive_bulk(arrival._replace(data=memoryview(bytearray(data))), world.now) is None
+    assert session.receive_bulk(arrival._replace(source=("192.0.2.9", 9)), world.now) is None
+    assert taken_in(world, arrival).segments() == super_packet(44 * 1300, 1300).segments()
+    assert session.receive_bulk(arrival, world.now) is None
+    session.receive([arrival], world.now)
+    assert session.drops[DropReason.REPLAYED] == arrival.datagram_count, "the general way says why"
+
+
+def test_a_super_packet_of_somebody_else_is_not_delivered() -> None:
+    world = wide_world()
+    table: RouteTable[str] = RouteTable()
+    world.b.session._tunnel.inside.inspect = Inspector(table, "a", LocalPrefixes([]))
+    assert world.b.session.receive_bulk(held_run(world), world.now) == b""
+    assert world.b.session.drops == {DropReason.SOURCE_NOT_ALLOWED: 44}
+    assert not world.b.session.packets_to_deliver()
+
+
+def test_a_report_goes_before_what_arrived() -> None:
+    world = wide_world()
+    session = world.b.session
+    taken_in(world, held_run(world, 0))
+    assert session.receive_bulk(held_run(world, 1), world.now)
+    assert not session.has_outputs
+    world.now += 0.03
+    assert session.receive_bulk(held_run(world, 2), world.now) == b""
+    assert session.has_outputs
+    assert len(session.runs_to_send()) == len(session.packets_to_deliver()) == 1
+
+
+def test_nothing_takes_it_under_the_other_suite_nor_when_packets_are_compressed() -> None:
+    for world in (wide_world(suite=SUITES["wireguard"]), wide_world(terms=(Terms.LZ4, Terms.LZ4), codec=Deflate())):
+        assert world.a.session.send_bulk(super_packet(44 * 1300, 1300), world.now) is None
+        assert not world.a.session.has_outputs
+
+
+def test_on_a_narrow_path_what_begins_a_connection_is_left_to_who_lowers_its_mss() -> None:
+    world = World()
+    world.network.limit = 1300
+    world.establish()
+    world.network.runs = True
+    world.run(20.0)
+    assert all(node.session._tunnel.path.size < node.session._tunnel.widest for node in world.nodes.values())
+    widen(world, 64)
+    whole = super_packet(44 * 1300, 1300)
+    begins = replace(whole, data=bytes(whole.data[:33]) + b"\x02" + bytes(whole.data[34:]))
+    assert world.a.session.send_bulk(begins, world.now) is None
+    run = world.a.session.send_bulk(whole, world.now)
+    assert run is not None
+    assert run.stride <= 1300
+    assert taken_in(world, Arrival(world.a.address, b"".join(run.parts), run.stride)).segments() == whole.segments()
+    world.a.session.send([begins], world.now)
+    (run,) = (each for each in world.a.session.runs_to_send() if each.datagram_count > 1)
+    assert world.b.session.receive_bulk(Arrival(world.a.address, b"".join(run.parts), run.stride), world.now) == b""
+    assert len(world.b.session.packets_to_deliver()) == 1
