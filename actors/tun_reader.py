@@ -70,7 +70,9 @@ class TunReader:
                     address = b""  # who knows what came of that
                 if data[16:20] != address or data[0] >> 4 != 4:  # most go to where the one before went
                     peer, address = self._router.find(packet), bytes(data[16:20])
-                if peer is not None and not peer.offer_bulk(packet):
+                if peer is None:
+                    address = b""  # the next one is to be counted, too
+                elif not peer.offer_bulk(packet):
                     peer.offer_packets([packet])
                     address = b""
             else:

@@ -302,6 +302,8 @@ class UdpSocket(DatagramPort):
         except OSError as error:
             self._left = 0
             self._more = error.errno != errno.EAGAIN
+            if error.errno in PASSING_ERRNOS:
+                self.drops[refusal("udp", error)] += 1
             return None
         each = stride_of(ancillary, size) if ancillary else size
         self._left = self._left - size if size > FULL_BYTES else 0

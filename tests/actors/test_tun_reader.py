@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Any
 
+import pytest
 import trio.testing
 from session_world import inner_packet
 
@@ -20,6 +21,13 @@ class Peer:
 
     def offer_packets(self, packets: list[Packet]) -> None:
         self._log.append((self.name, packets))
+
+    def offer_bulk(self, packet: SuperPacket) -> bool:
+        if self.is_usual:
+            self._log.append((f"{self.name} at once", [packet]))
+        return self.is_usual
+
+    is_usual = True
 
 
 def packet_to(last: int, size: int = 84) -> bytes:
@@ -43,6 +51,49 @@ def test_whoever_is_sent_least_comes_first_and_packets_keep_their_order() -> Non
     ping = packet_to(4)
     reader(log).offer([*bulk, *middling, ping])
     assert log == [("peer 4", [ping]), ("peer 3", middling), ("peer 2", bulk)]
+
+
+class Device(SimulatedTun):
+    """One that has more."""
+
+    def __init__(self, following: list[Packet]) -> None:
+        super().__init__("hw0", 1420)
+        self._following = following
+
+    def more(self) -> Packet | None:
+        return self._following.pop(0) if self._following else None
+
+
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_of_a_bulk_flow_each_packet_goes_all_the_way_and_none_overtakes(
+    monkeypatch: pytest.MonkeyPatch, is_usual: bool
+) -> None:
+    monkeypatch.setattr(Peer, "is_usual", is_usual)
+    log: list[tuple[str, list[Packet]]] = []
+    router = Router([])
+    tun = reader(log, router)
+    long = [SuperPacket(packet_to(last, 60_000), 1368) for last in (2, 2, 4, 9, 9, 2)]
+    short, ack, ping = SuperPacket(packet_to(2, 9_000), 1368), packet_to(2, 52), packet_to(3)
+    following: list[Packet] = [long[1], ping, short, *long[2:]]
+    tun.carry([ack, long[0]], Device(following))
+    way = " at once" * is_usual
+    assert log == [
+        ("peer 2", [ack]),
+        ("peer 2" + way, [long[0]]),
+        ("peer 2" + way, [long[1]]),
+        ("peer 3", [ping]),
+        ("peer 2", [short]),
+        ("peer 4" + way, [long[2]]),
+        ("peer 2" + way, [long[5]]),
+    ]
+    assert router.drops == {"no_route": 2}, "each one that nobody gets is counted"
+
+
+def test_nothing_more_is_asked_for_after_packets_that_are_no_bulk() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    later: list[Packet] = [packet_to(3)]
+    reader(log).carry([packet_to(2)], Device(later))
+    assert len(log) == len(later) == 1
 
 
 async def test_what_the_host_answers_at_once_is_taken_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
