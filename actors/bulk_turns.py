@@ -24,8 +24,7 @@ class BulkTurns:
     session: Session
     is_stopped: bool
     _queued: int
-    _armed_at: float
-    _soonest_s: float
+    _may_be_answered: bool
     _may_fragment: bool
     _now: Callable[[], float]
     _tun: TunReader
@@ -46,16 +45,12 @@ class BulkTurns:
             return False
         session = self.session
         try:
-            now = self._now()
-            run = session.send_bulk(packet, now)
+            run = session.send_bulk(packet, self._now())
             if run is None:
                 return False
             assert session.endpoint is not None
             self._udp.send_run(run, session.endpoint, may_fragment=self._may_fragment)
-            if session.has_outputs:
-                self._flush()
-            if self._armed_at > now + self._soonest_s:
-                self._rearm()
+            self._end_turn()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
         return True
@@ -68,17 +63,19 @@ class BulkTurns:
             return False
         session = self.session
         try:
-            now = self._now()
-            packet = session.receive_bulk(arrival, now)
+            packet = session.receive_bulk(arrival, self._now())
             if packet is None:
                 return False
             if packet:
                 assert isinstance(packet, SuperPacket)
                 self._tun.port.send_bulk(packet)
-            if session.has_outputs:
-                self._flush()
-            if self._armed_at > now + self._soonest_s:
-                self._rearm()
+            self._end_turn()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)
         return True
+
+    def _end_turn(self) -> None:
+        if self.session.has_outputs:
+            self._flush()
+            self._may_be_answered = False  # a bulk flow brings its own
+        self._rearm()

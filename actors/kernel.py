@@ -50,7 +50,7 @@ class KernelPorts(Ports):
 
     async def serve(self, port: Receiving[Batch], take: Callable[[Batch], None]) -> None:
         """See `Ports`."""
-        if self._loop is not None and isinstance(port, KernelTun | UdpSocket):
+        if self._loop is not None and isinstance(port, KernelTun | UdpSocket) and port.fileno() >= 0:
             await self._loop.serve(port.fileno(), port.reader(take))
         await super().serve(port, take)
 

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import trio
@@ -40,6 +42,8 @@ class OuterLoop:
         """Raises `OSError` when the process has too many files open."""
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Not at the end of `run`: Trio's thread, which holds on to us, may still be about to ring it.
+        weakref.finalize(self, os.close, self._bell)
         self._readers: dict[int, Reader] = {}
         self._failed: dict[int, _Failure] = {}
         self._bell_rings = select.poll()
@@ -70,7 +74,7 @@ class OuterLoop:
                     if reader is not None:
                         try:
                             reader(is_rested)
-                        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+                        except BaseException as error:  # noqa: BLE001 - only carried to the task that raises it
                             self._fail(descriptor, error)
                 if not is_rested and not soon:
                     self._give_way()
@@ -78,7 +82,8 @@ class OuterLoop:
                     soon.popleft()()
         finally:
             self._epoll.close()
-            os.close(self._bell)
+            self._readers.clear()  # one of them is ours, and would keep us; and so would a call that comes too late
+            self._soon.clear()
         result: T = self._result.unwrap()
         return result
 
@@ -96,13 +101,14 @@ class OuterLoop:
         """
         if descriptor in self._readers:
             raise trio.BusyResourceError("somebody reads this descriptor already")
-        failure = self._failed[descriptor] = _Failure()
         self._read(descriptor, reader)
+        failure = self._failed[descriptor] = _Failure()
         try:
             await failure.told.wait()
         finally:
-            del self._failed[descriptor]
-            self._forget(descriptor)
+            if self._failed.get(descriptor) is failure:  # otherwise it is another's by now
+                del self._failed[descriptor]
+                self._forget(descriptor)
         assert failure.error is not None
         raise failure.error
 
@@ -112,9 +118,10 @@ class OuterLoop:
 
     def _forget(self, descriptor: int) -> None:
         if self._readers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            with suppress(OSError):  # whoever closed it has taken it from the kernel's list, too
+                self._epoll.unregister(descriptor)
 
-    def _fail(self, descriptor: int, error: Exception) -> None:
+    def _fail(self, descriptor: int, error: BaseException) -> None:
         failure = self._failed.get(descriptor)
         if failure is None:
             raise error
@@ -142,5 +149,5 @@ class _Failure:
     __slots__ = ("error", "told")
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.told = trio.Event()

@@ -143,10 +143,7 @@ class PeerSession(BulkTurns):
             self._queue(Inbound(arrivals))
             return
         session = self.session
-        if len(arrivals) == 1 and arrivals[0].stride < len(arrivals[0].data):
-            if self.offer_run(arrivals[0]):
-                return
-        elif len(arrivals) == 1 and not self._pinger.waiting:
+        if len(arrivals) == 1 and not self._pinger.waiting:
             answers: list[Packet] = []
             try:
                 now = self._now()

@@ -49,6 +49,9 @@ RECEIVE_ROWS = 4  # of like packets, or so many
 # of the next row, and carries that alone, which costs half as much as to carry the row. So the device is looked at after a
 # pause of a millisecond, which is what epoll makes of it, and no more than so often in vain.
 PAUSE_S, PAUSES = 0.0005, 2
+LEAST_COST_BYTES = (
+    RECEIVE_BUDGET_BYTES // RECEIVE_BUDGET
+)  # what a short packet takes of it, when it is asked for one by one
 FEW_PACKETS = 4  # that a host may have answered at once with
 FEW_BYTES = 2048  # longer than any packet that is not to be cut
 PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU somebody sets later can cut one
@@ -182,7 +185,7 @@ class KernelTun(TunPort):
                 self._left = 0
                 self._more = error.errno != errno.EAGAIN
                 return None
-            self._left -= len(data)
+            self._left -= max(len(data), LEAST_COST_BYTES)
             packet = arrived(data) if self._has_header else data
             if packet is not None:
                 return packet
@@ -256,7 +259,7 @@ class KernelTun(TunPort):
         self._more, self._lone = True, False
         if len(packets) >= LEAST_ALIKE:
             self._rows.note(packets)
-        self._left = left if type(packets[-1]) is SuperPacket else 0
+        self._left = left if packets and type(packets[-1]) is SuperPacket else 0
         return packets
 
     def _read_row(self, packets: list[Packet]) -> int:

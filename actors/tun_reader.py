@@ -40,6 +40,7 @@ class TunReader:
         self.write_lone = port.send_lone
         """Give one packet to the host at once; what the host has answered by then is to be offered (`TunPort.send_lone`)."""
         self._router = router
+        self._is_handing_on = False  # what the host sends later must not overtake it
 
     def write(self, packets: Sequence[Packet]) -> bool:
         """Give packets to the host at once. Whether the host may have an answer already: then `take_answers` soon."""
@@ -50,6 +51,8 @@ class TunReader:
         """What the host sends by now goes to the sessions. A host answers a ping, or acknowledges a segment, before the
         write of it returns: without this the answer would wait for our task to be woken.
         """
+        if self._is_handing_on:
+            return  # the device is asked again before long
         packets = self.port.take()
         if packets:
             self.offer(packets)
@@ -59,8 +62,14 @@ class TunReader:
         if type(packets[-1]) is not SuperPacket:
             self.offer(packets)
             return
-        packet: Packet | None = packets.pop()
-        waiting = packets
+        before, self._is_handing_on = self._is_handing_on, True
+        try:
+            self._carry(packets.pop(), packets, port)
+        finally:
+            self._is_handing_on = before
+
+    def _carry(self, packet: Packet | None, waiting: list[Packet], port: TunPort | TunQueue) -> None:
+        """`waiting` came before `packet`."""
         peer, address = None, b""
         while packet is not None:
             if type(packet) is SuperPacket and len(data := packet.data) >= LONG_BYTES:
@@ -69,7 +78,7 @@ class TunReader:
                     waiting = []
                     address = b""  # who knows what came of that
                 if data[16:20] != address or data[0] >> 4 != 4:  # most go to where the one before went
-                    peer, address = self._router.find(packet), bytes(data[16:20])
+                    peer, address = self._router.find(packet), bytes(data[16:20]) if data[0] >> 4 == 4 else b""
                 if peer is None:
                     address = b""  # the next one is to be counted, too
                 elif not peer.offer_bulk(packet):
@@ -96,8 +105,12 @@ class TunReader:
         batches = list(self._router.sort(wanted).items())
         if len(batches) > 1:
             batches.sort(key=lambda each: sum(map(byte_length, each[1])))
-        for peer, batch in batches:
-            peer.offer_packets(batch)
+        before, self._is_handing_on = self._is_handing_on, True
+        try:
+            for peer, batch in batches:
+                peer.offer_packets(batch)
+        finally:
+            self._is_handing_on = before
 
 
 async def tun_reader(

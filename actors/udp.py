@@ -108,6 +108,7 @@ class UdpSocket(DatagramPort):
         self._more = False  # the last budget was used up: more may be waiting in the socket
         self._lone = False  # datagrams come alone
         self._left = 0  # of the budget, after a long run
+        self._failure: OSError | None = None  # for the next `receive`
         self._unasked = False  # the last one was given on before the socket was asked for another
         self._bulk = False  # the last receive took many
         self._kept: list[RunMemory] = []  # for many, when they first come
@@ -180,6 +181,10 @@ class UdpSocket(DatagramPort):
         """What the socket has, up to the budgets; an empty list if it has nothing."""
         arrivals: list[Arrival] = []
         self._more = self._unasked = False
+        self._left = 0
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise self._lost(failure) from failure
         try:
             if not self._receives_runs:
                 self._take_plain(arrivals)
@@ -304,6 +309,8 @@ class UdpSocket(DatagramPort):
             self._more = error.errno != errno.EAGAIN
             if error.errno in PASSING_ERRNOS:
                 self.drops[refusal("udp", error)] += 1
+            elif not isinstance(error, BlockingIOError):
+                self._failure, self._lone = error, False  # the kernel tells it once
             return None
         each = stride_of(ancillary, size) if ancillary else size
         self._left = self._left - size if size > FULL_BYTES else 0

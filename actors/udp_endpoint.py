@@ -115,11 +115,19 @@ class UdpEndpoint:
 
     def _carry(self, socket: DatagramPort, arrivals: list[Arrival]) -> None:
         """Hand on what a `receive` of `socket` gave, and what follows: of a bulk flow one run after another, each all the way."""
-        self._offer(arrivals)
+        if len(arrivals) == 1:
+            self._hand_on(arrivals[0])
+        else:
+            self._offer(arrivals)
         while (following := socket.more()) is not None:
-            peer = self.demux.glance(following)
-            if peer is None or not peer.offer_run(following):
-                self._offer([following])
+            self._hand_on(following)
+
+    def _hand_on(self, arrival: Arrival) -> None:
+        if arrival.stride < len(arrival.data):
+            peer = self.demux.glance(arrival)
+            if peer is not None and peer.offer_run(arrival):
+                return
+        self._offer([arrival])
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

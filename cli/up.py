@@ -87,12 +87,17 @@ def command(
     config = load_config(file, environ=os.environ, overrides=overrides)
     configure_logging(log_level)
 
+    import trio
+
     from holloway.actors.outer_loop import OuterLoop
     from holloway.supervisor import SupervisorError
 
-    loop = OuterLoop()
     try:
-        number = loop.run(_run, config, loop)
+        if config.interface.queues > 1:  # whose readers are tasks, each of which the loop would only keep from its turn
+            number = trio.run(_run, config)
+        else:
+            loop = OuterLoop()
+            number = loop.run(_run, config, loop)
     except (SupervisorError, ExceptionGroup) as error:
         raise cause_of(error) from error
     if number == signal.SIGINT:

@@ -12,7 +12,6 @@ Not responsible for anything unusual, nor for what comes alone (`express`).
 from __future__ import annotations
 
 from holloway.protocols.arrivals import Arrival
-from holloway.protocols.events import DropReason
 from holloway.protocols.express import ExpressLane
 from holloway.protocols.mss import begins_connection
 from holloway.protocols.packets import IPV6_HEADER_BYTES, Packet, SuperPacket
@@ -97,7 +96,6 @@ class BulkLane(ExpressLane):
             self._timers.packets_received(now)
             received.packets += inside.add(RecordKind.SUPER_PACKETS, found, source)
         else:
-            self._journal.drop(DropReason.MALFORMED, source)
             self._timers.any_received(now)
         if keys.is_waiting:
             if packet:  # a report goes before it

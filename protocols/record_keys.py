@@ -250,7 +250,7 @@ class RecordKeys(TransportKeys):
 
     def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
         """See `TransportKeys`."""
-        _, data, stride, memory = arrival
+        source, data, stride, memory = arrival
         if not MIN_TRANSPORT_BYTES <= stride <= len(data) or self._packer is not None:
             return None
         index, number, kind, word = HEADER.unpack_from(data)
@@ -263,6 +263,7 @@ class RecordKeys(TransportKeys):
             or count > MAX_DATAGRAMS
             or index != self.local_index
             or number
+            or HEADER.unpack_from(data, len(data) - stride) != (index, count - 1, kind, word)  # see `join_run`
         ):
             return None
         if memory is not None:
@@ -280,7 +281,12 @@ class RecordKeys(TransportKeys):
         if self._meter.arrived(counter, count, now):
             self.is_waiting = True
         only = only_plain_tcp(plaintext, count)
-        return (only,) if only is not None else super_packets_of(bytes(plaintext), count) or ()
+        if only is not None:
+            return (only,)
+        found = super_packets_of(bytes(plaintext), count)
+        if found is None:
+            self._journal.drop(DropReason.MALFORMED, source)
+        return found or ()
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""

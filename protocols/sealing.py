@@ -69,7 +69,7 @@ class SealingBuffers:
     def __init__(self) -> None:
         self._buffers: list[SealingBuffer] = []
         self.opened = memoryview(bytearray(MAX_SEALED_BYTES))
-        """Where one record after another is opened, each good until the next."""
+        """Where one record after another is opened, each good until the next. Not to be read when opening one has failed."""
         self._used = 0
 
     def take(self, count: int, piece: int) -> Shape:

@@ -173,8 +173,8 @@ class TransportKeys(ABC):
         return None
 
     def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
-        """The super-packets in a run that is a whole record, none when it is malformed, good until more is opened; None, and
-        nothing happens, when that takes the general way.
+        """The super-packets in a run that is a whole record, none when it is malformed, which is counted, good until more is
+        opened; None, and nothing happens, when that takes the general way.
         """
         return None
 

@@ -221,6 +221,72 @@ def test_one_reader_may_end_another() -> None:
     assert len(read) == 1
 
 
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+def test_whatever_a_reader_raises_the_program_ends_in_order() -> None:
+    loop = OuterLoop()
+    ended: list[str] = []
+
+    async def main() -> None:
+        with pair() as (left, right):
+
+            def panic(_: bool) -> None:
+                raise Panic
+
+            left.send(b"x")
+            try:
+                await loop.serve(right.fileno(), panic)
+            finally:
+                ended.append("in order")
+
+    with pytest.raises(Panic):
+        loop.run(main)
+    assert ended == ["in order"]
+    assert OuterLoop().run(trio.sleep, 0) is None, "Trio runs again"
+
+
+def test_a_descriptor_that_was_closed_while_it_was_read_is_let_go_of() -> None:
+    loop = OuterLoop()
+
+    async def main() -> bool:
+        with pair() as (_, right), trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.serve, right.fileno(), lambda _: None)
+                await trio.testing.wait_all_tasks_blocked()
+                right.close()
+                scope.cancel()
+        return scope.cancelled_caught
+
+    assert loop.run(main)
+
+
+def test_a_port_that_is_closed_already_says_so_by_the_loop_as_well() -> None:
+    loop = OuterLoop()
+
+    async def main() -> None:
+        (port,) = open_udp("127.0.0.1", 0)
+        port.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await KernelPorts(loop=loop).serve(port, lambda _: None)
+
+    loop.run(main)
+
+
+def test_the_bell_can_be_rung_for_as_long_as_anybody_holds_the_loop() -> None:
+    loop = OuterLoop()
+    loop.run(trio.sleep, 0)
+    late = loop._call_soon  # as Trio's thread may, whose last word was heard before it was spoken
+    before = os.listdir("/proc/self/fd")
+    with pair():
+        late(lambda: None)
+    assert os.listdir("/proc/self/fd") == before
+    number = str(loop._bell)
+    del loop, late
+    assert number not in os.listdir("/proc/self/fd")
+
+
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_an_interrupt_ends_the_program_in_order(*, is_busy: bool) -> None:
     loop = OuterLoop()

@@ -69,6 +69,37 @@ async def test_a_receive_takes_a_budget_of_bytes_then_lets_others_run() -> None:
     tun0.close()
 
 
+@in_namespace
+async def test_reads_that_are_all_malformed_are_counted_and_nothing_else() -> None:
+    tun0 = device(0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(tun.RECEIVE_BUDGET + tun.FEW_PACKETS + 1):
+            sender.sendto(b"x", ("10.9.0.2", 7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tun, "arrived", lambda _: None)  # whatever a kernel may come to give
+        assert tun0.take() == tun0._drain(tun.RECEIVE_BUDGET) == tun0.take() == []
+    assert tun0.drops == {"tun_malformed": tun.RECEIVE_BUDGET + tun.FEW_PACKETS + 1}
+    tun0.close()
+
+
+@in_namespace
+async def test_no_more_short_packets_are_asked_for_than_a_receive_takes() -> None:
+    tun0 = device(0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1300)
+        sender.sendto(bytes(1300 * 40), ("10.9.0.2", 7))
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+        for _ in range(3 * tun.RECEIVE_BUDGET):
+            sender.sendto(b"x", ("10.9.0.2", 7))
+    (first,) = await tun0.receive()
+    assert isinstance(first, SuperPacket)
+    following = 0
+    while tun0.more() is not None:
+        following += 1
+    assert 50 < following <= tun.RECEIVE_BUDGET
+    tun0.close()
+
+
 TUNGETVNETLE = 0x800454DD
 
 

@@ -89,6 +89,52 @@ def test_of_a_bulk_flow_each_packet_goes_all_the_way_and_none_overtakes(
     assert router.drops == {"no_route": 2}, "each one that nobody gets is counted"
 
 
+def test_a_destination_is_not_taken_for_a_part_of_an_address_of_the_other_family() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    router = Router([])
+    tun = reader(log, router)
+    other: Any = Peer("other", log)
+    router.assign(other, (ip_network("fd00::/16"),))
+    header = (
+        bytes([0x60, 0, 0, 0, 0xEA, 0x38, 6, 64]) + b"\xfd" * 8 + bytes((10, 0, 0, 2)) + bytes(4) + b"\xfd" + bytes(15)
+    )
+    six, four = SuperPacket(header + bytes(59_960), 1368), SuperPacket(packet_to(2, 60_000), 1368)
+    tun.carry([six], Device([four, six, four]))
+    assert [name for name, _ in log] == ["other at once", "peer 2 at once"] * 2
+
+
+class Answering(Peer):
+    """One whose turn ends with a look for answers."""
+
+    def __init__(self, name: str, log: list[tuple[str, list[Packet]]], tun: TunReader) -> None:
+        super().__init__(name, log)
+        self._tun = tun
+
+    def offer_packets(self, packets: list[Packet]) -> None:
+        super().offer_packets(packets)
+        self._tun.take_answers()
+
+
+def test_what_the_host_sends_later_overtakes_nothing_that_is_handed_on() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    router = Router([])
+    tun = reader(log, router)
+    port = tun.port
+    assert isinstance(port, SimulatedTun)
+    for last in (2, 3):
+        peer: Any = Answering(f"peer {last}", log, tun)
+        router.assign(peer, (ip_network(f"10.0.0.{last}"),))
+    long, later = SuperPacket(packet_to(2, 60_000), 1368), packet_to(2, 90)
+    port.inject([later])
+    tun.carry([packet_to(2), packet_to(3), long], Device([]))
+    assert ("peer 2", [later]) not in log
+    assert log[-1] == ("peer 2 at once", [long])
+    tun.offer([packet_to(2), packet_to(3)])
+    assert ("peer 2", [later]) not in log
+    tun.take_answers()
+    assert log[-1] == ("peer 2", [later])
+
+
 def test_nothing_more_is_asked_for_after_packets_that_are_no_bulk() -> None:
     log: list[tuple[str, list[Packet]]] = []
     later: list[Packet] = [packet_to(3)]

@@ -20,6 +20,7 @@ from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.record_wire import RecordKind
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.runs import Run
 from holloway.protocols.session import Session
@@ -293,3 +294,42 @@ def test_on_a_narrow_path_what_begins_a_connection_is_left_to_who_lowers_its_mss
     (run,) = (each for each in world.a.session.runs_to_send() if each.datagram_count > 1)
     assert world.b.session.receive_bulk(Arrival(world.a.address, b"".join(run.parts), run.stride), world.now) == b""
     assert len(world.b.session.packets_to_deliver()) == 1
+
+
+def test_a_run_with_a_piece_of_the_next_record_is_not_opened_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = wide_world()
+    first, second = held_run(world, 0), held_run(world, 1)
+    stride = first.stride
+    mixed = memoryview(bytearray(bytes(first.data[:-stride]) + bytes(second.data[:stride])))
+    memory = RunMemory(1 << 17)
+    memory.view[: len(mixed)] = mixed
+    keys = world.b.session._ring.current
+    assert isinstance(keys, RecordKeys)
+    opened: list[bytes] = []
+    real = keys._receive
+
+    class Counting:
+        def decrypt_into(self, nonce: bytes, data: bytes, associated_data: None, buf: memoryview) -> int:
+            opened.append(nonce)
+            return real.decrypt_into(nonce, data, associated_data, buf)
+
+    keys._receive = Counting()  # type: ignore[assignment]
+    for arrival in (
+        Arrival(world.a.address, mixed, stride),
+        Arrival(world.a.address, memory.view[: len(mixed)], stride, memory),
+    ):
+        assert world.b.session.receive_bulk(arrival, world.now) is None
+    assert not opened
+    assert taken_in(world, first)
+    assert len(opened) == 1
+
+
+def test_a_malformed_record_is_counted_once_and_an_empty_one_not_at_all() -> None:
+    world = wide_world()
+    sender = world.a.session._ring.current
+    assert isinstance(sender, RecordKeys)
+    for plaintext, drops in ((b"", {}), (b"\x01" * 50, {DropReason.MALFORMED: 1})):
+        run = sender.seal_record(RecordKind.SUPER_PACKETS, plaintext)
+        arrival = Arrival(world.a.address, b"".join(run.parts), run.stride)
+        assert world.b.session.receive_bulk(arrival, world.now) == b""
+        assert world.b.session.drops == drops
