@@ -287,6 +287,15 @@ def test_the_bell_can_be_rung_for_as_long_as_anybody_holds_the_loop() -> None:
     assert number not in os.listdir("/proc/self/fd")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """As in the foreground: what is started in the background ignores interrupts, and Trio leaves it at that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_an_interrupt_ends_the_program_in_order(*, is_busy: bool) -> None:
     loop = OuterLoop()
