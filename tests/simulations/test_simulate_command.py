@@ -109,7 +109,7 @@ def _unsealed() -> Any:
     class Glass:
         def __init__(self, key: bytes) -> None:
             self.inner = AES_GCM.aead(key)
-            self.decrypt = self.inner.decrypt
+            self.decrypt, self.decrypt_into = self.inner.decrypt, self.inner.decrypt_into
 
         def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
             is_packet = b"never in the clear" in data
