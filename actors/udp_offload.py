@@ -72,19 +72,10 @@ class Gathered(NamedTuple):
         return cut(b"".join(self.parts), self.stride)
 
 
-def gathered(runs: Sequence[Run]) -> Iterable[Gathered]:
+def gathered(runs: Iterable[Run]) -> Iterator[Gathered]:
     """`runs` in order, in as few calls as follow from joining those that fit behind each other: `RUN_DATAGRAMS` and
     `MAX_RUN_BYTES` at most, and all of one length but the last. A datagram that is empty, or above `MAX_RUN_BYTES`, is alone.
     """
-    lengths = [run.length for run in runs]
-    if min(lengths, default=0) > MAX_RUN_BYTES // 2 and max(lengths) <= MAX_RUN_BYTES:  # bulk: none joins another
-        ready = [Gathered(parts, stride, -(-length // stride)) for parts, stride, length in runs]
-        if max([run.number for run in ready]) <= RUN_DATAGRAMS:
-            return ready
-    return _joined(runs)
-
-
-def _joined(runs: Iterable[Run]) -> Iterator[Gathered]:
     parts: Sequence[bytes | memoryview] = ()
     stride = size = number = 0
     for run in runs:

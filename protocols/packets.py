@@ -249,27 +249,6 @@ class SuperPacket:
         return f"SuperPacket({len(self.data)} bytes, segment_size={self.segment_size})"
 
 
-_PLAIN_TCP = Struct(">BxHxxHxB22xB")  # version and header length, length, fragment, protocol; where TCP's options end
-
-
-def layout_of_plain_tcp(packet: ByteView) -> Layout | None:
-    """What `layout_of` says of TCP in IPv4 without options, which is nearly every packet of a bulk flow; None for any other."""
-    length = len(packet)
-    if length < IPV4_HEADER_BYTES + TCP_HEADER_BYTES:
-        return None
-    first, told, fragment, protocol, offset = _PLAIN_TCP.unpack_from(packet)
-    payload_at: int = IPV4_HEADER_BYTES + (offset >> 4) * 4
-    if (
-        first != 0x45
-        or told != length
-        or fragment & FRAGMENT_BITS
-        or protocol != PROTOCOL_TCP
-        or not IPV4_HEADER_BYTES + TCP_HEADER_BYTES <= payload_at <= length
-    ):
-        return None
-    return plain_tcp_layout(payload_at)
-
-
 @lru_cache(maxsize=16)
 def plain_tcp_layout(payload_at: int) -> Layout:
     """Of TCP in IPv4 without options."""

@@ -162,6 +162,7 @@ def test_what_readers_have_for_tasks_does_not_pile_up_while_there_is_always_some
                 nursery.start_soon(loop.serve, right.fileno(), read)
                 for _ in range(300):
                     await outlet.receive()
+                assert outlet.statistics().current_buffer_used <= 2, "more would have raised in `read`"
                 nursery.cancel_scope.cancel()
 
     loop.run(main)
