@@ -31,7 +31,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.offers import NOT_COMPRESSED, Security
-from holloway.protocols.packets import Packet, SuperPacket, count_packets
+from holloway.protocols.packets import Packet, count_packets
 from holloway.protocols.staging import Staging
 from holloway.protocols.timers import Timers
 
@@ -137,13 +137,11 @@ class DtlsPeer:
         """Packets of the host for this peer."""
         self._take_turn(partial(self._send, packets), lost=packets)
 
-    def offer_bulk(self, packet: SuperPacket) -> bool:
+    def begin_sending(self) -> None:
         """See `RunningPeer`. There is no short way."""
-        return False
 
-    def offer_run(self, arrival: Arrival) -> bool:
+    def begin_receiving(self) -> None:
         """See `Receiver`. Likewise."""
-        return False
 
     def offer_records(self, records: Sequence[tuple[SecureChannel, bytes, Address]]) -> None:
         """DTLS datagrams of the network, each with its association and its source."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.gateway import GatewayPlan
-from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.packets import Packet, SuperPacket, destination
 from holloway.protocols.runs import Run, flatten
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class TunPort(Protocol):
         """
         return None
 
+    def stream(self, like: SuperPacket, take: Callable[[SuperPacket], bool]) -> Packet | None:
+        """`more`, again and again: the super-packets that go where `like` goes are given to `take`, which does not keep them, for
+        as long as it says that it has taken the last. What it has not taken, or any other packet; None: nothing follows.
+        """
+        return stream(self.more, like, take)
+
     def take(self) -> list[Packet]:
         """What is there now, up to a budget; perhaps nothing. Never waits, and raises nothing: `receive` does."""
         ...
@@ -118,6 +124,15 @@ class DatagramPort(Protocol):
         """After a `receive` that gave a long run by itself: what follows it, while its budget lasts. In the memory of the one
         before. Never waits, and raises nothing: `receive` does.
         """
+        return None
+
+    def stream(self, take: Callable[[Arrival], bool]) -> Arrival | None:
+        """`more`, again and again, given to `take`, which does not keep it, for as long as it says that it has taken the last. What it
+        has not taken; None: nothing follows.
+        """
+        while (arrival := self.more()) is not None:
+            if not take(arrival):
+                return arrival
         return None
 
     def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
@@ -262,6 +277,15 @@ class Ports(Protocol):
     def entropy(self, n: int) -> bytes:
         """`n` bytes fit to make keys from."""
         ...
+
+
+def stream(more: Callable[[], Packet | None], like: SuperPacket, take: Callable[[SuperPacket], bool]) -> Packet | None:
+    """`TunPort.stream` of `more`."""
+    wanted = destination(like.data)
+    while (packet := more()) is not None:
+        if type(packet) is not SuperPacket or destination(packet.data) != wanted or not take(packet):
+            return packet
+    return None
 
 
 def refusal(port: str, error: OSError) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from holloway.actors.bulk_turns import InboundTurn, OutboundTurn
     from holloway.actors.calling import Callbook
     from holloway.actors.pinging import Pong
     from holloway.actors.wanted import Peer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from holloway.protocols.journal import Traffic
     from holloway.protocols.noise import OpenedInitiation
     from holloway.protocols.offers import Security
-    from holloway.protocols.packets import Packet, SuperPacket
+    from holloway.protocols.packets import Packet
 
 
 class PeerLink(Protocol):
@@ -62,8 +63,8 @@ class Receiver(Protocol):
         """Datagrams of the network. Their memory may be used again as soon as this returns."""
         ...
 
-    def offer_run(self, arrival: Arrival) -> bool:
-        """A run that may be one record for this peer. False: nothing has happened, offer it with the others."""
+    def begin_receiving(self) -> InboundTurn | None:
+        """A turn for runs that may be records for this peer. None: offer them with the others."""
         ...
 
     def offer_initiation(self, opened: OpenedInitiation, source: Address) -> None:
@@ -117,8 +118,8 @@ class RunningPeer(Protocol):
         """Packets of the host for this peer, at once."""
         ...
 
-    def offer_bulk(self, packet: SuperPacket) -> bool:
-        """One super-packet of the host for this peer. False: nothing has happened, offer it with the others."""
+    def begin_sending(self) -> OutboundTurn | None:
+        """A turn for super-packets of the host for this peer. None: offer them with the others."""
         ...
 
     def update(self, peer: Peer) -> None:

@@ -18,22 +18,25 @@ from collections.abc import Callable, Iterable, Sequence
 import trio
 
 from holloway.actors.outer_loop import Reader
-from holloway.actors.ports import TunPort, refusal
+from holloway.actors.ports import TunPort, refusal, stream
 from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_offload import (
+    BULK_TCP,
     IFF_VNET_HDR,
     IFREQ,
+    MOST_TCP_HEADERS,
     Joiner,
     agree,
     arrived,
     decline,
     has_virtio_header,
+    is_bulk_tcp,
     pieces,
 )
 from holloway.actors.tun_rows import LEAST_ALIKE, RowReader
 from holloway.protocols.errors import TunError
-from holloway.protocols.packets import Packet, SuperPacket, UnfinishedPacket
-from holloway.protocols.virtio import PLAIN, OffloadedPacket, offloaded
+from holloway.protocols.packets import FRAGMENT_BITS, PROTOCOL_TCP, Packet, SuperPacket, UnfinishedPacket, destination
+from holloway.protocols.virtio import PLAIN, VIRTIO_HEADER_BYTES, OffloadedPacket, offloaded
 
 CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -190,6 +193,51 @@ class KernelTun(TunPort):
             if packet is not None:
                 return packet
             self.drops["tun_malformed"] += 1
+        return None
+
+    def stream(self, like: SuperPacket, take: Callable[[SuperPacket], bool]) -> Packet | None:
+        """See `TunPort`. What is common to a bulk flow is looked into once."""
+        if not self._has_header:
+            return stream(self.more, like, take)
+        read, descriptor, wanted = os.read, self._descriptor, destination(like.data)
+        head_before = addresses_before = b""
+        offset_before = 0
+        given = SuperPacket(b"", 0)  # nobody keeps it, so one is enough
+        left, self._left = self._left, 0
+        while left > 0:
+            try:
+                data = read(descriptor, PACKET_SPACE)
+            except OSError as error:
+                self._more = error.errno != errno.EAGAIN
+                return None
+            size = len(data)
+            left -= max(LEAST_COST_BYTES, size)
+            if size >= BULK_TCP.size:
+                head, length, fragment, protocol, addresses, offset = BULK_TCP.unpack_from(data)
+                if (
+                    head == head_before
+                    and addresses == addresses_before
+                    and offset == offset_before
+                    and length == size - VIRTIO_HEADER_BYTES
+                    and protocol == PROTOCOL_TCP
+                    and not fragment & FRAGMENT_BITS
+                    and length >= MOST_TCP_HEADERS
+                ):
+                    given.data = memoryview(data)[VIRTIO_HEADER_BYTES:]
+                    if take(given):
+                        continue
+                    self._left = left
+                    return given
+            packet = arrived(data)
+            if packet is None:
+                self.drops["tun_malformed"] += 1
+                return None
+            if type(packet) is not SuperPacket or destination(packet.data) != wanted or not take(packet):
+                self._left = left
+                return packet
+            if is_bulk_tcp(data):
+                head_before, addresses_before, offset_before = head, addresses, offset
+                given.segment_size, given.known_layout = packet.segment_size, packet.known_layout
         return None
 
     def take(self) -> list[Packet]:

@@ -82,6 +82,11 @@ _PLAIN_TCP_SUM = slice(
     VIRTIO_HEADER_BYTES + IPV4_HEADER_BYTES + TCP_CHECKSUM_AT + 2,
 )
 _UDP_OVER_IPV6 = _PLACE.pack(IPV6_HEADER_BYTES, UDP_CHECKSUM_AT)
+BULK_TCP = struct.Struct(">11sxHxxHxBxx8s12xB")
+"""A super-packet of TCP in IPv4 without options: its virtio header with the first byte of the packet, which say so
+(`is_bulk_tcp`). Of IP: length, fragment, protocol, addresses. Of TCP: where its options end."""
+MOST_TCP_HEADERS = IPV4_HEADER_BYTES + 60
+"""What such a packet has of headers at most."""
 
 
 def has_virtio_header(descriptor: int) -> bool:
@@ -178,6 +183,13 @@ def arrived(data: bytes) -> Packet | None:
     # A sum of 0 would say "no checksum" in UDP; 65535 is as right everywhere else (Linux, skb_checksum_help).
     checksum = internet_checksum(lone[start:]) or 0xFFFF
     return b"".join((lone[:field], checksum.to_bytes(2, "big"), lone[field + 2 :]))
+
+
+def is_bulk_tcp(data: bytes) -> bool:
+    """Whether what `arrived` has found good is what `BULK_TCP` tells of. Then so is what differs from it in nothing that `BULK_TCP`
+    shows but the length, if that is right.
+    """
+    return data[:2] == _TCP4_SUPER and data[6:11] == _PLAIN_TCP
 
 
 def _tcp_super_packet(data: bytes) -> SuperPacket | None:

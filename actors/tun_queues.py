@@ -10,14 +10,14 @@ Not responsible for what one queue does (`tun`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from holloway.actors.ports import Ports, TunPort
+from holloway.actors.ports import Ports, TunPort, stream
 from holloway.protocols.errors import TunError
 from holloway.protocols.flows import flow_number
-from holloway.protocols.packets import Packet, byte_length, count_packets
+from holloway.protocols.packets import Packet, SuperPacket, byte_length, count_packets
 
 
 class TunQueue:
@@ -52,6 +52,10 @@ class TunQueue:
         if packet is not None:
             self._counted([packet])
         return packet
+
+    def stream(self, like: SuperPacket, take: Callable[[SuperPacket], bool]) -> Packet | None:
+        """See `TunPort`."""
+        return stream(self.more, like, take)
 
     def take(self) -> list[Packet]:
         """See `TunPort`."""

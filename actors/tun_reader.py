@@ -22,6 +22,7 @@ from holloway.protocols.packets import Packet, SuperPacket, byte_length
 if TYPE_CHECKING:
     import trio
 
+    from holloway.actors.running_peer import RunningPeer
     from holloway.actors.tun_queues import TunQueue
     from holloway.supervisor import Context
 
@@ -70,25 +71,30 @@ class TunReader:
 
     def _carry(self, packet: Packet | None, waiting: list[Packet], port: TunPort | TunQueue) -> None:
         """`waiting` came before `packet`."""
-        peer, address = None, b""
         while packet is not None:
-            if type(packet) is SuperPacket and len(data := packet.data) >= LONG_BYTES:
+            if type(packet) is SuperPacket and len(packet.data) >= LONG_BYTES:
                 if waiting:
                     self.offer(waiting)
                     waiting = []
-                    address = b""  # who knows what came of that
-                if data[16:20] != address or data[0] >> 4 != 4:  # most go to where the one before went
-                    peer, address = self._router.find(packet), bytes(data[16:20]) if data[0] >> 4 == 4 else b""
-                if peer is None:
-                    address = b""  # the next one is to be counted, too
-                elif not peer.offer_bulk(packet):
-                    peer.offer_packets([packet])
-                    address = b""
+                peer = self._router.find(packet)
+                packet = port.more() if peer is None else self._send_on(packet, peer, port)
             else:
                 waiting.append(packet)
-            packet = port.more()
+                packet = port.more()
         if waiting:
             self.offer(waiting)
+
+    def _send_on(self, packet: SuperPacket, peer: RunningPeer, port: TunPort | TunQueue) -> Packet | None:
+        """What follows it, and is not for `peer`, or not as usual."""
+        turn = peer.begin_sending()
+        if turn is not None:
+            try:
+                if turn.take(packet):
+                    return port.stream(packet, turn.take)
+            finally:
+                turn.close()
+        peer.offer_packets([packet])
+        return port.more()
 
     def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
@@ -97,7 +103,7 @@ class TunReader:
         if len(packets) == 1:
             first = packets[0]
             only = self._router.find(first)
-            if only is not None and not (type(first) is SuperPacket and only.offer_bulk(first)):
+            if only is not None and not (type(first) is SuperPacket and _sends_straight(only, first)):
                 only.offer_packets(packets)
             return
         wanted = without_superseded(packets)
@@ -111,6 +117,16 @@ class TunReader:
                 peer.offer_packets(batch)
         finally:
             self._is_handing_on = before
+
+
+def _sends_straight(peer: RunningPeer, packet: SuperPacket) -> bool:
+    turn = peer.begin_sending()
+    if turn is None:
+        return False
+    try:
+        return turn.take(packet)
+    finally:
+        turn.close()
 
 
 async def tun_reader(

@@ -306,11 +306,7 @@ class UdpSocket(DatagramPort):
             size, ancillary, _, source = self._socket.recvmsg_into((memory.view[:DATAGRAM_SPACE],), ANCILLARY_SPACE)
         except OSError as error:
             self._left = 0
-            self._more = error.errno != errno.EAGAIN
-            if error.errno in PASSING_ERRNOS:
-                self.drops[refusal("udp", error)] += 1
-            elif not isinstance(error, BlockingIOError):
-                self._failure, self._lone = error, False  # the kernel tells it once
+            self._note_end(error)
             return None
         each = stride_of(ancillary, size) if ancillary else size
         self._left = self._left - size if size > FULL_BYTES else 0
@@ -318,6 +314,43 @@ class UdpSocket(DatagramPort):
             self.drops["udp_truncated"] += 1
             return None
         return _arrival((source, memory.view[:size], each, memory))
+
+    def stream(self, take: Callable[[Arrival], bool]) -> Arrival | None:
+        """See `DatagramPort`. What runs of a bulk flow have in common is looked up once."""
+        left, self._left = self._left, 0
+        if left <= 0:
+            return None
+        receive, memory = self._socket.recvmsg_into, self._kept[0]
+        room = (memory.view[:DATAGRAM_SPACE],)
+        before, ancillary_before, each_before, data_before = 0, None, 0, memory.view[:0]
+        while left > 0:
+            try:
+                size, ancillary, _, source = receive(room, ANCILLARY_SPACE)
+            except OSError as error:
+                self._note_end(error)
+                return None
+            if size == before and ancillary == ancillary_before:
+                arrival = _arrival((source, data_before, each_before, memory))
+            else:
+                if size == DATAGRAM_SPACE:
+                    self.drops["udp_truncated"] += 1
+                    return None
+                before, ancillary_before, data_before = size, ancillary, memory.view[:size]
+                each_before = stride_of(ancillary, size) if ancillary else size
+                arrival = _arrival((source, data_before, each_before, memory))
+            left = left - size if size > FULL_BYTES else 0
+            if not take(arrival):
+                self._left = left
+                return arrival
+        return None
+
+    def _note_end(self, error: OSError) -> None:
+        """Of what `receive` gave, and what follows it."""
+        self._more = error.errno != errno.EAGAIN
+        if error.errno in PASSING_ERRNOS:
+            self.drops[refusal("udp", error)] += 1
+        elif not isinstance(error, BlockingIOError):
+            self._failure, self._lone = error, False  # the kernel tells it once
 
     def _memories(self) -> Iterator[RunMemory]:
         """All that a turn may need, the same ones in each turn."""

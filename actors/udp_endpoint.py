@@ -7,7 +7,7 @@ this handle. Not responsible for what datagrams mean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -77,13 +77,12 @@ class UdpEndpoint:
         else:
             socket.send_runs(runs, destination, may_fragment=may_fragment)
 
-    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
-        """The same for one run."""
+    def sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[Run], None]:
+        """The same for one run after another."""
         socket = self._by_family.get(len(destination))
         if socket is None:
-            self._unreachable["udp_no_socket_of_family"] += run.datagram_count
-        else:
-            socket.send_run(run, destination, may_fragment=may_fragment)
+            return lambda run: self.send_runs((run,), destination, may_fragment=may_fragment)
+        return partial(socket.send_run, destination=destination, may_fragment=may_fragment)
 
     def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
         """The same for one datagram."""
@@ -115,19 +114,28 @@ class UdpEndpoint:
 
     def _carry(self, socket: DatagramPort, arrivals: list[Arrival]) -> None:
         """Hand on what a `receive` of `socket` gave, and what follows: of a bulk flow one run after another, each all the way."""
+        following: Arrival | None
         if len(arrivals) == 1:
-            self._hand_on(arrivals[0])
+            following = arrivals[0]
         else:
             self._offer(arrivals)
-        while (following := socket.more()) is not None:
-            self._hand_on(following)
+            following = socket.more()
+        while following is not None:
+            following = self._hand_on(following, socket)
 
-    def _hand_on(self, arrival: Arrival) -> None:
+    def _hand_on(self, arrival: Arrival, socket: DatagramPort) -> Arrival | None:
+        """What follows it."""
         if arrival.stride < len(arrival.data):
             peer = self.demux.glance(arrival)
-            if peer is not None and peer.offer_run(arrival):
-                return
+            turn = None if peer is None else peer.begin_receiving()
+            if turn is not None:
+                try:
+                    if turn.take(arrival):
+                        return socket.stream(turn.take)
+                finally:
+                    turn.close()
         self._offer([arrival])
+        return socket.more()
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

@@ -14,16 +14,20 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
-from holloway.actors.tun import RECEIVE_BUDGET, open_tun
+from holloway.actors.tun import RECEIVE_BUDGET, KernelTun, open_tun
 from holloway.actors.udp_binding import open_udp
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.keys import StaticKey, decode_key
 from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.routes import RouteTable
+from holloway.protocols.runs import Run
 from holloway.protocols.session import Session, SessionConfig
 from holloway.protocols.suites import SUITES
 
@@ -93,22 +97,31 @@ def main() -> None:
                 session.send(ours, now)
                 flush()
             while packet is not None:
-                if routes.lookup(_destination(packet)) is not None:
-                    run = session.send_bulk(packet, now) if isinstance(packet, SuperPacket) else None
-                    if run is not None and session.endpoint is not None:
-                        udp.send_run(run, session.endpoint)
-                    else:
+                sealing = session.begin_sending(now)
+                if (
+                    sealing is not None
+                    and session.endpoint is not None
+                    and isinstance(packet, SuperPacket)
+                    and routes.lookup(_destination(packet)) is not None
+                    and (run := sealing.seal(packet)) is not None
+                ):
+                    send = partial(udp.send_run, destination=session.endpoint)
+                    send(run)
+                    packet = tun.stream(packet, partial(_sent, sealing.seal, send))
+                    session.end_sending(sealing, now)
+                else:
+                    if routes.lookup(_destination(packet)) is not None:
                         session.send([packet], now)
-                    flush()
-                packet = tun.more()
+                    packet = tun.more()
+                flush()
         if socket in ready:
             arrivals = udp._drain()
             while arrivals:
-                is_run = len(arrivals) == 1 and arrivals[0].stride < len(arrivals[0].data)
-                opened = session.receive_bulk(arrivals[0], now) if is_run else None
-                if isinstance(opened, SuperPacket):
-                    tun.send_bulk(opened)
-                elif opened is None:
+                opening = session.begin_receiving(now) if arrivals[0].stride < len(arrivals[0].data) else None
+                if opening is not None and len(arrivals) == 1 and _delivered(opening.open, tun, arrivals[0]):
+                    following = udp.stream(partial(_delivered, opening.open, tun))
+                    session.end_receiving(opening, now)
+                else:
                     found = demux.sort(arrivals, now)
                     for batch in found.arrivals.values():
                         session.receive(batch, now)
@@ -116,9 +129,24 @@ def main() -> None:
                         session.receive_initiation(initiation, source, now)
                     for reply, source in found.replies:
                         udp.send((reply,), source)
+                    following = udp.more()
                 flush()
-                following = udp.more()
                 arrivals = [] if following is None else [following]
+
+
+def _sent(seal: Callable[[SuperPacket], Run | None], send: Callable[[Run], None], packet: SuperPacket) -> bool:
+    run = seal(packet)
+    if run is None:
+        return False
+    send(run)
+    return True
+
+
+def _delivered(open_run: Callable[[Arrival], Packet | None], tun: KernelTun, arrival: Arrival) -> bool:
+    packet = open_run(arrival)
+    if isinstance(packet, SuperPacket):
+        tun.send_bulk(packet)
+    return packet is not None
 
 
 def _destination(packet: object) -> bytes:

@@ -10,8 +10,7 @@ Not responsible for choosing a slot, for timers, or for who may send which packe
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from cryptography.exceptions import InvalidTag
+from typing import TYPE_CHECKING
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -22,10 +21,11 @@ from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import TAG_BYTES, DerivedKeys
 from holloway.protocols.offers import ALL_TERMS, Terms
-from holloway.protocols.packets import MAX_SEGMENTS, Packet, SuperPacket, UnfinishedPacket
+from holloway.protocols.packets import Packet, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
 from holloway.protocols.record_rows import open_row, seal_row
 from holloway.protocols.record_size import LossMeter, RecordSize
+from holloway.protocols.record_turns import MAX_RECORDS, OpeningTurn, SealingTurn
 from holloway.protocols.record_wire import (
     CLEAR_MARK,
     HEADER,
@@ -33,7 +33,6 @@ from holloway.protocols.record_wire import (
     MAX_DATAGRAMS,
     MAX_SEALED_BYTES,
     PACKED_MARK,
-    SIZE_BYTES,
     SPREAD_BITS,
     Record,
     RecordKind,
@@ -41,11 +40,14 @@ from holloway.protocols.record_wire import (
     join_run,
     open_record,
 )
-from holloway.protocols.records import capacity, only_plain_tcp, packets_of, plan, super_packets_of
+from holloway.protocols.records import packets_of, plan, super_packets_of
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.sealing import seal
 from holloway.protocols.suites import Suite
 from holloway.protocols.transport import MIN_TRANSPORT_BYTES, MOST_COUNTERS, Opened, TransportKeys
+
+if TYPE_CHECKING:
+    from holloway.protocols.tunnel import Tunnel
 
 REKEY_AFTER_BYTES = 1 << 37
 """With 2^33 blocks of AES under one key its outputs stay 2^-63 from random ones (NIST SP 800-38D; RFC 8446, section 5.5)."""
@@ -217,76 +219,20 @@ class RecordKeys(TransportKeys):
 
     # The short way of a bulk flow: see `bulk`. What is compressed does not take it.
 
-    def seal_bulk(self, packet: SuperPacket, room: int, now: float) -> Run | None:
+    def sealing_turn(self, room: int, now: float, *, is_narrow: bool) -> SealingTurn | None:
         """See `TransportKeys`."""
-        data, size, layout = packet.data, packet.segment_size, packet.known_layout or packet.layout
-        number, length, limit = self._sent, SIZE_BYTES + len(data), capacity(room, self._size.size(now))
+        most = min(self._fresh_until - 1, self._sent + MAX_RECORDS)
         if (
-            layout is None
-            or not length <= limit < 2 * (length - SIZE_BYTES)
-            or not size < length - SIZE_BYTES - layout.payload_at <= size * MAX_SEGMENTS
-            or length <= room  # one datagram
-            or number + 1 >= self._fresh_until
-            or self._bytes + length >= REKEY_AFTER_BYTES
+            most <= self._sent
+            or self._bytes + MAX_RECORDS * MAX_SEALED_BYTES >= REKEY_AFTER_BYTES
             or self._packer is not None
         ):
             return None
-        self._sent = number + 1
-        count = -(-(length + TAG_BYTES) // (room + TAG_BYTES))
-        padding = -(length + TAG_BYTES) % count
-        buffers = self._buffers
-        heads, sealed, numbers, run = buffers.take(count, (length + TAG_BYTES + padding) // count)
-        buffers.give_back()
-        first = HEADER.pack(
-            self.remote_index, 0, _SUPER_PACKETS | self._mark, (self._first_out + number) << SPREAD_BITS | count - 1
-        )
-        plaintext = b"".join((size.to_bytes(SIZE_BYTES, "little"), data, bytes(padding)))
-        self._seal.encrypt_into(first[4:], plaintext, None, sealed)
-        heads[:] = first * count
-        heads[4::HEADER_BYTES] = numbers
-        self._bytes += length + padding
-        self._size.sent(1, count)
-        return run
+        return SealingTurn(self, room, most, now, is_narrow=is_narrow)
 
-    def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
+    def opening_turn(self, tunnel: Tunnel, home: Address, now: float) -> OpeningTurn | None:
         """See `TransportKeys`."""
-        source, data, stride, memory = arrival
-        if not MIN_TRANSPORT_BYTES <= stride <= len(data) or self._packer is not None:
-            return None
-        index, number, kind, word = HEADER.unpack_from(data)
-        counter, count = word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1
-        if (
-            counter <= self._window.top
-            or not self._first_in <= counter < self._end_in
-            or kind != _SUPER_PACKETS | self._mark
-            or count * stride != len(data)
-            or count > MAX_DATAGRAMS
-            or index != self.local_index
-            or number
-            or HEADER.unpack_from(data, len(data) - stride) != (index, count - 1, kind, word)  # see `join_run`
-        ):
-            return None
-        if memory is not None:
-            joined: bytes | None = b"".join(memory.parts(0, stride, count, HEADER_BYTES))
-        else:
-            joined = join_run(data, 0, stride)
-        if joined is None or len(joined) > MAX_SEALED_BYTES:
-            return None
-        plaintext = self._buffers.opened[: len(joined) - TAG_BYTES]
-        try:
-            self._receive.decrypt_into(bytes(data[4:HEADER_BYTES]), joined, None, plaintext)
-        except InvalidTag:  # forged, or pieces of several records: the general way finds out
-            return None
-        self._window.commit(counter)
-        if self._meter.arrived(counter, count, now):
-            self.is_waiting = True
-        only = only_plain_tcp(plaintext, count)
-        if only is not None:
-            return (only,)
-        found = super_packets_of(bytes(plaintext), count)
-        if found is None:
-            self._journal.drop(DropReason.MALFORMED, source)
-        return found or ()
+        return OpeningTurn(self, tunnel, home, now) if self._packer is None else None
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""
@@ -349,7 +295,7 @@ class RecordKeys(TransportKeys):
         count = len(plaintexts)
         if count:
             self._window.commit_row(counter, count)
-            if self._meter.arrived_row(counter, count, now):
+            if self._meter.arrived_row(counter, count, now, count):
                 self.is_waiting = True
             packets: list[bytes] = []
             for plaintext in plaintexts:

@@ -117,16 +117,13 @@ class LossMeter:
             return True
         return self.due_at is not None and self.due_at <= now
 
-    def arrived_row(self, first: int, count: int, now: float) -> bool:
-        """The same for `count` records of a datagram each, none a report, with counters from `first` on that are above all before."""
-        more = count - 1
-        self._records += more
-        self._datagrams += more
-        if now > self._pending_until:
-            self._pending, self._pending_until = 0, now + REPORT_S
-        self._pending += more
-        is_due = self.arrived(first, 1, now)
-        self._top = first + more
+    def arrived_row(self, first: int, count: int, now: float, datagrams: int) -> bool:
+        """The same for `count` records that came in `datagrams`, none a report, with counters from `first` on that are above all
+        before.
+        """
+        self._records += count - 1
+        is_due = self.arrived(first, datagrams, now)
+        self._top = first + count - 1
         return is_due
 
     def report(self, now: float) -> Report:

@@ -61,9 +61,9 @@ _U16 = Struct(">H")
 _U16_U16 = Struct(">HH")
 _U32 = Struct(">I")
 _TCP_FIN, _TCP_PSH, _TCP_CWR = 0x01, 0x08, 0x80  # RFC 9293, section 3.1
-# A record that begins with a packet of TCP in IPv4 without options. Of IP: version and header length, length, fragment, protocol,
-# addresses; of TCP: where its options end, checksum.
-_PLAIN_TCP = Struct(">2xBxHxxHxB2x8s12xB3xH")
+PLAIN_TCP = Struct(">2sBxHxxHxB2x8s12xB3xH")
+"""A record that begins with a packet of TCP in IPv4 without options: the segment size. Of IP: version and header length, length,
+fragment, protocol, addresses. Of TCP: where its options end, checksum."""
 _PLAIN_IPV4 = 0x45  # version 4, a header without options
 _PLAIN_IP = slice(SIZE_BYTES, SIZE_BYTES + IPV4_HEADER_BYTES)
 _TO_BE_FINISHED = 0xFFFF  # in UDP, 0 would say that there is no checksum
@@ -297,27 +297,33 @@ def only_plain_tcp(plaintext: bytes | memoryview, datagrams: int) -> OffloadedPa
     """The packet of a record with nothing but one of TCP in IPv4 without options, made right by the sender's device, as nearly
     every one of a bulk flow is. None for any other record.
     """
-    if len(plaintext) < _PLAIN_TCP.size:
+    if len(plaintext) < PLAIN_TCP.size:
         return None
-    first, length, fragment, protocol, addresses, offset, checksum = _PLAIN_TCP.unpack_from(plaintext)
+    prefix, first, length, fragment, protocol, addresses, offset, checksum = PLAIN_TCP.unpack_from(plaintext)
     end = SIZE_BYTES + length
-    padding = len(plaintext) - end
-    size = plaintext[0] | plaintext[1] << 8
+    size = int.from_bytes(prefix, "little")
     payload_at = IPV4_HEADER_BYTES + (offset >> 4) * 4
     if (
         first != _PLAIN_IPV4
         or protocol != PROTOCOL_TCP
         or fragment & FRAGMENT_BITS
-        or not 0 <= padding < datagrams
+        or not 0 <= len(plaintext) - end < datagrams
         or payload_at < IPV4_HEADER_BYTES + TCP_HEADER_BYTES
         or not size < length - payload_at <= size * MAX_SEGMENTS
         or checksum != _plain_tcp_sum(addresses, length)
-        or int.from_bytes(plaintext[_PLAIN_IP], "big") % 0xFFFF
-        or (padding and any(plaintext[end:]))
     ):
         return None
     layout, virtio = _plain_tcp_headers(payload_at, size)
-    return OffloadedPacket(memoryview(plaintext)[SIZE_BYTES:end], size, virtio, known_layout=layout)
+    packet = OffloadedPacket(memoryview(plaintext)[SIZE_BYTES:end], size, virtio, known_layout=layout)
+    return packet if is_right(plaintext, packet) else None
+
+
+def is_right(plaintext: bytes | memoryview, packet: SuperPacket) -> bool:
+    """Whether what `PLAIN_TCP` does not show is as `only_plain_tcp` wants it, in a record that shows the same as that of `packet`."""
+    if int.from_bytes(plaintext[_PLAIN_IP], "big") % 0xFFFF:
+        return False
+    end = SIZE_BYTES + len(packet.data)
+    return end == len(plaintext) or not any(plaintext[end:])
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,10 @@ WINDOW_SIZE = 8192  # as wireguard-go replay.go, CounterBitsTotal; its usable pa
 MIN_WINDOW_SIZE = 64  # RFC 4303, section 3.4.3: the size preferred by default
 MAX_WINDOW_SIZE = 1 << 20
 
-_ONES = b"\1" * 64
+MAX_ROW = 64
+"""So many counters one `commit_row` takes."""
+
+_ONES = b"\1" * MAX_ROW
 
 
 class ReplayWindow:
@@ -64,7 +67,7 @@ class ReplayWindow:
         return True
 
     def commit_row(self, first: int, count: int) -> None:
-        """The same for `count` counters from `first` on, 1 to 64 of them, all above the top."""
+        """The same for `count` counters from `first` on, 1 to `MAX_ROW` of them, all above the top."""
         self.commit(first)
         start = (first + 1) & self._mask
         end = start + count - 1

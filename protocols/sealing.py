@@ -86,6 +86,13 @@ class SealingBuffers:
             self._buffers.append(buffer)
         return buffer
 
+    def only(self, count: int, piece: int) -> Shape:
+        """The same of a buffer that is used for one record after another, while nobody has any."""
+        self._used = 0
+        shape = self.take(count, piece)
+        self._used = 0
+        return shape
+
     def give_back(self) -> None:
         """What was sealed is about to be sent: the next record may use the memory of the first."""
         self._used = 0

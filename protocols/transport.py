@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
@@ -23,11 +23,15 @@ from holloway.protocols.errors import KeyExhausted
 from holloway.protocols.events import DropReason
 from holloway.protocols.journal import Journal
 from holloway.protocols.noise import TAG_BYTES, DerivedKeys
-from holloway.protocols.packets import Packet, SuperPacket, count_packets, total_length, whole_packets
+from holloway.protocols.packets import Packet, count_packets, total_length, whole_packets
 from holloway.protocols.record_wire import HEADER_BYTES, RecordKind
 from holloway.protocols.replay import ReplayWindow
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.suites import MessageType, Suite
+
+if TYPE_CHECKING:
+    from holloway.protocols.record_turns import OpeningTurn, SealingTurn
+    from holloway.protocols.tunnel import Tunnel
 
 MIN_TRANSPORT_BYTES = HEADER_BYTES + TAG_BYTES
 PADDING_BYTES = 16
@@ -166,15 +170,15 @@ class TransportKeys(ABC):
         """
         return None
 
-    def seal_bulk(self, packet: SuperPacket, room: int, now: float) -> Run | None:
-        """One super-packet in a record of several datagrams that it has to itself, good until more is sealed; None, and nothing
-        happens, when that takes the general way.
+    def sealing_turn(self, room: int, now: float, *, is_narrow: bool) -> SealingTurn | None:
+        """For super-packets in records of several datagrams, while nothing else is sealed; None when they take the general way.
+        `is_narrow`: what begins a connection takes that anyway.
         """
         return None
 
-    def open_bulk(self, arrival: Arrival, now: float) -> Sequence[SuperPacket] | None:
-        """The super-packets in a run that is a whole record, none when it is malformed, which is counted, good until more is
-        opened; None, and nothing happens, when that takes the general way.
+    def opening_turn(self, tunnel: Tunnel, home: Address, now: float) -> OpeningTurn | None:
+        """For runs that are whole records of super-packets, while nothing else is opened; None when they take the general way. See
+        `OpeningTurn`.
         """
         return None
 

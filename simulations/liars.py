@@ -74,9 +74,9 @@ class _FalseMeter(LossMeter):
         """See `LossMeter`."""
         return self.honest.arrived(counter, datagrams, now, is_report=is_report)
 
-    def arrived_row(self, first: int, count: int, now: float) -> bool:
+    def arrived_row(self, first: int, count: int, now: float, datagrams: int) -> bool:
         """See `LossMeter`."""
-        return self.honest.arrived_row(first, count, now)
+        return self.honest.arrived_row(first, count, now, datagrams)
 
     def report(self, now: float) -> Report:
         """See `LossMeter`. Not what was counted."""

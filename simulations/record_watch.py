@@ -58,10 +58,11 @@ class RecordWatch:
         """
         for _, data, stride, _ in arrivals:
             if stride < len(data) or not _is_plain(data):
-                return self._look()
+                return self.sight()
         return None
 
-    def _look(self) -> Sight:
+    def sight(self) -> Sight:
+        """How things are now."""
         session = self._session
         key, heard, size = size_by_reports(session)
         return Sight(key, heard, size, long_records_of(session), pieces_held_by(session))
@@ -80,7 +81,7 @@ class RecordWatch:
                     reports += 1
                 else:
                     self._active_at = now
-        after = self._look()
+        after = self.sight()
         reach, check = self._reach, self._check
         if after.held:
             check(reassembly_is_bounded, self._session)

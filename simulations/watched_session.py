@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -21,6 +21,7 @@ from holloway.protocols.keyring import Links
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.offers import SEALED
 from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.record_turns import OpeningTurn, SealingTurn
 from holloway.protocols.runs import Run, flatten
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.simulations.determinism import PROCESS
@@ -38,7 +39,7 @@ from holloway.simulations.oracles import (
     waiting_ends,
 )
 from holloway.simulations.record_oracles import old_pieces_are_forgotten
-from holloway.simulations.record_watch import RecordWatch
+from holloway.simulations.record_watch import RecordWatch, Sight
 from holloway.simulations.terms import allowed
 from holloway.simulations.terms_oracles import terms_are_what_both_ask_for
 
@@ -120,25 +121,36 @@ class WatchedSession(Session):
             self._look()
         return datagram
 
-    def receive_bulk(self, arrival: Arrival, now: float) -> Packet | None:
+    def begin_receiving(self, now: float) -> OpeningTurn | None:
+        """See `Session`."""
+        turn = super().begin_receiving(now)
+        return None if turn is None else cast(OpeningTurn, _WatchedOpening(turn, self._watch.sight()))
+
+    def end_receiving(self, turn: OpeningTurn, now: float) -> None:
         """See `Session`. Nothing that was forged takes this way."""
-        sight = self._watch.look([arrival])
-        packet = super().receive_bulk(arrival, now)
-        if packet is not None:
-            self._world.check(forgery_changes_nothing, [arrival.data in self._world.forged], [False], self._life.name)
-            self._watch.received(sight, [arrival], now)
+        assert isinstance(turn, _WatchedOpening)
+        super().end_receiving(turn.watched, now)
+        if turn.arrivals:
+            forged = [arrival.data in self._world.forged for arrival in turn.arrivals]
+            self._world.check(forgery_changes_nothing, forged, [False] * len(forged), self._life.name)
+            self._watch.received(turn.sight, turn.arrivals, now)
             self._world.reached.reach("run_went_straight")
             self._look()
-        return packet
 
-    def send_bulk(self, packet: SuperPacket, now: float) -> Run | None:
+    def begin_sending(self, now: float) -> SealingTurn | None:
         """See `Session`."""
-        run = super().send_bulk(packet, now)
-        if run is not None:
-            self._watch.sent(run.datagrams(), now)
+        turn = super().begin_sending(now)
+        return None if turn is None else cast(SealingTurn, _WatchedSealing(turn))
+
+    def end_sending(self, turn: SealingTurn, now: float) -> None:
+        """See `Session`."""
+        assert isinstance(turn, _WatchedSealing)
+        super().end_sending(turn.watched, now)
+        for datagrams in turn.sent:
+            self._watch.sent(datagrams, now)
             self._world.reached.reach("super_packet_went_straight")
+        if turn.sent:
             self._look()
-        return run
 
     def _receive(self, arrivals: list[Arrival], now: float) -> None:
         sight = self._watch.look(arrivals)
@@ -203,3 +215,33 @@ class WatchedSession(Session):
             self._life.host.state_of(self, self._key)
         if self.next_timeout() is None:
             check(waiting_ends, self)
+
+
+class _WatchedOpening:
+    """A turn, and what it has taken in."""
+
+    def __init__(self, turn: OpeningTurn, sight: Sight) -> None:
+        self.watched, self.sight = turn, sight
+        self.arrivals: list[Arrival] = []
+
+    def open(self, arrival: Arrival) -> Packet | None:
+        """See `OpeningTurn`."""
+        packet = self.watched.open(arrival)
+        if packet is not None:
+            self.arrivals.append(arrival.kept())
+        return packet
+
+
+class _WatchedSealing:
+    """A turn, and what it has let go."""
+
+    def __init__(self, turn: SealingTurn) -> None:
+        self.watched = turn
+        self.sent: list[list[bytes]] = []
+
+    def seal(self, packet: SuperPacket) -> Run | None:
+        """See `SealingTurn`."""
+        run = self.watched.seal(packet)
+        if run is not None:
+            self.sent.append(run.datagrams())
+        return run

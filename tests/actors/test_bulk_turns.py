@@ -9,7 +9,7 @@ import pytest
 from session_world import World
 from super_packets import super_packet
 
-from holloway.actors.bulk_turns import BulkTurns
+from holloway.actors.bulk_turns import BulkTurns, InboundTurn, OutboundTurn
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.record_keys import RecordKeys
 
@@ -26,7 +26,12 @@ class Turns(BulkTurns):
         self.delivered = 0
         self._udp = self._tun = self.port = self  # type: ignore[assignment]
 
-    def send_run(self, run: Any, destination: Any, *, may_fragment: bool) -> None:
+    def sender(self, destination: Any, *, may_fragment: bool) -> Any:
+        assert destination == self.session.endpoint
+        assert not may_fragment
+        return self.send_run
+
+    def send_run(self, run: Any) -> None:
         self.sent.append(b"".join(run.parts))
         self.stride = run.stride
 
@@ -43,7 +48,18 @@ class Turns(BulkTurns):
         self.armed_at = min(self.armed_at, at)
 
     def _fail(self, error: Exception) -> None:
-        raise error
+        self.crash = error
+
+    crash: Exception | None = None
+
+
+def offer(turn: OutboundTurn | InboundTurn | None, *what: Any) -> list[bool]:
+    """Which of them a turn takes; none if there is none."""
+    if turn is None:
+        return []
+    taken = [turn.take(each) for each in what]
+    turn.close()
+    return taken
 
 
 @pytest.fixture
@@ -69,10 +85,10 @@ def test_the_deadlines_of_either_side_are_armed(world: World) -> None:
     for serial in range(40):
         world.now += 0.3
         widen(world)
-        if not sender.offer_bulk(super_packet(44 * 1300, 1300, serial=serial)):
+        if offer(sender.begin_sending(), super_packet(44 * 1300, 1300, serial=serial)) != [True]:
             world.do(world.a, lambda session: session.handle_timeout(world.now))
             continue
-        assert receiver.offer_run(Arrival(world.a.address, sender.sent[-1], sender.stride))
+        assert offer(receiver.begin_receiving(), Arrival(world.a.address, sender.sent[-1], sender.stride)) == [True]
         for turns in (sender, receiver):
             assert not turns.session.has_outputs
             assert turns.armed_at <= (turns.session.next_timeout() or math.inf)
@@ -82,10 +98,8 @@ def test_the_deadlines_of_either_side_are_armed(world: World) -> None:
 
 def test_a_stopped_actor_and_one_with_a_queue_take_nothing(world: World) -> None:
     turns = Turns(world, "a")
-    turns.is_stopped = True
-    assert not turns.offer_bulk(super_packet(44 * 1300, 1300))
-    assert not turns.offer_run(Arrival(world.b.address, bytes(3000), 1500))
-    turns.is_stopped, turns._queued = False, 1
-    assert not turns.offer_bulk(super_packet(44 * 1300, 1300))
-    assert not turns.offer_run(Arrival(world.b.address, bytes(3000), 1500))
-    assert not turns.sent
+    for stopped, queued in ((True, 0), (False, 1)):
+        turns.is_stopped, turns._queued = stopped, queued
+        assert turns.begin_sending() is turns.begin_receiving() is None
+    turns._queued = 0
+    assert offer(turns.begin_sending(), super_packet(44 * 1300, 1300)) == [True]

@@ -22,12 +22,20 @@ class Peer:
     def offer_packets(self, packets: list[Packet]) -> None:
         self._log.append((self.name, packets))
 
-    def offer_bulk(self, packet: SuperPacket) -> bool:
+    def begin_sending(self) -> Peer:
+        self.turns += 1
+        return self
+
+    def take(self, packet: SuperPacket) -> bool:
+        assert self.turns == 1
         if self.is_usual:
             self._log.append((f"{self.name} at once", [packet]))
         return self.is_usual
 
-    is_usual = True
+    def close(self) -> None:
+        self.turns -= 1
+
+    is_usual, turns = True, 0
 
 
 def packet_to(last: int, size: int = 84) -> bytes:

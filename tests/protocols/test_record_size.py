@@ -398,7 +398,7 @@ def test_a_row_is_as_good_as_its_records_one_by_one(rows: list[tuple[int, int, f
             at_once.arrived(first, 1, now)
             singly.arrived(first, 1, now)
         else:
-            at_once.arrived_row(first, count, now)
+            at_once.arrived_row(first, count, now, count)
             for counter in range(first, first + count):
                 singly.arrived(counter, 1, now)
         assert all(getattr(at_once, name) == getattr(singly, name) for name in LossMeter.__slots__)
