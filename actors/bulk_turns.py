@@ -14,6 +14,7 @@ from holloway.protocols.packets import Packet, SuperPacket
 if TYPE_CHECKING:
     from holloway.actors.tun_reader import TunReader
     from holloway.actors.udp_endpoint import UdpEndpoint
+    from holloway.protocols.addresses import Address
     from holloway.protocols.arrivals import Arrival
     from holloway.protocols.record_turns import OpeningTurn, SealingTurn
     from holloway.protocols.runs import Run
@@ -25,6 +26,10 @@ class BulkTurns:
 
     session: Session
     is_stopped: bool
+    _armed_at: float
+    _soonest_s: float
+    _inbound: InboundTurn
+    _outbound: OutboundTurn
     _queued: int
     _may_be_answered: bool
     _may_fragment: bool
@@ -49,8 +54,12 @@ class BulkTurns:
         sealing = session.begin_sending(now)
         if sealing is None:
             return None
-        assert session.endpoint is not None
-        return OutboundTurn(self, sealing, self._udp.sender(session.endpoint, may_fragment=self._may_fragment), now)
+        turn, endpoint = self._outbound, session.endpoint
+        assert endpoint is not None
+        if turn.endpoint is not endpoint:
+            turn.endpoint, turn.send = endpoint, self._udp.sender(endpoint, may_fragment=self._may_fragment)
+        turn.now, turn.sealing, turn.seal, turn.error = now, sealing, sealing.seal, None
+        return turn
 
     def begin_receiving(self) -> InboundTurn | None:
         """A turn for runs of the network that may be records for this peer. None: offer them with the others."""
@@ -58,78 +67,99 @@ class BulkTurns:
             return None
         now = self._now()
         opening = self.session.begin_receiving(now)
-        return None if opening is None else InboundTurn(self, opening, self._tun.port.send_bulk, now)
+        if opening is None:
+            return None
+        turn = self._inbound
+        turn.now, turn.opening, turn.open, turn.error = now, opening, opening.open, None
+        turn.write = self._tun.port.send_bulk
+        return turn
 
-    def _end_turn(self, end: Callable[[], None], error: Exception | None) -> None:
-        """`error`: what the turn has crashed with."""
-        try:
-            end()
-            if self.session.has_outputs:
-                self._flush()
-                self._may_be_answered = False  # a bulk flow brings its own
+    def _end_turn(self, now: float, is_more: bool) -> None:
+        if is_more:
+            self._flush()
+            self._may_be_answered = False  # a bulk flow brings its own
             self._rearm()
-        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
-            error = error or later
-        if error is not None:
-            self._fail(error)
+        elif self._armed_at > now + self._soonest_s:
+            self._rearm()
 
 
 class OutboundTurn:
-    """One turn, from `BulkTurns.begin_sending` to `close`."""
+    """What a peer's actor has for `BulkTurns.begin_sending`, from there to `close`; in between it holds nothing of the session."""
 
-    __slots__ = ("_error", "_now", "_peer", "_seal", "_sealing", "_send")
+    __slots__ = ("_peer", "endpoint", "error", "now", "seal", "sealing", "send")
 
-    def __init__(self, peer: BulkTurns, sealing: SealingTurn, send: Callable[[Run], None], now: float) -> None:
-        self._peer, self._sealing, self._send, self._now = peer, sealing, send, now
-        self._seal: Callable[[SuperPacket], Run | None] = sealing.seal
-        self._error: Exception | None = None
+    def __init__(self, peer: BulkTurns) -> None:
+        self._peer = peer
+        self.now = 0.0
+        self.sealing: SealingTurn | None = None
+        self.seal: Callable[[SuperPacket], Run | None] = _nothing
+        self.endpoint: Address | None = None
+        self.send: Callable[[Run], None] = _nothing
+        self.error: Exception | None = None
 
     def take(self, packet: SuperPacket) -> bool:
         """Send one packet at once. False: nothing has happened, `close` the turn and offer the packet with the others."""
         try:
-            run = self._seal(packet)
+            run = self.seal(packet)
             if run is None:
                 return False
-            self._send(run)
+            self.send(run)
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-            self._error, self._seal = error, _nothing
+            self.error, self.seal = error, _nothing
         return True
 
     def close(self) -> None:
-        """The end of the turn. Once."""
-        peer = self._peer
-        peer._end_turn(lambda: peer.session.end_sending(self._sealing, self._now), self._error)
+        """The end of the turn."""
+        peer, sealing, error = self._peer, self.sealing, self.error
+        assert sealing is not None
+        self.sealing, self.seal, self.error = None, _nothing, None
+        try:
+            peer._end_turn(self.now, peer.session.end_sending(sealing, self.now))
+        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
+            error = error or later
+        if error is not None:
+            peer._fail(error)
 
 
 class InboundTurn:
-    """One turn, from `BulkTurns.begin_receiving` to `close`."""
+    """The same for `BulkTurns.begin_receiving`."""
 
-    __slots__ = ("_error", "_now", "_open", "_opening", "_peer", "_write")
+    __slots__ = ("_peer", "error", "now", "open", "opening", "write")
 
-    def __init__(self, peer: BulkTurns, opening: OpeningTurn, write: Callable[[SuperPacket], None], now: float) -> None:
-        self._peer, self._opening, self._write, self._now = peer, opening, write, now
-        self._open: Callable[[Arrival], Packet | None] = opening.open
-        self._error: Exception | None = None
+    def __init__(self, peer: BulkTurns) -> None:
+        self._peer = peer
+        self.now = 0.0
+        self.opening: OpeningTurn | None = None
+        self.open: Callable[[Arrival], Packet | None] = _nothing
+        self.write: Callable[[SuperPacket], None] = _nothing
+        self.error: Exception | None = None
 
     def take(self, arrival: Arrival) -> bool:
         """Deliver what is in one run at once. False: nothing has happened, `close` the turn and offer the run with the others. Its
         memory may be used again as soon as this returns.
         """
         try:
-            packet = self._open(arrival)
+            packet = self.open(arrival)
             if packet is None:
                 return False
             if packet:
-                self._write(packet)  # type: ignore[arg-type]  # only super-packets are not empty
+                self.write(packet)  # type: ignore[arg-type]  # only super-packets are not empty
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-            self._error, self._open = error, _nothing
+            self.error, self.open = error, _nothing
         return True
 
     def close(self) -> None:
-        """The end of the turn. Once."""
-        peer = self._peer
-        peer._end_turn(lambda: peer.session.end_receiving(self._opening, self._now), self._error)
+        """The end of the turn."""
+        peer, opening, error = self._peer, self.opening, self.error
+        assert opening is not None
+        self.opening, self.open, self.write, self.error = None, _nothing, _nothing, None
+        try:
+            peer._end_turn(self.now, peer.session.end_receiving(opening, self.now))
+        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
+            error = error or later
+        if error is not None:
+            peer._fail(error)
 
 
 def _nothing(_: object) -> None:
-    """What a turn that has crashed makes of anything."""
+    """What there is outside a turn, and after one has crashed."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 import trio
 
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.bulk_turns import BulkTurns
+from holloway.actors.bulk_turns import BulkTurns, InboundTurn, OutboundTurn
 from holloway.actors.calling import Callbook
 from holloway.actors.pair_terms import PLAIN_WORDS
 from holloway.actors.peer_messages import Answer, Inbound, Message, Outbound, Restart, cost, count, kept
@@ -97,6 +97,7 @@ class PeerSession(BulkTurns):
         self._now = trio.lowlevel.current_clock().current_time  # `trio.current_time` is two calls more
         self._crash: Exception | None = None
         self._pinger = Pinger(first_ping)
+        self._outbound, self._inbound = OutboundTurn(self), InboundTurn(self)
         self._terms_with = terms_with
         self._told_terms = SEALED
         self._nursery: trio.Nursery | None = None

@@ -22,12 +22,6 @@ class BulkLane(ExpressLane):
     of a turn nothing else is asked of the session, and no time passes; every turn that begins has its end.
     """
 
-    @property
-    def has_outputs(self) -> bool:
-        """Whether a short way has left something with the outputs of the session."""
-        tunnel = self._tunnel
-        return bool(tunnel.outbox or tunnel.inside.packets)
-
     def begin_sending(self, now: float) -> SealingTurn | None:
         """Whoever seals super-packets of the host into runs for `endpoint`. None: `send` them."""
         keys, tunnel = self._ring.current, self._tunnel
@@ -42,17 +36,22 @@ class BulkLane(ExpressLane):
         size = tunnel.path.size
         return keys.sealing_turn(size - OVERHEAD_BYTES, now, is_narrow=size < tunnel.widest)
 
-    def end_sending(self, turn: SealingTurn, now: float) -> None:
-        """`now`: as at its beginning."""
+    def end_sending(self, turn: SealingTurn, now: float) -> bool:
+        """`now`: as at its beginning. Whether the session has to be looked at: at its other outputs, and at deadlines that are nearer
+        than `soonest_s`.
+        """
         turn.close()
-        if turn.records:
-            tunnel = self._tunnel
-            sent = tunnel.transmitted
-            sent.packets += turn.packets
-            sent.bytes += turn.bytes
-            self._timers.packets_sent(now)
-            if tunnel.path.sent(turn.stride, now):
-                tunnel.probe(now)
+        if not turn.records:
+            return False
+        tunnel = self._tunnel
+        sent = tunnel.transmitted
+        sent.packets += turn.packets
+        sent.bytes += turn.bytes
+        self._timers.packets_sent(now)
+        is_due = tunnel.path.sent(turn.stride, now)
+        if is_due:
+            tunnel.probe(now)
+        return is_due
 
     def begin_receiving(self, now: float) -> OpeningTurn | None:
         """Whoever opens runs of the peer. None: `receive` them."""
@@ -70,11 +69,11 @@ class BulkLane(ExpressLane):
             return None
         return keys.opening_turn(tunnel, home, now)
 
-    def end_receiving(self, turn: OpeningTurn, now: float) -> None:
-        """`now`: as at its beginning. What came of the turn beside super-packets is with the other outputs of the session."""
+    def end_receiving(self, turn: OpeningTurn, now: float) -> bool:
+        """The same."""
         turn.close()
         if not turn.records:
-            return
+            return False
         self.last_received_at = now
         tunnel = self._tunnel
         received = tunnel.received
@@ -87,3 +86,5 @@ class BulkLane(ExpressLane):
         keys = self._ring.current
         if keys is not None and keys.is_waiting:
             tunnel.watch(now)
+            return True
+        return bool(tunnel.inside.packets)

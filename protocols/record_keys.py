@@ -86,9 +86,11 @@ class RecordKeys(TransportKeys):
         "_kinds",
         "_mark",
         "_meter",
+        "_opening",
         "_packer",
         "_pieces",
         "_rows",
+        "_sealing",
         "_size",
     )
 
@@ -133,6 +135,8 @@ class RecordKeys(TransportKeys):
         memory = memory or MemoryBudget()
         self._pieces = Reassembly(journal.drop, memory)
         self._buffers = memory.sealing
+        self._sealing: SealingTurn | None = None
+        self._opening: OpeningTurn | None = None
 
     @property
     def is_worn(self) -> bool:
@@ -228,11 +232,19 @@ class RecordKeys(TransportKeys):
             or self._packer is not None
         ):
             return None
-        return SealingTurn(self, room, most, now, is_narrow=is_narrow)
+        turn = self._sealing
+        if turn is None or turn.room != room or turn.is_narrow is not is_narrow:
+            turn = self._sealing = SealingTurn(self, room, is_narrow=is_narrow)
+        turn.begin(self, most, now)
+        return turn
 
     def opening_turn(self, tunnel: Tunnel, home: Address, now: float) -> OpeningTurn | None:
         """See `TransportKeys`."""
-        return OpeningTurn(self, tunnel, home, now) if self._packer is None else None
+        if self._packer is not None:
+            return None
+        turn = self._opening = self._opening or OpeningTurn(self)
+        turn.begin(self, tunnel, home, now)
+        return turn
 
     def seal_report(self, now: float) -> list[Run]:
         """See `TransportKeys`."""

@@ -4,7 +4,7 @@ In a turn nothing else happens to the key, and no time passes. So what depends o
 packet is looked up once, and what is counted is counted at the end: each record then touches little more than its own
 bytes, which is most of what it costs, as the 60 KB of it drive everything else out of the caches of the processor.
 
-Parts of `RecordKeys`, which makes them and is told the outcome. Not responsible for what is unusual (pieces, records that several
+Parts of `RecordKeys`, which has one of each for all its turns. Not responsible for what is unusual (pieces, records that several
 packets share, compression): that is left alone, untouched, for `RecordKeys.seal` and `RecordKeys.open`.
 """
 
@@ -48,8 +48,8 @@ _SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
 
 
 class SealingTurn:
-    """Super-packets into records, each of which leaves before the next is sealed, as all use the same memory. `packets`,
-    `bytes` and `stride` say what has been sealed: segments, bytes of datagrams, and the longest datagram; once it is closed.
+    """Super-packets into records, each of which leaves before the next is sealed, as all use the same memory. Once a turn is closed,
+    `records`, `packets`, `bytes` and `stride` say what was sealed: segments, bytes of datagrams, and the longest datagram.
     """
 
     __slots__ = (
@@ -59,7 +59,6 @@ class SealingTurn:
         "_encrypt_into",
         "_first",
         "_heads",
-        "_is_narrow",
         "_keys",
         "_kind",
         "_last",
@@ -71,32 +70,39 @@ class SealingTurn:
         "_plaintext_bytes",
         "_prefix",
         "_receiver",
-        "_room",
         "_run",
         "_sealed",
         "_segment",
         "_segments",
         "bytes",
+        "is_narrow",
         "packets",
         "records",
+        "room",
         "stride",
     )
 
-    def __init__(self, keys: RecordKeys, room: int, last: int, now: float, *, is_narrow: bool) -> None:
-        """`room`: inner bytes a datagram. `last`: the number of records under the key that is not to be passed. `is_narrow`: what
-        begins a connection is to be left alone.
-        """
-        self._keys, self._room, self._last, self._is_narrow = keys, room, last, is_narrow
-        self._limit = capacity(room, keys._size.size(now))
+    def __init__(self, keys: RecordKeys, room: int, *, is_narrow: bool) -> None:
+        """`room`: inner bytes a datagram. `is_narrow`: what begins a connection is to be left alone."""
+        self.room, self.is_narrow = room, is_narrow
         self._encrypt_into = keys._seal.encrypt_into
         self._receiver, self._kind, self._first = keys.remote_index, _SUPER_PACKETS | keys._mark, keys._first_out
-        self.records = self.packets = self.bytes = self.stride = 0
-        self._datagrams = self._plaintext_bytes = 0
+        self._keys: RecordKeys | None = None  # only in a turn: they have us
+        self._limit = self._last = 0
+        self.records = self.packets = self.bytes = self.stride = self._datagrams = self._plaintext_bytes = 0
         # Of packets like the last one:
         self._alike = 0  # how many
         self._length = self._segment = self._segments = self._count = 0
         self._layout: Layout | None = None
         self._prefix = self._padding = self._numbers = b""
+
+    def begin(self, keys: RecordKeys, last: int, now: float) -> None:
+        """The first thing in a turn. `last`: the number of records under the key that is not to be passed."""
+        self._keys, self._last = keys, last
+        limit = capacity(self.room, keys._size.size(now))
+        if limit != self._limit:
+            self._limit, self._layout = limit, None
+        self.records = self.packets = self.bytes = self.stride = self._datagrams = self._plaintext_bytes = 0
 
     def seal(self, packet: SuperPacket) -> Run | None:
         """A run, good until the next is sealed. None: nothing has happened."""
@@ -109,8 +115,9 @@ class SealingTurn:
         ) and not self._prepare(packet):
             return None
         keys = self._keys
+        assert keys is not None
         number = keys._sent
-        if number >= self._last or (self._is_narrow and begins_connection(packet)):
+        if number >= self._last or (self.is_narrow and begins_connection(packet)):
             return None
         keys._sent = number + 1
         first = HEADER.pack(self._receiver, 0, self._kind, (self._first + number) << SPREAD_BITS | self._count - 1)
@@ -131,13 +138,15 @@ class SealingTurn:
             layout is None
             or not length <= self._limit < 2 * (length - SIZE_BYTES)
             or not size < length - SIZE_BYTES - layout.payload_at <= size * MAX_SEGMENTS
-            or length <= self._room  # one datagram
+            or length <= self.room  # one datagram
         ):
             return False
         sealed = length + TAG_BYTES
-        self._count = -(-sealed // (self._room + TAG_BYTES))
+        keys = self._keys
+        assert keys is not None
+        self._count = -(-sealed // (self.room + TAG_BYTES))
         padding = -sealed % self._count
-        self._heads, self._sealed, self._numbers, self._run = self._keys._buffers.only(
+        self._heads, self._sealed, self._numbers, self._run = keys._buffers.only(
             self._count, (sealed + padding) // self._count
         )
         self._prefix, self._padding = size.to_bytes(SIZE_BYTES, "little"), bytes(padding)
@@ -157,18 +166,22 @@ class SealingTurn:
             self._plaintext_bytes += number * (SIZE_BYTES + self._length + len(self._padding))
 
     def close(self) -> None:
-        """Nothing more is sealed here. Once."""
-        self._count_alike()
-        keys = self._keys
-        self._last = 0
-        keys._bytes += self._plaintext_bytes
-        keys._size.sent(self.records, self._datagrams)
+        """The last thing in a turn."""
+        keys, self._keys = self._keys, None
+        assert keys is not None
+        if self._alike:
+            self._count_alike()
+        if self.records:
+            keys._bytes += self._plaintext_bytes
+            size = keys._size
+            size.records += self.records
+            size.datagrams += self._datagrams
 
 
 class OpeningTurn:
-    """Runs into super-packets, each of which is delivered before the next is opened, as all use the same memory. Once it is closed,
-    `packets` and `bytes` say what has been opened: segments that are good, and bytes of authentic datagrams; `has_data`, whether
-    that was more than keepalives.
+    """Runs into super-packets, each of which is delivered before the next is opened, as all use the same memory. Once a turn is
+    closed, `records`, `packets` and `bytes` say what was opened: segments that are good, and bytes of authentic datagrams;
+    `has_data`, whether that was more than keepalives.
     """
 
     __slots__ = (
@@ -194,6 +207,7 @@ class OpeningTurn:
         "_size",
         "_stride",
         "_tail_at",
+        "_trusted",
         "_tunnel",
         "bytes",
         "has_data",
@@ -201,18 +215,14 @@ class OpeningTurn:
         "records",
     )
 
-    def __init__(self, keys: RecordKeys, tunnel: Tunnel, home: Address, now: float) -> None:
-        """`home`: where the peer is authenticated at. `tunnel`: whose `inside` says what the peer may send, and takes what is not
-        to be delivered straight.
-        """
-        self._keys, self._tunnel, self._home, self._now = keys, tunnel, home, now
-        self._is_narrow = tunnel.path.size < tunnel.widest
+    def __init__(self, keys: RecordKeys) -> None:
         self._decrypt_into = keys._receive.decrypt_into
+        self._packet: SuperPacket
         self._index, self._kind, self._end = keys.local_index, _SUPER_PACKETS | keys._mark, keys._end_in
-        self.records = self.packets = self.bytes = 0
-        self.has_data = self._is_over = False
-        self._most = max(keys._window.top, keys._first_in - 1)  # no counter up to it is new
-        self._row = 0  # how many of the last counters, up to `_most`, are not counted yet
+        self._keys: RecordKeys | None = None  # only in a turn: they have us
+        self._tunnel: Tunnel | None = None  # likewise
+        self.records = self.packets = self.bytes = self._most = self._row = 0
+        self.has_data = self._is_over = self._is_narrow = False
         # Of runs like the last one:
         self._stride = self._size = self._count = self._tail_at = 0
         self._memory: RunMemory | None = None
@@ -220,6 +230,19 @@ class OpeningTurn:
         # Of packets like the last one:
         self._alike = self._segments = 0
         self._known: tuple[object, ...] | None = None
+        self._trusted: tuple[object, ...] | None = None  # the same, once the peer may send them
+
+    def begin(self, keys: RecordKeys, tunnel: Tunnel, home: Address, now: float) -> None:
+        """The first thing in a turn. `home`: where the peer is authenticated at. `tunnel`: whose `inside` says what the peer may send,
+        and takes what is not to be delivered straight.
+        """
+        self._keys, self._tunnel, self._home, self._now = keys, tunnel, home, now
+        self._is_narrow = tunnel.path.size < tunnel.widest
+        self.records = self.packets = self.bytes = 0
+        self.has_data = self._is_over = False
+        self._most = max(keys._window.top, keys._first_in - 1)  # no counter up to it is new
+        self._row = 0  # how many of the last counters, up to `_most`, are not counted yet
+        self._trusted = None
 
     def open(self, arrival: Arrival) -> Packet | None:
         """A super-packet, good until the next is opened. An empty packet: there is nothing to deliver; what there may be is with
@@ -255,7 +278,7 @@ class OpeningTurn:
         self._row += 1
         self._is_over = self._row == MAX_ROW
         found = PLAIN_TCP.unpack_from(plaintext) if len(plaintext) >= PLAIN_TCP.size else None
-        if found == self._known and found is not None and is_right(plaintext, self._packet):
+        if found == self._trusted and found is not None and is_right(plaintext, self._packet):
             self._alike += 1
             return self._packet
         return self._judge(found, source)
@@ -270,21 +293,29 @@ class OpeningTurn:
         sealed = size - count * HEADER_BYTES
         if count * stride != size or count > MAX_DATAGRAMS or sealed > MAX_SEALED_BYTES:
             return False
+        keys = self._keys
+        assert keys is not None
         self._count_row()
         self._count_alike()
-        self._known = None
+        self._known = self._trusted = None
         self._stride, self._size, self._memory, self._count, self._tail_at = stride, size, memory, count, size - stride
         self._parts = None if memory is None else memory.parts(0, stride, count, HEADER_BYTES)
-        self._plaintext = self._keys._buffers.opened[: sealed - TAG_BYTES]
+        self._plaintext = keys._buffers.opened[: sealed - TAG_BYTES]
         return True
 
     def _judge(self, found: tuple[object, ...] | None, source: Address) -> Packet:
         """What to do with a record whose packet is not like the one before."""
         self._count_alike()
-        self._known = None
-        plaintext, tunnel = self._plaintext, self._tunnel
-        inside, journal = tunnel.inside, self._keys._journal
-        only: SuperPacket | None = only_plain_tcp(plaintext, self._count)
+        self._trusted = None
+        plaintext, tunnel, keys = self._plaintext, self._tunnel, self._keys
+        assert tunnel is not None
+        assert keys is not None
+        inside, journal = tunnel.inside, keys._journal
+        only: SuperPacket | None
+        if found is not None and found == self._known and is_right(plaintext, self._packet):
+            only = self._packet
+        else:
+            only = only_plain_tcp(plaintext, self._count)
         if only is None:
             found = None
             packets = super_packets_of(bytes(plaintext), self._count)
@@ -313,7 +344,9 @@ class OpeningTurn:
         elif found is None:
             self.packets += only.count
         else:
-            self._known, self._packet, self._segments, self._alike = found, only, only.count, 1
+            if found != self._known:
+                self._known, self._packet, self._segments = found, only, only.count
+            self._trusted, self._alike = found, 1
         return only
 
     def _count_alike(self) -> None:
@@ -325,6 +358,7 @@ class OpeningTurn:
         row, self._row = self._row, 0
         if row:
             keys, first = self._keys, self._most - row + 1
+            assert keys is not None
             self.records += row
             self.bytes += row * self._size
             keys._window.commit_row(first, row)
@@ -332,7 +366,7 @@ class OpeningTurn:
                 keys.is_waiting = True
 
     def close(self) -> None:
-        """Nothing more is opened here. Once."""
+        """The last thing in a turn."""
         self._count_row()
         self._count_alike()
-        self._is_over = True
+        self._keys = self._tunnel = None

@@ -126,31 +126,33 @@ class WatchedSession(Session):
         turn = super().begin_receiving(now)
         return None if turn is None else cast(OpeningTurn, _WatchedOpening(turn, self._watch.sight()))
 
-    def end_receiving(self, turn: OpeningTurn, now: float) -> None:
+    def end_receiving(self, turn: OpeningTurn, now: float) -> bool:
         """See `Session`. Nothing that was forged takes this way."""
         assert isinstance(turn, _WatchedOpening)
-        super().end_receiving(turn.watched, now)
+        has_outputs = super().end_receiving(turn.watched, now)
         if turn.arrivals:
             forged = [arrival.data in self._world.forged for arrival in turn.arrivals]
             self._world.check(forgery_changes_nothing, forged, [False] * len(forged), self._life.name)
             self._watch.received(turn.sight, turn.arrivals, now)
             self._world.reached.reach("run_went_straight")
             self._look()
+        return has_outputs
 
     def begin_sending(self, now: float) -> SealingTurn | None:
         """See `Session`."""
         turn = super().begin_sending(now)
         return None if turn is None else cast(SealingTurn, _WatchedSealing(turn))
 
-    def end_sending(self, turn: SealingTurn, now: float) -> None:
+    def end_sending(self, turn: SealingTurn, now: float) -> bool:
         """See `Session`."""
         assert isinstance(turn, _WatchedSealing)
-        super().end_sending(turn.watched, now)
+        has_outputs = super().end_sending(turn.watched, now)
         for datagrams in turn.sent:
             self._watch.sent(datagrams, now)
             self._world.reached.reach("super_packet_went_straight")
         if turn.sent:
             self._look()
+        return has_outputs
 
     def _receive(self, arrivals: list[Arrival], now: float) -> None:
         sight = self._watch.look(arrivals)

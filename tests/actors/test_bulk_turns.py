@@ -12,6 +12,7 @@ from super_packets import super_packet
 from holloway.actors.bulk_turns import BulkTurns, InboundTurn, OutboundTurn
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.timers import Deadline
 
 
 class Turns(BulkTurns):
@@ -21,7 +22,9 @@ class Turns(BulkTurns):
         self.session = world.nodes[name].session
         self.is_stopped, self._queued, self._may_fragment = False, 0, False
         self._now = lambda: world.now
-        self.armed_at = math.inf
+        self._armed_at = math.inf
+        self._soonest_s = self.session.soonest_s
+        self._outbound, self._inbound = OutboundTurn(self), InboundTurn(self)
         self.sent: list[bytes] = []
         self.delivered = 0
         self._udp = self._tun = self.port = self  # type: ignore[assignment]
@@ -45,7 +48,7 @@ class Turns(BulkTurns):
     def _rearm(self) -> None:
         at = self.session.next_timeout()
         assert at is not None
-        self.armed_at = min(self.armed_at, at)
+        self._armed_at = min(self._armed_at, at)
 
     def _fail(self, error: Exception) -> None:
         self.crash = error
@@ -90,10 +93,39 @@ def test_the_deadlines_of_either_side_are_armed(world: World) -> None:
             continue
         assert offer(receiver.begin_receiving(), Arrival(world.a.address, sender.sent[-1], sender.stride)) == [True]
         for turns in (sender, receiver):
-            assert not turns.session.has_outputs
-            assert turns.armed_at <= (turns.session.next_timeout() or math.inf)
-            turns.armed_at = math.inf if turns.armed_at <= world.now else turns.armed_at
+            assert not turns.session._tunnel.outbox
+            assert turns._armed_at <= (turns.session.next_timeout() or math.inf)
+            turns._armed_at = math.inf if turns._armed_at <= world.now else turns._armed_at
     assert receiver.delivered == len(sender.sent) > 10
+
+
+def test_a_report_that_is_due_soon_is_armed(world: World) -> None:
+    sender, receiver = Turns(world, "a"), Turns(world, "b")
+    for serial in range(2):  # the first is reported at once, with what came before
+        world.now += 0.001
+        receiver._armed_at = world.now + 1.0
+        assert offer(sender.begin_sending(), super_packet(44 * 1300, 1300, serial=serial)) == [True]
+        assert offer(receiver.begin_receiving(), Arrival(world.a.address, sender.sent[-1], sender.stride)) == [True]
+    at = receiver.session._timers._times[Deadline.REPORT]
+    assert world.now < at < world.now + 0.1
+    assert receiver._armed_at == at
+
+
+def test_a_turn_that_crashes_is_left_to_the_actor_and_holds_nothing(world: World) -> None:
+    turns = Turns(world, "a")
+    turns.sender = lambda destination, may_fragment: broken  # type: ignore[method-assign]
+    turn = turns.begin_sending()
+    packets = [super_packet(44 * 1300, 1300, serial=serial) for serial in range(2)]
+    assert offer(turn, *packets) == [True, False], "the second would go on with a session that nobody knows the state of"
+    assert isinstance(turns.crash, ZeroDivisionError)
+    assert turn is not None
+    assert turn.sealing is None
+    assert turn.seal(packets[0]) is None
+    assert turns.session.transmitted.packets >= 44, "its counter is used up"
+
+
+def broken(run: Any) -> None:
+    raise ZeroDivisionError
 
 
 def test_a_stopped_actor_and_one_with_a_queue_take_nothing(world: World) -> None:
