@@ -29,6 +29,9 @@ from holloway.protocols.record_wire import MAX_DATAGRAMS
 
 REPORT_S = 0.02
 """From the first datagram worth reporting to the report; also how late a record may be before it counts as lost."""
+REPORT_GRACE_S = 0.05
+"""So long after that a timer sees to it. Before, whatever arrives is an occasion: under traffic a timer that went off with each
+report would cost more than the reports."""
 WORTH_REPORTING = 8
 """Datagrams within `REPORT_S`. Less traffic has nothing to gain from longer records, and reports must not be answered with
 reports."""

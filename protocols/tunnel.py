@@ -22,6 +22,7 @@ from holloway.protocols.noise import TAG_BYTES
 from holloway.protocols.packets import Packet, SuperPacket, count_packets, destination
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES, PathMtu, Probe, ProbeAck
 from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.record_size import REPORT_GRACE_S
 from holloway.protocols.record_wire import HEADER_BYTES, RecordKind
 from holloway.protocols.runs import Run
 from holloway.protocols.session_config import SessionConfig
@@ -164,7 +165,7 @@ class Tunnel:
         if keys is not None and at is not None and at <= now:
             self.queue(keys.seal_report(now), now)
             at = keys.report_due_at
-        self._timers.report_due(at)
+        self._timers.report_due(None if at is None else at + REPORT_GRACE_S)
         self._timers.pieces_expire(self._ring.watch_pieces())
 
     def aim(self, endpoint: Address | None, now: float) -> None:

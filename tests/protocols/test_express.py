@@ -20,7 +20,7 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.express import SHORT_BYTES, ExpressLane
 from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.record_keys import RecordKeys
-from holloway.protocols.record_size import REPORT_S, WORTH_REPORTING
+from holloway.protocols.record_size import REPORT_GRACE_S, REPORT_S, WORTH_REPORTING
 from holloway.protocols.session import Session
 from holloway.protocols.states import State
 from holloway.protocols.suites import SUITES
@@ -229,7 +229,7 @@ def test_a_report_that_is_due_leaves_before_the_packet_that_found_it_so() -> Non
         at = b.next_timeout()
         assert at is not None
     assert given == [inner_packet(serial) for serial in range(WORTH_REPORTING - 1)] + [b""]
-    assert at == world.now + REPORT_S
+    assert at == world.now + REPORT_S + REPORT_GRACE_S
     assert b.packets_to_deliver() == [inner_packet(WORTH_REPORTING - 1)]
     datagram = a.send_lone(inner_packet(100), world.now)
     assert datagram is not None

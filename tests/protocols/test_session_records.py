@@ -17,7 +17,7 @@ from holloway.protocols.events import DropReason, KeyExpired
 from holloway.protocols.packets import Packet, SuperPacket, count_packets, whole_packets
 from holloway.protocols.reassembly import LIFETIME_S
 from holloway.protocols.record_keys import RecordKeys
-from holloway.protocols.record_size import REPORT_LIFETIME_S, REPORT_S
+from holloway.protocols.record_size import REPORT_GRACE_S, REPORT_LIFETIME_S, REPORT_S
 from holloway.protocols.record_wire import RecordKind, parse_head
 from holloway.protocols.states import State
 from holloway.protocols.suites import SUITES, Suite
@@ -178,10 +178,23 @@ def test_a_report_is_sent_when_it_is_due_and_only_under_the_key_in_use() -> None
     world = established()
     start = len(world.transcript)
     world.send_segments(world.a, [super_packet(20_000, 1300)])
-    world.run(LATENCY_S + REPORT_S - 0.001)
+    world.run(LATENCY_S + REPORT_S + REPORT_GRACE_S - 0.001)
     assert reports(world, start) == []
     world.run(0.002)
     assert [line.split()[1] for line in reports(world, start)] == ["b>a"]
+
+
+def test_a_report_that_is_due_goes_with_what_arrives() -> None:
+    world = established()
+    start = len(world.transcript)
+    world.send_segments(world.a, [super_packet(20_000, 1300)])
+    world.run(LATENCY_S + REPORT_S)
+    assert reports(world, start) == []
+    world.send(world.a, 1)
+    world.run(LATENCY_S + 0.001)
+    assert [line.split()[1] for line in reports(world, start)] == ["b>a"]
+    world.run(REPORT_GRACE_S)
+    assert len(reports(world, start)) == 1, "once"
 
 
 def test_a_key_that_is_replaced_while_it_owes_a_report_owes_it_no_more() -> None:
@@ -207,7 +220,7 @@ def test_nothing_is_reported_by_a_session_without_a_key() -> None:
     assert keys_of(world.b).report_due_at is not None
     world.b.session._ring.clear()
     start = len(world.captured)
-    world.do(world.b, lambda session: session.handle_timeout(world.now + REPORT_S))
+    world.do(world.b, lambda session: session.handle_timeout(world.now + REPORT_S + REPORT_GRACE_S))
     assert len(world.captured) == start
 
 
