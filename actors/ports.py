@@ -56,6 +56,8 @@ class TunPort(Protocol):
     offloads: tuple[str, ...] = ()
     """What the host leaves to us and takes from us: `csum`, `tso4`, `tso6`, `uso4`, `uso6`. With none, `receive` gives
     no super-packets."""
+    superseded: int = 0
+    """Acknowledgements that `receive` has left out (`protocols.acknowledgements`), for others to take back to 0."""
 
     def set_local(self, addresses: Iterable[bytes]) -> None:
         """The inner addresses of this host, 4 or 16 bytes each: packets to them end here, so that their checksums may be

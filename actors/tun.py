@@ -34,8 +34,17 @@ from holloway.actors.tun_offload import (
     pieces,
 )
 from holloway.actors.tun_rows import LEAST_ALIKE, RowReader
+from holloway.protocols.acknowledgements import Row
 from holloway.protocols.errors import TunError
-from holloway.protocols.packets import FRAGMENT_BITS, PROTOCOL_TCP, Packet, SuperPacket, UnfinishedPacket, destination
+from holloway.protocols.packets import (
+    FRAGMENT_BITS,
+    PROTOCOL_TCP,
+    Packet,
+    SuperPacket,
+    UnfinishedPacket,
+    byte_length,
+    destination,
+)
 from holloway.protocols.virtio import PLAIN, VIRTIO_HEADER_BYTES, OffloadedPacket, offloaded
 
 CLONE_DEVICE = "/dev/net/tun"
@@ -129,6 +138,14 @@ class KernelTun(TunPort):
         self._descriptor = descriptor
         self._joiner = Joiner()
         self._rows = RowReader()
+        self._acknowledgements = Row(VIRTIO_HEADER_BYTES)
+        self._alike: tuple[bytes, bytes, int, bytes | None] = (
+            b"",
+            b"",
+            0,
+            None,
+        )  # what packets of a bulk flow have in common
+        self._given = SuperPacket(b"", 0)  # one of them; nobody keeps it, so it is used again
         self._pauses = 0  # to be made yet before we ask to be woken
         self._more = False  # the last budget was used up: more may be waiting in the device
         self._lone = False  # short packets come alone
@@ -200,9 +217,10 @@ class KernelTun(TunPort):
         if not self._has_header:
             return stream(self.more, like, take)
         read, descriptor, wanted = os.read, self._descriptor, destination(like.data)
-        head_before = addresses_before = b""
-        offset_before = 0
-        given = SuperPacket(b"", 0)  # nobody keeps it, so one is enough
+        head_before, addresses_before, offset_before, for_whom = self._alike
+        if for_whom != wanted:
+            head_before = b""
+        given = self._given
         left, self._left = self._left, 0
         while left > 0:
             try:
@@ -227,7 +245,7 @@ class KernelTun(TunPort):
                     if take(given):
                         continue
                     self._left = left
-                    return given
+                    return SuperPacket(given.data, given.segment_size, known_layout=given.known_layout)
             packet = arrived(data)
             if packet is None:
                 self.drops["tun_malformed"] += 1
@@ -237,6 +255,7 @@ class KernelTun(TunPort):
                 return packet
             if is_bulk_tcp(data):
                 head_before, addresses_before, offset_before = head, addresses, offset
+                self._alike = head, addresses, offset, wanted
                 given.segment_size, given.known_layout = packet.segment_size, packet.known_layout
         return None
 
@@ -267,7 +286,7 @@ class KernelTun(TunPort):
         packets: list[Packet] = []
         self._more = self._unasked = False
         self._left = 0
-        descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
+        left = RECEIVE_BUDGET_BYTES
         try:
             if self._rows.is_expected and budget == RECEIVE_BUDGET:
                 for _ in range(RECEIVE_ROWS):
@@ -277,22 +296,12 @@ class KernelTun(TunPort):
                     self._pauses = PAUSES if len(packets) > 1 else self._pauses
                 self._more = True
                 return packets
-            for _ in range(budget):
-                # CPython gives back the unused space in place; readv into one kept buffer and a copy cost 0.3 us more.
-                data = read(descriptor, PACKET_SPACE)
-                packet = arrived(data) if has_header else data
-                if packet is None:
-                    self.drops["tun_malformed"] += 1
-                    continue
-                packets.append(packet)
-                left -= len(data)
-                if left <= 0 or type(packet) is SuperPacket:  # what follows a super-packet is asked for by `more`
-                    break
+            left = self._read_each(packets, budget)
         except BlockingIOError:
             if len(packets) >= LEAST_ALIKE:
                 self._rows.note(packets)
             if packets:
-                self._lone = not self._pauses and len(packets) == 1 and left > RECEIVE_BUDGET_BYTES - FEW_BYTES
+                self._lone = not self._pauses and len(packets) == 1 and byte_length(packets[0]) < FEW_BYTES
             return packets
         except OSError as error:
             if self._descriptor < 0:
@@ -309,6 +318,43 @@ class KernelTun(TunPort):
             self._rows.note(packets)
         self._left = left if packets and type(packets[-1]) is SuperPacket else 0
         return packets
+
+    def _read_each(self, packets: list[Packet], budget: int) -> int:
+        """Up to `budget` of them, or a super-packet: what follows that is asked for by `more`. How many bytes more may be read. Raises
+        `OSError`, `BlockingIOError` when there is nothing more.
+        """
+        descriptor, read, has_header, left = self._descriptor, os.read, self._has_header, RECEIVE_BUDGET_BYTES
+        row, last = self._acknowledgements, b""  # what `row` was asked about, while nothing has come since
+        try:
+            for _ in range(budget):
+                # CPython gives back the unused space in place; readv into one kept buffer and a copy cost 0.3 us more.
+                data = read(descriptor, PACKET_SPACE)
+                left -= len(data)
+                if has_header and len(data) == row.length:
+                    is_superseded = row.supersedes(data)
+                    if last and is_superseded:
+                        self.superseded += 1
+                    elif last:
+                        self._add(last, packets)
+                    last = data
+                    continue
+                if last:
+                    self._add(last, packets)
+                    last = b""
+                self._add(data, packets)
+                if left <= 0 or (packets and type(packets[-1]) is SuperPacket):
+                    break
+        finally:
+            if last:
+                self._add(last, packets)
+        return left
+
+    def _add(self, data: bytes, packets: list[Packet]) -> None:
+        packet = arrived(data) if self._has_header else data
+        if packet is None:
+            self.drops["tun_malformed"] += 1
+        else:
+            packets.append(packet)
 
     def _read_row(self, packets: list[Packet]) -> int:
         """How many bytes were read. Raises `OSError`."""

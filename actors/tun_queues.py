@@ -34,6 +34,15 @@ class TunQueue:
         """See `TunPort`."""
         return self.port.drops
 
+    @property
+    def superseded(self) -> int:
+        """See `TunPort`."""
+        return self.port.superseded
+
+    @superseded.setter
+    def superseded(self, number: int) -> None:
+        self.port.superseded = number
+
     async def receive(self) -> list[Packet]:
         """See `TunPort`. When the device is gone, that is told by `TunQueues.receive`, once for all of its queues."""
         try:

@@ -60,6 +60,9 @@ class TunReader:
 
     def carry(self, packets: list[Packet], port: TunPort | TunQueue) -> None:
         """Hand on what a `receive` of `port` gave, and what follows: of a bulk flow one packet after another, each all the way."""
+        if port.superseded:
+            self._router.superseded += port.superseded
+            port.superseded = 0
         if type(packets[-1]) is not SuperPacket:
             self.offer(packets)
             return

@@ -116,7 +116,9 @@ def test_a_turn_that_crashes_is_left_to_the_actor_and_holds_nothing(world: World
     turns.sender = lambda destination, may_fragment: broken  # type: ignore[method-assign]
     turn = turns.begin_sending()
     packets = [super_packet(44 * 1300, 1300, serial=serial) for serial in range(2)]
-    assert offer(turn, *packets) == [True, False], "the second would go on with a session that nobody knows the state of"
+    assert offer(turn, *packets) == [True, False], (
+        "the second would go on with a session that nobody knows the state of"
+    )
     assert isinstance(turns.crash, ZeroDivisionError)
     assert turn is not None
     assert turn.sealing is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scapy_oracle import IP, TCP, UDP, IPOption, IPv6, IPv6ExtHdrDestOpt, Raw, parsed
 from super_packets import super_packet
 
-from holloway.protocols.acknowledgements import without_superseded
+from holloway.protocols.acknowledgements import Row, without_superseded
 from holloway.protocols.packets import Packet, UnfinishedPacket
 
 STAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (7, 9))]
@@ -87,6 +87,40 @@ def test_nothing_special_is_left_out(what: str) -> None:
 def test_what_comes_before_something_special_stays(what: str) -> None:
     row = [ack(100), SPECIAL[what], ack(200)]
     assert without_superseded(row) == row
+
+
+def superseded_as_they_come(packets: Sequence[bytes], skip: int = 10) -> list[bytes]:
+    """What is left of them when each is looked at alone, as a device does it."""
+    row, kept, is_row = Row(skip), list[bytes](), False
+    for packet in packets:
+        data = bytes(skip) + packet
+        if len(data) != row.length:
+            kept.append(packet)
+            is_row = False
+            continue
+        if row.supersedes(data) and is_row:
+            kept.pop()
+        kept.append(packet)
+        is_row = True
+    return kept
+
+
+@pytest.mark.parametrize("what", SPECIAL)
+def test_nothing_special_is_left_out_as_they_come(what: str) -> None:
+    special = SPECIAL[what]
+    for row in ([special, ack(200)], [special, special, ack(200)], [ack(50), special, ack(200), ack(300)]):
+        kept = superseded_as_they_come(row)
+        assert kept.count(special) == row.count(special)
+        assert set(without_superseded(row)) <= set(kept)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 2), st.sampled_from(["A", "A", "A", "AE"])), max_size=20))
+def test_what_is_left_out_as_they_come_is_left_out_anyway(row: list[tuple[int, int, str]]) -> None:
+    packets = [ack(number * 1000, sport=port, flags=flags) for number, port, flags in row]
+    kept = superseded_as_they_come(packets)
+    assert list(without_superseded(kept)) == list(without_superseded(packets))
+    if len({(port, flags) for _, port, flags in row}) == 1 and row[0][2] == "A":
+        assert kept == list(without_superseded(packets))
 
 
 def test_several_connections_may_take_turns() -> None:
