@@ -82,14 +82,15 @@ class Router:
 
     def find(self, packet: Packet) -> RunningPeer | None:
         """The peer that a packet is for. None when there is none: then it is counted in `drops`."""
-        if type(packet) is bytes and len(packet) >= IPV4_HEADER_BYTES and packet[0] >> 4 == 4:
-            address: bytes | None = packet[16:20]
+        data = packet.data if isinstance(packet, SuperPacket) else packet
+        if len(data) >= IPV4_HEADER_BYTES and data[0] >> 4 == 4:
+            address: bytes | None = bytes(data[16:20])
             assert address is not None
             peer = self._known(address)
             if peer is not None:
                 return peer
         else:
-            address = destination(packet.data if isinstance(packet, SuperPacket) else packet)
+            address = destination(data)
         if address is None:
             self.drops[DropReason.NOT_IP.value] += 1
             return None

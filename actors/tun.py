@@ -341,8 +341,12 @@ class KernelTun(TunPort):
                 if last:
                     self._add(last, packets)
                     last = b""
-                self._add(data, packets)
-                if left <= 0 or (packets and type(packets[-1]) is SuperPacket):
+                packet = arrived(data) if has_header else data
+                if packet is None:
+                    self.drops["tun_malformed"] += 1
+                    continue
+                packets.append(packet)
+                if left <= 0 or type(packet) is SuperPacket:
                     break
         finally:
             if last:

@@ -65,6 +65,7 @@ class SealingTurn:
         "_layout",
         "_length",
         "_limit",
+        "_most",
         "_numbers",
         "_padding",
         "_plaintext_bytes",
@@ -88,7 +89,7 @@ class SealingTurn:
         self._encrypt_into = keys._seal.encrypt_into
         self._receiver, self._kind, self._first = keys.remote_index, _SUPER_PACKETS | keys._mark, keys._first_out
         self._keys: RecordKeys | None = None  # only in a turn: they have us
-        self._limit = self._last = 0
+        self._most = self._limit = self._last = 0
         self.records = self.packets = self.bytes = self.stride = self._datagrams = self._plaintext_bytes = 0
         # Of packets like the last one:
         self._alike = 0  # how many
@@ -99,9 +100,9 @@ class SealingTurn:
     def begin(self, keys: RecordKeys, last: int, now: float) -> None:
         """The first thing in a turn. `last`: the number of records under the key that is not to be passed."""
         self._keys, self._last = keys, last
-        limit = capacity(self.room, keys._size.size(now))
-        if limit != self._limit:
-            self._limit, self._layout = limit, None
+        most = keys._size.size(now)
+        if most != self._most:
+            self._most, self._limit, self._layout = most, capacity(self.room, most), None
         self.records = self.packets = self.bytes = self.stride = self._datagrams = self._plaintext_bytes = 0
 
     def seal(self, packet: SuperPacket) -> Run | None:
