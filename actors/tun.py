@@ -134,6 +134,7 @@ class KernelTun(TunPort):
         os.set_blocking(descriptor, False)
         self.name = name
         self.mtu = mtu
+        self.superseded = 0
         self.drops: Counter[str] = Counter()
         self._descriptor = descriptor
         self._joiner = Joiner()
@@ -249,7 +250,7 @@ class KernelTun(TunPort):
             packet = arrived(data)
             if packet is None:
                 self.drops["tun_malformed"] += 1
-                return None
+                continue
             if type(packet) is not SuperPacket or destination(packet.data) != wanted or not take(packet):
                 self._left = left
                 return packet

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from namespaces import in_namespace, namespaces, needs_namespaces, run_in, start_in
+from udp_pairs import flat, numbered, pair, take
 
 from holloway.actors import udp, udp_binding, udp_offload
 from holloway.actors.kernel import KernelPorts
@@ -28,20 +29,10 @@ from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
 from holloway.actors.udp_offload import RUN_DATAGRAMS, SOL_UDP, UDP_GRO, RunRefusals, gathered, stride_of
 from holloway.protocols.addresses import Address
-from holloway.protocols.arrivals import Arrival, RunMemory
+from holloway.protocols.arrivals import RunMemory
 from holloway.protocols.runs import MAX_RUN_BYTES, Run, flatten, lone_run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
-
-
-@contextmanager
-def pair(host: str, *, sends: bool = True, receives: bool = True) -> Iterator[tuple[UdpSocket, UdpSocket]]:
-    (left,), (right,) = open_udp(host, 0, offloads=sends), open_udp(host, 0, offloads=receives)
-    try:
-        yield left, right
-    finally:
-        left.close()
-        right.close()
 
 
 class Meddling:
@@ -63,24 +54,6 @@ def meddling(port: UdpSocket, **replaced: Callable[..., object]) -> Iterator[Med
         yield meddler
     finally:
         port._socket = meddler.real
-
-
-def numbered(*lengths: int) -> list[bytes]:
-    """Datagrams of these lengths, no two alike unless they are tiny."""
-    return [(b"%d." % number * length)[:length] for number, length in enumerate(lengths)]
-
-
-async def take(port: UdpSocket, count: int) -> list[Arrival]:
-    """Everything until `count` datagrams are here, with data that lasts."""
-    arrivals: list[Arrival] = []
-    with trio.fail_after(5):
-        while sum(len(arrival.datagrams()) for arrival in arrivals) < count:
-            arrivals += [Arrival(a.source, bytes(a.data), a.stride) for a in await port.receive()]
-    return arrivals
-
-
-def flat(arrivals: Sequence[Arrival]) -> list[bytes]:
-    return [datagram for arrival in arrivals for datagram in arrival.datagrams()]
 
 
 LENGTHS = st.sampled_from([0, 1, 2, 500, 1399, 1400, 30_000, MAX_RUN_BYTES, MAX_RUN_BYTES + 1])
