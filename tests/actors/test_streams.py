@@ -77,7 +77,7 @@ def outcome(follow: Callable[[KernelTun], Packet | None], tun0: KernelTun, reads
             told.append(left and (bytes(left.data), left.segment_size) if isinstance(left, SuperPacket) else left)
             if before == len(reads):
                 break
-    return given, told, dict(tun0.drops), tun0._left if reads else 0, len(reads)
+    return given, told, dict(tun0.drops), max(0, tun0._left) if reads else 0, len(reads)
 
 
 @in_namespace
