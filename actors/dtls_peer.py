@@ -137,8 +137,16 @@ class DtlsPeer:
         """Packets of the host for this peer."""
         self._take_turn(partial(self._send, packets), lost=packets)
 
+    def offer_lone(self, packet: bytes) -> bool:
+        """See `RunningPeer`. There is no short way."""
+        return False
+
     def offer_bulk(self, packet: SuperPacket) -> bool:
         """See `RunningPeer`. There is no short way."""
+        return False
+
+    def offer_arrival(self, arrival: Arrival) -> bool:
+        """See `Receiver`. Likewise."""
         return False
 
     def offer_run(self, arrival: Arrival) -> bool:

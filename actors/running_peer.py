@@ -62,6 +62,10 @@ class Receiver(Protocol):
         """Datagrams of the network. Their memory may be used again as soon as this returns."""
         ...
 
+    def offer_arrival(self, arrival: Arrival) -> bool:
+        """One datagram that came alone. False: nothing has happened, offer it with the others."""
+        ...
+
     def offer_run(self, arrival: Arrival) -> bool:
         """A run that may be one record for this peer. False: nothing has happened, offer it with the others."""
         ...
@@ -115,6 +119,10 @@ class RunningPeer(Protocol):
 
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer, at once."""
+        ...
+
+    def offer_lone(self, packet: bytes) -> bool:
+        """One packet of the host for this peer, which came alone. False: nothing has happened, offer it with the others."""
         ...
 
     def offer_bulk(self, packet: SuperPacket) -> bool:
