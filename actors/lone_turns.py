@@ -62,9 +62,9 @@ class LoneTurns(BulkTurns):
         if self._queued or self.is_stopped:
             return False
         session, way = self.session, self._way
-        if session.endpoint is not way.endpoint:
-            self._aim()
         try:
+            if session.endpoint is not way.endpoint:
+                self._aim()
             now = way.clock_offset_s + way.tick()
             if session.send_lone(packet, now, way.send) is None:
                 return False
