@@ -137,8 +137,16 @@ class DtlsPeer:
         """Packets of the host for this peer."""
         self._take_turn(partial(self._send, packets), lost=packets)
 
-    def begin_sending(self) -> None:
+    def offer_lone(self, packet: bytes) -> bool:
         """See `RunningPeer`. There is no short way."""
+        return False
+
+    def begin_sending(self) -> None:
+        """See `RunningPeer`. Likewise."""
+
+    def offer_arrival(self, arrival: Arrival) -> bool:
+        """See `Receiver`. Likewise."""
+        return False
 
     def begin_receiving(self) -> None:
         """See `Receiver`. Likewise."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 from holloway.actors.netlink import open_netlink
 from holloway.actors.outer_loop import OuterLoop
@@ -48,11 +49,13 @@ class KernelPorts(Ports):
         assert isinstance(port, UdpSocket)
         return open_beside(port, offloads=self._offloads)
 
-    async def serve(self, port: Receiving[Batch], take: Callable[[Batch], None]) -> None:
+    async def serve(
+        self, port: Receiving[Batch], take: Callable[[Batch], None], take_lone: Callable[[Any], None] | None = None
+    ) -> None:
         """See `Ports`."""
         if self._loop is not None and isinstance(port, KernelTun | UdpSocket) and port.fileno() >= 0:
-            await self._loop.serve(port.fileno(), port.reader(take))
-        await super().serve(port, take)
+            await self._loop.serve(port.fileno(), port.reader(take, take_lone))
+        await super().serve(port, take, take_lone)
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:
         """See `Ports` and `open_netlink`."""

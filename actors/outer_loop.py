@@ -35,6 +35,10 @@ GIVE_WAY_MS = 100
 """So long Trio's thread is waited for when it has something to say; it takes a tenth of a millisecond."""
 
 
+FEW_EVENTS = 32
+"""Descriptors that one look finds ready; those beyond are found by the next. Python makes room for a thousand otherwise, each time."""
+
+
 class OuterLoop:
     """Runs one Trio program. Made and run in one thread; in the main thread signals come as with `trio.run`."""
 
@@ -56,6 +60,7 @@ class OuterLoop:
     def run(self, main: Callable[..., Awaitable[T]], *arguments: object) -> T:
         """`trio.run`. Once."""
         poll, readers, soon = self._epoll.poll, self._readers, self._soon
+        few = FEW_EVENTS
         try:
             trio.lowlevel.start_guest_run(
                 main,
@@ -65,10 +70,10 @@ class OuterLoop:
                 done_callback=self._done,
             )
             while self._result is None:
-                events = poll(0)
+                events = poll(0, few)
                 is_rested = not events and not soon
                 if is_rested:
-                    events = poll()
+                    events = poll(-1, few)
                 for descriptor, _ in events:
                     reader = readers.get(descriptor)  # another one may have ended it
                     if reader is not None:

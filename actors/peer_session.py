@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 import trio
 
 from holloway.actors.bounded_log import BoundedLog
-from holloway.actors.bulk_turns import BulkTurns, InboundTurn, OutboundTurn
+from holloway.actors.bulk_turns import InboundTurn, OutboundTurn
 from holloway.actors.calling import Callbook
+from holloway.actors.lone_turns import LoneTurns, ShortWay
 from holloway.actors.pair_terms import PLAIN_WORDS
 from holloway.actors.peer_messages import Answer, Inbound, Message, Outbound, Restart, cost, count, kept
 from holloway.actors.pinging import PING_PAYLOAD, Pinger, Pong
@@ -63,7 +64,7 @@ INBOX_MESSAGES = 64
 """Messages, each a batch, that may wait for the actor's task."""
 
 
-class PeerSession(BulkTurns):
+class PeerSession(LoneTurns):
     """Handle of one running peer actor. Made by `peers`, once for each incarnation."""
 
     def __init__(
@@ -107,7 +108,7 @@ class PeerSession(BulkTurns):
         """Whether the first handshake is complete."""
         self.is_stopped = False
         self.session = make_session(self)
-        self._soonest_s = self.session.soonest_s
+        self._way = ShortWay(tun.write_lone, self.session.soonest_s, trio.lowlevel.current_clock())
 
     def __repr__(self) -> str:
         return f"<PeerSession {self.peer.name} {self.session!r}>"
@@ -119,21 +120,9 @@ class PeerSession(BulkTurns):
         if self._queued or self.is_stopped:
             self._queue(Outbound(packets))
             return
-        session = self.session
-        if len(packets) == 1:  # the whole turn on the short way, or nothing of it
-            try:
-                now = self._now()
-                datagram = session.send_lone(packets[0], now)
-                if datagram is not None:
-                    assert session.endpoint is not None
-                    self._udp.send_lone(datagram, session.endpoint, may_fragment=self._may_fragment)
-                    if self._armed_at > now + self._soonest_s:
-                        self._rearm()
-                    return
-            except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-                self._fail(error)
-                return
-        if not session.is_ready:
+        if len(packets) == 1 and self.offer_lone(packets[0]):
+            return
+        if not self.session.is_ready:
             self._queue(Outbound(packets))
             return
         self._turn(self.session.send, packets)
@@ -143,27 +132,9 @@ class PeerSession(BulkTurns):
         if self._queued or self.is_stopped:
             self._queue(Inbound(arrivals))
             return
-        session = self.session
-        if len(arrivals) == 1 and not self._pinger.waiting:
-            answers: list[Packet] = []
-            try:
-                now = self._now()
-                packet = session.receive_lone(arrivals[0], now)
-                if packet:
-                    answers = self._tun.write_lone(packet)
-                    if self._armed_at > now + self._soonest_s:
-                        self._rearm()
-            except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
-                self._fail(error)
-                return
-            if packet:
-                if answers:  # a turn of their own, after this one
-                    self._tun.offer(answers)
-                return
-            if packet is not None:
-                self._turn(_nothing_more, None)
-                return
-        if not session.is_ready:
+        if len(arrivals) == 1 and self.offer_arrival(arrivals[0]):
+            return
+        if not self.session.is_ready:
             self._queue(Inbound(arrivals))
             return
         self._turn(self.session.receive, arrivals)
@@ -492,7 +463,3 @@ class PeerSession(BulkTurns):
                 return "stale" if self.is_connected and not self.session.is_silent else "down"
             case State.CLOSED:
                 return "down"
-
-
-def _nothing_more(_: None, now: float) -> None:
-    """A turn of which only the outputs are left."""

@@ -19,10 +19,11 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -158,6 +159,10 @@ class DatagramPort(Protocol):
         """The same for one datagram."""
         self.send((datagram,), destination, may_fragment=may_fragment)
 
+    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
+        """`send_lone` for one datagram after another to the same destination."""
+        return partial(self.send_lone, destination=destination, may_fragment=may_fragment)
+
     def close(self) -> None:
         """Close the socket and wake a waiting `receive`. Twice is fine."""
         ...
@@ -252,10 +257,13 @@ class Ports(Protocol):
         """
         ...
 
-    async def serve(self, port: Receiving[Batch], take: Callable[[Batch], None]) -> None:
+    async def serve(
+        self, port: Receiving[Batch], take: Callable[[Batch], None], take_lone: Callable[[Any], None] | None = None
+    ) -> None:
         """Give `take` all that `port` receives, batch by batch, until cancelled. Raises what `receive` and `take` raise.
 
-        Whoever serves it may do without `receive` and without a task, but not at the same time as one.
+        Whoever serves it may do without `receive` and without a task, but not at the same time as one; and may give what
+        comes alone, after a rest, to `take_lone`, not in a batch.
         """
         while True:
             take(await port.receive())

@@ -63,6 +63,10 @@ class Receiver(Protocol):
         """Datagrams of the network. Their memory may be used again as soon as this returns."""
         ...
 
+    def offer_arrival(self, arrival: Arrival) -> bool:
+        """One datagram that came alone. False: nothing has happened, offer it with the others."""
+        ...
+
     def begin_receiving(self) -> InboundTurn | None:
         """A turn for runs that may be records for this peer. None: offer them with the others."""
         ...
@@ -116,6 +120,10 @@ class RunningPeer(Protocol):
 
     def offer_packets(self, packets: list[Packet]) -> None:
         """Packets of the host for this peer, at once."""
+        ...
+
+    def offer_lone(self, packet: bytes) -> bool:
+        """One packet of the host for this peer, which came alone. False: nothing has happened, offer it with the others."""
         ...
 
     def begin_sending(self) -> OutboundTurn | None:

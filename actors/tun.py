@@ -25,6 +25,7 @@ from holloway.actors.tun_offload import (
     IFF_VNET_HDR,
     IFREQ,
     MOST_TCP_HEADERS,
+    NO_OFFLOAD,
     Joiner,
     agree,
     arrived,
@@ -182,10 +183,25 @@ class KernelTun(TunPort):
             await trio.lowlevel.wait_readable(self._descriptor)
         return packets
 
-    def reader(self, take: Callable[[list[Packet]], None]) -> Reader:
+    def reader(self, take: Callable[[list[Packet]], None], take_lone: Callable[[bytes], None] | None = None) -> Reader:
         """What reads in place of `receive` (`OuterLoop.serve`)."""
+        read_some, header, plain, at = os.read, len(NO_OFFLOAD), NO_OFFLOAD, VIRTIO_HEADER_BYTES
 
         def read(is_rested: bool) -> None:
+            if is_rested and self._lone and take_lone is not None:
+                # As `_drain_lone`, but that it need not be told whether the device was asked in vain.
+                try:
+                    data = read_some(self._descriptor, PACKET_SPACE)
+                except OSError:
+                    pass  # `_drain` meets the same error, or there is something now
+                else:
+                    if data[:header] == plain and self._has_header and at < len(data) <= FEW_BYTES:
+                        take_lone(data[at:])
+                    else:
+                        packets = self._judged(data)
+                        if packets:
+                            take(packets)
+                    return
             self._pauses = 0  # it makes none: to be woken costs that loop little
             packets = self._drain_lone() if is_rested and self._lone else self._drain(RECEIVE_BUDGET)
             if packets:
@@ -275,6 +291,10 @@ class KernelTun(TunPort):
             data = os.read(self._descriptor, PACKET_SPACE)
         except OSError:
             return self._drain(RECEIVE_BUDGET)  # meets the same error, or there is something now
+        return self._judged(data)
+
+    def _judged(self, data: bytes) -> list[Packet]:
+        """What one read gave where packets come alone."""
         packet = arrived(data) if self._has_header else data
         self._unasked = self._lone = len(data) <= FEW_BYTES
         self._more = not self._lone
@@ -419,6 +439,8 @@ class KernelTun(TunPort):
             data = os.read(self._descriptor, PACKET_SPACE)
         except OSError:  # nothing; or the next `receive` meets the same error
             return []
+        if data[: len(NO_OFFLOAD)] == NO_OFFLOAD and self._has_header and len(data) > VIRTIO_HEADER_BYTES:
+            return [data[VIRTIO_HEADER_BYTES:]]  # `arrived` would say the same
         answer = arrived(data) if self._has_header else data
         if answer is None:
             self.drops["tun_malformed"] += 1

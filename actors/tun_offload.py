@@ -63,7 +63,7 @@ _STEPS = (
 )
 _REFUSED_ERRNOS = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP})
 # The first bytes of a virtio header: flags, and what is to be cut.
-_PLAIN = b"\x00\x00"
+NO_OFFLOAD = b"\x00\x00"
 _LONE_PARTIAL = b"\x01\x00"  # a checksum to be finished
 _TCP4_SUPER, _TCP6_SUPER = b"\x01\x01", b"\x01\x04"  # that, and TCP segments to be cut
 NEEDS_CHECKSUM = 0x01  # VIRTIO_NET_HDR_F_NEEDS_CSUM, in the first byte of a virtio header
@@ -163,7 +163,7 @@ def arrived(data: bytes) -> Packet | None:
             ):
                 packet = memoryview(data)[VIRTIO_HEADER_BYTES:]
                 return SuperPacket(packet, size, known_layout=plain_tcp_layout(payload_at))
-    if kind == _PLAIN and len(data) >= VIRTIO_HEADER_BYTES:
+    if kind == NO_OFFLOAD and len(data) >= VIRTIO_HEADER_BYTES:
         return data[VIRTIO_HEADER_BYTES:]
     if kind in (_TCP4_SUPER, _TCP6_SUPER):
         return _tcp_super_packet(data) or from_device(data)

@@ -17,7 +17,7 @@ from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.acknowledgements import without_superseded
-from holloway.protocols.packets import Packet, SuperPacket, byte_length
+from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, SuperPacket, byte_length
 
 if TYPE_CHECKING:
     import trio
@@ -41,6 +41,7 @@ class TunReader:
         self.write_lone = port.send_lone
         """Give one packet to the host at once; what the host has answered by then is to be offered (`TunPort.send_lone`)."""
         self._router = router
+        self._known = router.routes.known
         self._is_handing_on = False  # what the host sends later must not overtake it
 
     def write(self, packets: Sequence[Packet]) -> bool:
@@ -99,6 +100,16 @@ class TunReader:
         peer.offer_packets([packet])
         return port.more()
 
+    def offer_lone(self, packet: Packet) -> None:
+        """`offer` for one packet that came alone."""
+        if (
+            type(packet) is bytes and len(packet) >= IPV4_HEADER_BYTES and packet[0] >> 4 == 4
+        ):  # as `Router.find` begins
+            peer = self._known(packet[16:20])
+            if peer is not None and peer.offer_lone(packet):
+                return
+        self.offer([packet])
+
     def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
         takes a while, and a lone packet to somebody else need not wait for that.
@@ -155,7 +166,7 @@ async def tun_reader(
         addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)
-        await ports.serve(port, partial(reader.carry, port=port))
+        await ports.serve(port, partial(reader.carry, port=port), reader.offer_lone)
     finally:
         port.close()
         past_drops.update(port.drops)

@@ -141,10 +141,28 @@ class UdpSocket(DatagramPort):
             await trio.lowlevel.wait_readable(self._socket)
         return arrivals
 
-    def reader(self, take: Callable[[list[Arrival]], None]) -> Reader:
+    def reader(
+        self, take: Callable[[list[Arrival]], None], take_lone: Callable[[Arrival], None] | None = None
+    ) -> Reader:
         """What reads in place of `receive` (`OuterLoop.serve`)."""
+        space, more_space, few, arrival = DATAGRAM_SPACE, ANCILLARY_SPACE, FEW_BYTES, _arrival
 
         def read(is_rested: bool) -> None:
+            if is_rested and self._lone and take_lone is not None and self._receives_runs:
+                # As `_drain_lone`, but that it need not be told whether the socket was asked in vain.
+                try:
+                    data, ancillary, _, source = self._socket.recvmsg(space, more_space)
+                except OSError as error:
+                    self._nothing_alone(error)
+                    return
+                size = len(data)
+                if not ancillary and size <= few:
+                    take_lone(arrival((source, data, size, None)))
+                    return
+                arrivals = self._not_alone(source, data, ancillary)
+                if arrivals:
+                    take(arrivals)
+                return
             arrivals = self._drain_lone() if is_rested and self._lone and self._receives_runs else self._drain()
             if arrivals:
                 take(arrivals)
@@ -160,17 +178,25 @@ class UdpSocket(DatagramPort):
         self._more = self._unasked = False
         try:
             data, ancillary, _flags, source = self._socket.recvmsg(DATAGRAM_SPACE, ANCILLARY_SPACE)
-        except BlockingIOError:
-            return []
         except OSError as error:
-            if error.errno not in PASSING_ERRNOS:
-                raise self._lost(error) from error
-            self.drops[refusal("udp", error)] += 1
+            self._nothing_alone(error)
             return []
         size = len(data)
         if not ancillary and size <= FEW_BYTES and size != DATAGRAM_SPACE:
             self._unasked = True
             return [_arrival((source, data, size, None))]
+        return self._not_alone(source, data, ancillary)
+
+    def _nothing_alone(self, error: OSError) -> None:
+        if isinstance(error, BlockingIOError):
+            return
+        if error.errno not in PASSING_ERRNOS:
+            raise self._lost(error) from error
+        self.drops[refusal("udp", error)] += 1
+
+    def _not_alone(self, source: Address, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> list[Arrival]:
+        """A run, or a long datagram."""
+        size = len(data)
         self._more, self._lone = True, False
         if size == DATAGRAM_SPACE:
             self.drops["udp_truncated"] += 1
@@ -450,6 +476,22 @@ class UdpSocket(DatagramPort):
             self._socket.sendto(datagram, destination)
         except OSError as error:
             self.drops[refusal("udp", error)] += 1
+
+    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
+        """See `DatagramPort`."""
+        if len(destination) != self._address_parts:
+            return super().lone_sender(destination, may_fragment=may_fragment)
+
+        def send(datagram: bytes) -> None:
+            if may_fragment is not self._may_fragment:
+                self.send_lone(datagram, destination, may_fragment=may_fragment)
+                return
+            try:
+                self._socket.sendto(datagram, destination)
+            except OSError as error:
+                self.drops[refusal("udp", error)] += 1
+
+        return send
 
     def _let_fragment(self, may_fragment: bool) -> None:
         """For what is sent from now on. A kernel that refuses, as sandboxes that play one may, does as it is used to."""

@@ -22,6 +22,7 @@ from holloway.protocols.demux import Demux, index_secret
 from holloway.protocols.events import DropReason
 from holloway.protocols.keys import StaticKey
 from holloway.protocols.runs import Run
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES
 
 if TYPE_CHECKING:
     from holloway.actors.dtls_handshaker import DtlsHandshaker
@@ -33,6 +34,7 @@ class UdpEndpoint:
 
     def __init__(self, sockets: list[DatagramPort], static: StaticKey, secret: bytes, ports: Ports) -> None:
         self.demux: Demux[Receiver] = Demux(static, secret=secret, entropy=ports.entropy)
+        self._owner = self.demux.owner
         self._sockets, self._ports = sockets, ports
         self._by_family = {len(socket.local): socket for socket in sockets}
         self._unreachable: Counter[str] = Counter()
@@ -92,6 +94,13 @@ class UdpEndpoint:
         else:
             socket.send_lone(datagram, destination, may_fragment=may_fragment)
 
+    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
+        """`send_lone` for one datagram after another to the same destination."""
+        socket = self._by_family.get(len(destination))
+        if socket is None:
+            return partial(self.send_lone, destination=destination, may_fragment=may_fragment)
+        return socket.lone_sender(destination, may_fragment=may_fragment)
+
     def refused_runs(self) -> Counter[str]:
         """Why the host would not take runs of datagrams, and how often; they were sent one by one."""
         total: Counter[str] = Counter()
@@ -110,7 +119,7 @@ class UdpEndpoint:
 
     async def read(self, socket: DatagramPort) -> None:
         """Read one socket until cancelled."""
-        await self._ports.serve(socket, partial(self._carry, socket))
+        await self._ports.serve(socket, partial(self._carry, socket), self.offer_lone)
 
     def _carry(self, socket: DatagramPort, arrivals: list[Arrival]) -> None:
         """Hand on what a `receive` of `socket` gave, and what follows: of a bulk flow one run after another, each all the way."""
@@ -122,6 +131,15 @@ class UdpEndpoint:
             following = socket.more()
         while following is not None:
             following = self._hand_on(following, socket)
+
+    def offer_lone(self, arrival: Arrival) -> None:
+        """Hand on one datagram that came alone."""
+        _, data, size, _ = arrival
+        if size >= MIN_TRANSPORT_BYTES:  # as `Demux.find` begins
+            peer = self._owner(int.from_bytes(data[:4], "little"))
+            if peer is not None and peer.offer_arrival(arrival):
+                return
+        self._offer([arrival])
 
     def _hand_on(self, arrival: Arrival, socket: DatagramPort) -> Arrival | None:
         """What follows it."""

@@ -179,7 +179,8 @@ class Demux(Generic[Handle]):
         self._static = static
         self._macs = MacChecker(static.public, entropy)
         self._indices: IndexTable[Handle] = IndexTable(secret, entropy)
-        self._owner = self._indices.owner
+        self.owner = self._indices.owner
+        """The session that has a receiver index; None when nobody has. Not a call of Python."""
         self._resets: dict[bytes, Handle] = {}
         self._peers: dict[bytes, PeerLinks[Handle]] = {}
         self._load = LoadMeter()
@@ -212,11 +213,11 @@ class Demux(Generic[Handle]):
         _, data, stride, _ = arrival
         if stride < MIN_TRANSPORT_BYTES or (stride < len(data) and not _is_for_one(data, stride)):
             return None
-        return self._owner(int.from_bytes(data[:4], "little"))  # no kind of message is an index of anybody's
+        return self.owner(int.from_bytes(data[:4], "little"))  # no kind of message is an index of anybody's
 
     def glance(self, arrival: Arrival) -> Handle | None:
         """The session that the first datagram of a record names: enough for who will find out whether the others do."""
-        return self._owner(int.from_bytes(arrival.data[:4], "little"))
+        return self.owner(int.from_bytes(arrival.data[:4], "little"))
 
     def sort(self, arrivals: Iterable[Arrival], now: float) -> Sorted[Handle]:
         """Sort one batch. Takes any bytes from anywhere; what has no place is counted in `drops`."""

@@ -11,6 +11,7 @@ Not responsible for anything unusual.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -18,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.events import DropReason
-from holloway.protocols.packets import Packet, total_length
+from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, total_length
 from holloway.protocols.path_mtu import BASE_DATAGRAM_BYTES
 from holloway.protocols.record_wire import RecordKind
 from holloway.protocols.records import packets_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from holloway.protocols.transport import TransportKeys
     from holloway.protocols.tunnel import Tunnel
 
+_PLAIN_IPV4 = b"\x45"  # what a packet without options begins with
 SHORT_BYTES = BASE_DATAGRAM_BYTES - 64
 """Packets up to this fit in a datagram that passes everywhere."""
 
@@ -55,8 +57,11 @@ class ExpressLane:
         """So far ahead is every deadline that the short way arms, unless it leaves something for the outputs of the session."""
         return self._timers.soonest_s
 
-    def send_lone(self, packet: Packet, now: float) -> bytes | None:
-        """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it."""
+    def send_lone(self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None) -> bytes | None:
+        """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it.
+
+        `send` is given it before anything else is done that need not be done first.
+        """
         keys, tunnel = self._ring.current, self._tunnel
         if (
             type(packet) is not bytes
@@ -71,15 +76,21 @@ class ExpressLane:
             return None
         datagram = keys.seal_lone(packet)
         if datagram is not None:
+            if send is not None:
+                send(datagram)
             sent = tunnel.transmitted
             sent.packets += 1
             sent.bytes += len(datagram)
             self._timers.packets_sent(now)
         return datagram
 
-    def receive_lone(self, arrival: Arrival, now: float) -> bytes | None:
+    def receive_lone(
+        self, arrival: Arrival, now: float, deliver: Callable[[bytes], object] | None = None
+    ) -> bytes | None:
         """Open one datagram: a packet for the host; or nothing, and what came of the datagram is with the other outputs of the
         session. None: nothing has happened, `receive` it.
+
+        `deliver` is given a packet for the host before anything else is done that need not be done first.
         """
         source, data, stride, _ = arrival
         size = len(data)
@@ -104,23 +115,27 @@ class ExpressLane:
             return b""
         if packet is None:
             return None
-        self.last_received_at = now
         received = tunnel.received
-        received.bytes += size
-        if packet and total_length(packet) == len(packet):
-            self._timers.packets_received(now)
+        if (packet[:1] == _PLAIN_IPV4 and packet[2] << 8 | packet[3] == len(packet) >= IPV4_HEADER_BYTES) or (
+            packet and total_length(packet) == len(packet)
+        ):
             reason = inside.inspect(packet)
             if reason is None:
+                if keys.is_waiting:  # a report goes before it
+                    inside.packets.append(packet)
+                elif deliver is not None:
+                    deliver(packet)
                 received.packets += 1
             else:
                 self._journal.drop(reason, source)
                 packet = b""
+            self._timers.packets_received(now)
         else:
             self._take_in(packet, source, now)
             packet = b""
+        self.last_received_at = now
+        received.bytes += size
         if keys.is_waiting:
-            if packet:  # a report goes before it
-                inside.packets.append(packet)
             tunnel.watch(now)
             return b""
         return packet

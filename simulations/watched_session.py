@@ -98,24 +98,26 @@ class WatchedSession(Session):
             check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
         self._receive(genuine, now)
 
-    def receive_lone(self, arrival: Arrival, now: float) -> bytes | None:
+    def receive_lone(
+        self, arrival: Arrival, now: float, deliver: Callable[[bytes], object] | None = None
+    ) -> bytes | None:
         """See `Session`. Likewise."""
         if arrival.data in self._world.forged:
             before = snapshot(self)
-            packet = super().receive_lone(arrival, now)
+            packet = super().receive_lone(arrival, now, deliver)
             self._world.check(forgery_changes_nothing, [before], [snapshot(self)], self._life.name)
             return packet
         sight = self._watch.look([arrival])
-        packet = super().receive_lone(arrival, now)
+        packet = super().receive_lone(arrival, now, deliver)
         if packet is not None:
             self._watch.received(sight, [arrival], now)
             if packet:  # its owner asks for no events
                 self._look()
         return packet
 
-    def send_lone(self, packet: Packet, now: float) -> bytes | None:
+    def send_lone(self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None) -> bytes | None:
         """See `Session`."""
-        datagram = super().send_lone(packet, now)
+        datagram = super().send_lone(packet, now, send)
         if datagram is not None:
             self._watch.sent([datagram], now)
             self._look()

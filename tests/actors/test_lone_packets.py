@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 from node_world import PORT, World, drops, inner, name, outer, packet, the_peer
+from trio.testing import MockClock
 
+from holloway.actors.lone_turns import steady
 from holloway.actors.peer_session import PeerSession
-from holloway.actors.ports import DatagramPort, TunPort
+from holloway.actors.ports import DatagramPort, Ports, Receiving, TunPort
 from holloway.protocols.arrivals import lone
 from holloway.protocols.express import ExpressLane
 from holloway.protocols.icmp import echo_request
@@ -61,7 +64,43 @@ def test_nodes_do_the_same_with_and_without_the_short_way(monkeypatch: pytest.Mo
     short = run(5, story)
     assert min(taken.count("DatagramPort.send_lone"), taken.count("TunPort.send_lone")) > 50
     number = len(taken)
-    monkeypatch.setattr(ExpressLane, "send_lone", lambda self, packet, now: None)
-    monkeypatch.setattr(ExpressLane, "receive_lone", lambda self, arrival, now: None)
+    monkeypatch.setattr(ExpressLane, "send_lone", lambda *_: None)
+    monkeypatch.setattr(ExpressLane, "receive_lone", lambda *_: None)
     assert run(5, story) == short
     assert len(taken) == number
+
+
+def test_what_comes_alone_may_be_given_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the loop around Trio gives it, past those who only pass on."""
+    usual = run(5, story)
+    alone: list[str] = []
+
+    async def serve(
+        ports: Ports, port: Receiving[list[Any]], take: Callable[[Any], None], take_lone: Callable[[Any], None]
+    ) -> None:
+        while True:
+            batch = await port.receive()
+            if len(batch) == 1:
+                alone.append(type(batch[0]).__name__)
+                take_lone(batch[0])
+            else:
+                take(batch)
+
+    monkeypatch.setattr(Ports, "serve", serve)
+    assert run(5, story) == usual
+    assert min(alone.count("bytes"), alone.count("Arrival")) > 50
+
+
+def test_the_time_of_a_turn_is_that_of_its_clock() -> None:
+    async def main() -> None:
+        clock = trio.lowlevel.current_clock()
+        offset_s, tick = steady(clock)
+        assert tick is time.perf_counter
+        before, now, after = clock.current_time(), offset_s + tick(), clock.current_time()
+        assert before <= now <= after
+
+    trio.run(main)
+    clock = MockClock()
+    clock.jump(7.5)
+    offset_s, tick = steady(clock)
+    assert offset_s + tick() == 7.5

@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 import trio
 import trio.testing
 
+from holloway.actors import tun
 from holloway.actors.kernel import KernelPorts
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.udp_binding import open_udp
 from holloway.protocols.arrivals import Arrival
+from holloway.protocols.packets import Packet
+from holloway.protocols.virtio import PLAIN
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -362,3 +366,73 @@ def test_a_socket_gives_the_same_in_a_task_and_by_the_loop(*, is_guest: bool) ->
     assert found[:4] == [b"0", b"1", b"2", b"3"]
     assert found[4:] == [bytes([number % 250]) * 1200 for number in range(300)] + [bytes(3000)]
     assert bool(got) is not is_guest
+
+
+async def one_by_one(send: Callable[[bytes], object], words: Sequence[bytes]) -> None:
+    """By a thread: what a task sends is there before the loop rests."""
+
+    def send_all() -> None:
+        for word in words:
+            time.sleep(0.01)
+            send(word)
+        time.sleep(0.01)
+
+    await trio.to_thread.run_sync(send_all)
+
+
+def test_a_socket_gives_alone_what_comes_alone() -> None:
+    loop = OuterLoop()
+    together: list[bytes] = []
+    alone: list[bytes] = []
+
+    async def main() -> None:
+        ports = KernelPorts(loop=loop)
+        (left,), (right,) = open_udp("127.0.0.1", 0), open_udp("127.0.0.1", 0)
+
+        def take(arrivals: list[Arrival]) -> None:
+            for arrival in arrivals:
+                together.extend(arrival.datagrams())
+
+        def take_lone(arrival: Arrival) -> None:
+            assert arrival == (left.local, arrival.data, len(arrival.data), None)
+            assert type(arrival) is Arrival
+            alone.append(bytes(arrival.data))
+
+        with closing(left), closing(right):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ports.serve, right, take, take_lone)
+                await trio.sleep(0.01)
+                send = left.lone_sender(right.local)
+                await one_by_one(send, [b"0", b"1", b"2", b"3", bytes(3000)])
+                left.send([bytes([number]) * 1200 for number in range(40)], right.local)
+                await trio.sleep(0.1)
+                nursery.cancel_scope.cancel()
+
+    loop.run(main)
+    assert together[0] == b"0", "only then it is known that they come alone"
+    assert alone == [b"1", b"2", b"3"]
+    assert together[1:] == [bytes(3000)] + [bytes([number]) * 1200 for number in range(40)]
+
+
+def test_a_device_gives_alone_what_comes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tun, "has_virtio_header", lambda _: True)
+    monkeypatch.setattr(tun, "agree", lambda _, **__: ())
+    loop = OuterLoop()
+    together: list[Packet] = []
+    alone: list[Packet] = []
+
+    async def main() -> None:
+        host, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        device = tun.KernelTun(end.detach(), "hw0", 1400)
+        with host, closing(device):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(KernelPorts(loop=loop).serve, device, together.extend, alone.append)
+                await trio.sleep(0.01)
+                words = [b"0", b"1", b"2", bytes(3000), b"4", b"5"]
+                await one_by_one(host.send, [*(PLAIN + word for word in words), b"malformed", PLAIN + b"6"])
+                nursery.cancel_scope.cancel()
+            assert device.drops == {"tun_malformed": 1}
+
+    loop.run(main)
+    assert together == [b"0", bytes(3000), b"4"], "the first of a row of lone ones is not known to be one"
+    assert alone == [b"1", b"2", b"5", b"6"]

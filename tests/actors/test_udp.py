@@ -462,6 +462,21 @@ async def test_datagrams_that_come_alone_arrive_as_others_do(host: str, *, offlo
         assert [len(each.data) for each in arrivals] == [3000, 6]
 
 
+async def test_ways_to_one_destination_may_differ_in_what_the_network_may_take_apart() -> None:
+    with pair("127.0.0.1") as (left, right):
+        ways = {may: left.lone_sender(right.local, may_fragment=may) for may in (False, True)}
+        for may in (False, True, True, False):
+            ways[may](b"x")
+            with trio.fail_after(5):
+                (arrival,) = await right.receive()
+            assert arrival.data == b"x"
+            assert left._may_fragment is may
+        ways[False](bytes(70_000))
+        assert left.drops == {"udp_emsgsize": 1}
+        with pytest.raises(LocalError, match="different address families"):
+            left.lone_sender(("::1", 1, 0, 0))(b"")
+
+
 async def test_an_error_of_a_socket_to_which_datagrams_come_alone_is_counted_or_told() -> None:
     with pair("127.0.0.1") as (left, right):
         for word in (b"one", b"two"):

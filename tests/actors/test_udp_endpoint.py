@@ -80,6 +80,17 @@ def test_what_has_no_socket_of_its_family_is_counted() -> None:
     assert not made.can_reach(("2001:db8::1", 2, 0, 0))
 
 
+def test_a_way_to_one_destination_is_that_of_its_family() -> None:
+    four = Socket(("0.0.0.0", 1))
+    made = endpoint(four)
+    made.lone_sender(("192.0.2.1", 2))(b"a")
+    made.lone_sender(("192.0.2.1", 3), may_fragment=True)(b"b")
+    made.lone_sender(("2001:db8::1", 2, 0, 0))(b"nowhere")
+    assert four.sent == [([b"a"], ("192.0.2.1", 2)), ([b"b"], ("192.0.2.1", 3))]
+    assert four.fragmentable == [b"b"]
+    assert made.drops() == {"udp_eagain": 1, "udp_no_socket_of_family": 1}
+
+
 async def test_a_run_of_datagrams_is_taken_apart(autojump_clock: MockClock) -> None:
     """As the kernel hands them over with GRO: one arrival, several datagrams, the last one shorter."""
     made = endpoint(Socket(("0.0.0.0", 1)))

@@ -57,8 +57,8 @@ def steps_of(dice: random.Random, count: int = 60) -> list[Step]:
 def closed_lane(*, is_closed: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if is_closed:
-            patch.setattr(ExpressLane, "send_lone", lambda self, packet, now: None)
-            patch.setattr(ExpressLane, "receive_lone", lambda self, arrival, now: None)
+            patch.setattr(ExpressLane, "send_lone", lambda *_: None)
+            patch.setattr(ExpressLane, "receive_lone", lambda *_: None)
         yield
 
 
