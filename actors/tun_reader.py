@@ -91,14 +91,18 @@ class TunReader:
     def _send_on(self, packet: SuperPacket, peer: RunningPeer, port: TunPort | TunQueue) -> Packet | None:
         """What follows it, and is not for `peer`, or not as usual."""
         turn = peer.begin_sending()
+        following: Packet | None = None
+        is_taken = False
         if turn is not None:
             try:
-                if turn.take(packet):
-                    return port.stream(packet, turn.take)
+                is_taken = turn.take(packet)
+                if is_taken:
+                    following = port.stream(packet, turn.take)
             finally:
                 turn.close()
-        peer.offer_packets([packet])
-        return port.more()
+        if not is_taken:
+            peer.offer_packets([packet])
+        return following or port.more()
 
     def offer_lone(self, packet: Packet) -> None:
         """`offer` for one packet that came alone."""

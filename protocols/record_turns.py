@@ -192,13 +192,14 @@ class OpeningTurn:
         "_end",
         "_home",
         "_index",
+        "_is_late",
         "_is_narrow",
         "_is_over",
         "_keys",
         "_kind",
         "_known",
         "_memory",
-        "_most",
+        "_next",
         "_now",
         "_packet",
         "_parts",
@@ -222,8 +223,8 @@ class OpeningTurn:
         self._index, self._kind, self._end = keys.local_index, _SUPER_PACKETS | keys._mark, keys._end_in
         self._keys: RecordKeys | None = None  # only in a turn: they have us
         self._tunnel: Tunnel | None = None  # likewise
-        self.records = self.packets = self.bytes = self._most = self._row = 0
-        self.has_data = self._is_over = self._is_narrow = False
+        self.records = self.packets = self.bytes = self._next = self._row = 0
+        self.has_data = self._is_over = self._is_late = self._is_narrow = False
         # Of runs like the last one:
         self._stride = self._size = self._count = self._tail_at = 0
         self._memory: RunMemory | None = None
@@ -240,9 +241,9 @@ class OpeningTurn:
         self._keys, self._tunnel, self._home, self._now = keys, tunnel, home, now
         self._is_narrow = tunnel.path.size < tunnel.widest
         self.records = self.packets = self.bytes = 0
-        self.has_data = self._is_over = False
-        self._most = max(keys._window.top, keys._first_in - 1)  # no counter up to it is new
-        self._row = 0  # how many of the last counters, up to `_most`, are not counted yet
+        self.has_data = self._is_over = self._is_late = False
+        self._next = max(keys._window.top + 1, keys._first_in)  # new, and above all others
+        self._row = 0  # how many counters before it are not counted yet
         self._trusted = None
 
     def open(self, arrival: Arrival) -> Packet | None:
@@ -255,7 +256,7 @@ class OpeningTurn:
         index, number, kind, word = HEADER.unpack_from(data)
         counter, last = word >> SPREAD_BITS, self._count - 1
         if (
-            not self._most < counter < self._end
+            counter >= self._end
             or word & _SPREAD_MASK != last
             or kind != self._kind
             or index != self._index
@@ -263,6 +264,7 @@ class OpeningTurn:
             or source != self._home
             or HEADER.unpack_from(data, self._tail_at) != (index, last, kind, word)  # see `join_run`
             or self._is_over
+            or (counter != self._next and not self._skips_to(counter))
         ):
             return None
         parts = self._parts
@@ -273,16 +275,27 @@ class OpeningTurn:
             self._decrypt_into(bytes(data[4:HEADER_BYTES]), joined, None, plaintext)
         except InvalidTag:  # forged, or pieces of several records: the general way finds out
             return None
-        if counter != self._most + 1:
-            self._count_row()
-        self._most = counter
         self._row += 1
+        self._next = counter + 1
         self._is_over = self._row == MAX_ROW
         found = PLAIN_TCP.unpack_from(plaintext) if len(plaintext) >= PLAIN_TCP.size else None
         if found == self._trusted and found is not None and is_right(plaintext, self._packet):
             self._alike += 1
             return self._packet
         return self._judge(found, source)
+
+    def _skips_to(self, counter: int) -> bool:
+        """Something was lost, or has overtaken this: whether it is new."""
+        self._count_row()
+        keys = self._keys
+        assert keys is not None
+        if counter < keys._first_in or not keys._window.is_new(counter):
+            return False
+        self._next = counter
+        self._is_late = counter < keys._window.top
+        if self._is_late:
+            self._trusted = None  # so that it is looked at: what follows it need not be new
+        return True
 
     def _fit(self, arrival: Arrival) -> bool:
         """Look up what runs like this one have in common. Whether they may be opened here."""
@@ -311,6 +324,9 @@ class OpeningTurn:
         plaintext, tunnel, keys = self._plaintext, self._tunnel, self._keys
         assert tunnel is not None
         assert keys is not None
+        if self._is_late:
+            self._count_row()
+            self._next, self._is_late = keys._window.top + 1, False
         inside, journal = tunnel.inside, keys._journal
         only: SuperPacket | None
         if found is not None and found == self._known and is_right(plaintext, self._packet):
@@ -358,12 +374,17 @@ class OpeningTurn:
         """The window moves, and the meter hears of the records."""
         row, self._row = self._row, 0
         if row:
-            keys, first = self._keys, self._most - row + 1
+            keys, first = self._keys, self._next - row
             assert keys is not None
             self.records += row
             self.bytes += row * self._size
-            keys._window.commit_row(first, row)
-            if keys._meter.arrived_row(first, row, self._now, row * self._count):
+            if first > keys._window.top:
+                keys._window.commit_row(first, row)
+                is_due = keys._meter.arrived_row(first, row, self._now, row * self._count)
+            else:  # one that is late
+                keys._window.commit(first)
+                is_due = keys._meter.arrived(first, self._count, self._now)
+            if is_due:
                 keys.is_waiting = True
 
     def close(self) -> None:

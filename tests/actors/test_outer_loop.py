@@ -56,10 +56,10 @@ def test_nothing_of_it_is_left_open() -> None:
         await trio.lowlevel.checkpoint()
 
     OuterLoop().run(main)  # the threads that Trio keeps
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         OuterLoop().run(main)
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before, "what others have left to the collector may go meanwhile"
 
 
 def test_readers_and_tasks_have_their_turns() -> None:

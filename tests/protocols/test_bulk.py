@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from session_world import World
+from session_world import World, inner_packet
 from super_packets import super_packet
 
-from holloway.protocols.arrivals import Arrival, RunMemory
+from holloway.protocols.arrivals import Arrival, RunMemory, lone
 from holloway.protocols.events import DropReason
 from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.record_keys import RecordKeys
-from holloway.protocols.record_wire import RecordKind
+from holloway.protocols.record_wire import HEADER, SPREAD_BITS, RecordKind
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.runs import Run
 from holloway.protocols.session import Session
@@ -355,3 +355,73 @@ def test_a_malformed_record_is_counted_once_and_an_empty_one_not_at_all() -> Non
         arrival = Arrival(world.a.address, b"".join(run.parts), run.stride)
         assert receive_bulk(world.b.session, arrival, world.now) == b""
         assert world.b.session.drops == drops
+
+
+def runs_in_one_turn(session: Session, arrivals: Sequence[Arrival], now: float) -> list[Packet | None]:
+    turn = session.begin_receiving(now)
+    assert turn is not None
+    found: list[Packet | None] = []
+    for arrival in arrivals:
+        packet = turn.open(arrival)
+        found.append(replace(packet, data=bytes(packet.data)) if isinstance(packet, SuperPacket) else packet)
+    session.end_receiving(turn, now)
+    return found
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=14), st.sets(st.integers(0, 7), max_size=3), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_in_one_turn_each_record_is_new_once_in_whatever_order_they_come(
+    order: list[int], forged: set[int], has_memory: bool
+) -> None:
+    world = wide_world()
+    runs = [held_run(world, serial) for serial in range(8)]
+    given_runs: list[Arrival] = []
+    for serial in order:
+        data = bytearray(runs[serial].data)
+        if serial in forged:
+            data[40] ^= 1
+        memory = RunMemory(1 << 17) if has_memory else None
+        if memory is not None:
+            memory.view[: len(data)] = data
+        given_runs.append(
+            Arrival(
+                world.a.address, memory.view[: len(data)] if memory else memoryview(data), runs[serial].stride, memory
+            )
+        )
+    session = world.b.session
+    top = session._ring.current.top if session._ring.current else 0
+    found = runs_in_one_turn(session, given_runs, world.now)
+    seen: set[int] = set()
+    for serial, packet in zip(order, found, strict=True):
+        if serial in seen or serial in forged:
+            assert packet is None
+        else:
+            assert isinstance(packet, SuperPacket)
+            assert packet.segments() == super_packet(44 * 1300, 1300, serial=serial).segments()
+            seen.add(serial)
+    keys = session._ring.current
+    assert isinstance(keys, RecordKeys)
+    assert session.received.packets == 44 * len(seen)
+    first = [HEADER.unpack_from(runs[serial].data)[3] >> SPREAD_BITS for serial in range(8)]
+    assert [keys._window.is_new(counter) for counter in first] == [serial not in seen for serial in range(8)]
+    report = keys._meter.report(world.now + 1.0)
+    assert report.lost == (first[max(seen)] - top - len(seen) if seen else 0)
+
+
+def test_a_record_behind_one_that_was_late_is_not_taken_twice() -> None:
+    world = wide_world()
+    runs = [held_run(world, serial) for serial in range(4)]
+    found = runs_in_one_turn(world.b.session, [runs[n] for n in (1, 0, 1, 2, 2, 1, 0, 3)], world.now)
+    assert [bool(packet) for packet in found] == [True, True, False, True, False, False, False, True]
+
+
+def test_what_was_overtaken_takes_the_short_way() -> None:
+    world = wide_world()
+    session = world.b.session
+    runs = [held_run(world, serial) for serial in range(3)]
+    datagram = world.a.session.send_lone(inner_packet(1), world.now)
+    assert datagram is not None
+    session.receive([lone(datagram, world.a.address)], world.now)
+    assert session.packets_to_deliver() == [inner_packet(1)]
+    assert all(runs_in_one_turn(session, runs, world.now))
+    assert runs_in_one_turn(session, runs, world.now) == [None] * 3
