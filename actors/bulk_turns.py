@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from holloway.protocols.packets import Packet, SuperPacket
 
 if TYPE_CHECKING:
+    from holloway.actors.lone_turns import ShortWay
     from holloway.actors.tun_reader import TunReader
     from holloway.actors.udp_endpoint import UdpEndpoint
     from holloway.protocols.addresses import Address
@@ -27,15 +28,14 @@ class BulkTurns:
     session: Session
     is_stopped: bool
     _armed_at: float
-    _soonest_s: float
     _inbound: InboundTurn
     _outbound: OutboundTurn
     _queued: int
     _may_be_answered: bool
     _may_fragment: bool
-    _now: Callable[[], float]
     _tun: TunReader
     _udp: UdpEndpoint
+    _way: ShortWay
 
     @abstractmethod
     def _flush(self) -> None: ...
@@ -50,7 +50,8 @@ class BulkTurns:
         """A turn for super-packets of the host for this peer. None: offer them with the others."""
         if self._queued or self.is_stopped:
             return None
-        now, session = self._now(), self.session
+        way, session = self._way, self.session
+        now = way.clock_offset_s + way.tick()
         sealing = session.begin_sending(now)
         if sealing is None:
             return None
@@ -65,7 +66,8 @@ class BulkTurns:
         """A turn for runs of the network that may be records for this peer. None: offer them with the others."""
         if self._queued or self.is_stopped:
             return None
-        now = self._now()
+        way = self._way
+        now = way.clock_offset_s + way.tick()
         opening = self.session.begin_receiving(now)
         if opening is None:
             return None
@@ -79,7 +81,7 @@ class BulkTurns:
             self._flush()
             self._may_be_answered = False  # a bulk flow brings its own
             self._rearm()
-        elif self._armed_at > now + self._soonest_s:
+        elif self._armed_at > now + self._way.soonest_s:
             self._rearm()
 
 

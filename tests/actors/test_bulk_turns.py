@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ class Turns(BulkTurns):
     def __init__(self, world: World, name: str) -> None:
         self.session = world.nodes[name].session
         self.is_stopped, self._queued, self._may_fragment = False, 0, False
-        self._now = lambda: world.now
         self._armed_at = math.inf
-        self._soonest_s = self.session.soonest_s
+        self._way = SimpleNamespace(  # type: ignore[assignment]
+            soonest_s=self.session.soonest_s, clock_offset_s=0.0, tick=lambda: world.now
+        )
         self._outbound, self._inbound = OutboundTurn(self), InboundTurn(self)
         self.sent: list[bytes] = []
         self.delivered = 0
