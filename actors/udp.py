@@ -113,6 +113,12 @@ class UdpSocket(DatagramPort):
         self._bulk = False  # the last receive took many
         self._kept: list[RunMemory] = []  # for many, when they first come
         self._overflows_seen = 0
+        self.sparse: UdpSocket | None = None
+        """Another socket of the same address, to be read first, which it owns (`open_sparse`)."""
+        self.look: Callable[[], None] | None = None
+        """Called between two runs of a bulk flow."""
+        self.out: socket.socket | None = None
+        """What datagrams are sent by, if not by the socket itself: that of `sparse`, for flows that send little."""
 
     @property
     def socket(self) -> socket.socket:
@@ -301,6 +307,10 @@ class UdpSocket(DatagramPort):
         """See `DatagramPort`."""
         if self._left <= 0:
             return None
+        if self.look is not None:
+            left, self._left = self._left, 0  # whoever is called there has none of it
+            self.look()
+            self._left = left
         memory = self._kept[0]
         try:
             size, ancillary, _, source = self._socket.recvmsg_into((memory.view[:DATAGRAM_SPACE],), ANCILLARY_SPACE)
@@ -379,7 +389,7 @@ class UdpSocket(DatagramPort):
                 self._send_singly(run.datagrams(), destination)
                 continue
             try:
-                send_run(self._socket, run, destination)
+                send_run(self.out or self._socket, run, destination)
             except OSError as error:
                 self._not_sent(run, destination, error)
 
@@ -404,7 +414,7 @@ class UdpSocket(DatagramPort):
             self.send_runs((run,), destination, may_fragment=may_fragment)
             return
         try:
-            self._socket.sendmsg(parts, control_messages(stride), 0, destination)
+            (self.out or self._socket).sendmsg(parts, control_messages(stride), 0, destination)
         except OSError as error:
             self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
 
@@ -414,7 +424,7 @@ class UdpSocket(DatagramPort):
             self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
             return
         try:
-            self._socket.sendto(datagram, destination)
+            (self.out or self._socket).sendto(datagram, destination)
         except OSError as error:
             self.drops[refusal("udp", error)] += 1
 
@@ -425,7 +435,7 @@ class UdpSocket(DatagramPort):
             self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
 
     def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
-        send = self._socket.sendto
+        send = (self.out or self._socket).sendto
         for datagram in datagrams:
             try:
                 send(datagram, destination)
@@ -436,6 +446,8 @@ class UdpSocket(DatagramPort):
         """See `DatagramPort`."""
         if self._socket.fileno() < 0:
             return
+        if self.sparse is not None:
+            self.sparse.close()
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
