@@ -256,7 +256,7 @@ class RecordKeys(TransportKeys):
         index, number, kind, word = HEADER.unpack_from(data)
         counter, count = word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1
         if (
-            counter <= self._window.top
+            (counter <= self._window.top and not self._window.is_new(counter))  # what is sparse overtakes it
             or not self._first_in <= counter < self._end_in
             or kind != _SUPER_PACKETS | self._mark
             or count * stride != len(data)

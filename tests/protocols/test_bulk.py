@@ -333,3 +333,12 @@ def test_a_malformed_record_is_counted_once_and_an_empty_one_not_at_all() -> Non
         arrival = Arrival(world.a.address, b"".join(run.parts), run.stride)
         assert world.b.session.receive_bulk(arrival, world.now) == b""
         assert world.b.session.drops == drops
+
+
+def test_a_run_that_was_overtaken_takes_the_short_way_too_and_once() -> None:
+    world = wide_world()
+    arrival, later = held_run(world), held_run(world, serial=1)
+    assert taken_in(world, later).segments() == super_packet(44 * 1300, 1300, serial=1).segments()
+    assert taken_in(world, arrival).segments() == super_packet(44 * 1300, 1300).segments()
+    for each in (arrival, later):
+        assert world.b.session.receive_bulk(each, world.now) is None
