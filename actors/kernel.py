@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from holloway.actors.fast_lane import FastLane
 from holloway.actors.netlink import open_netlink
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
@@ -20,19 +21,40 @@ from holloway.actors.state_directory import StateDirectory
 from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_beside, open_udp
+from holloway.protocols.errors import TunError
 
 
 class KernelPorts(Ports):
-    """TUN, UDP, netlink, clock and randomness of this host. Nothing in it changes: one serves any number of nodes."""
+    """TUN, UDP, netlink, clock and randomness of this host. Without `sparse_first` nothing in it changes: one serves any number
+    of nodes.
+    """
 
-    def __init__(self, *, offloads: bool = True, receive_super: bool = True, loop: OuterLoop | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        offloads: bool = True,
+        receive_super: bool = True,
+        loop: OuterLoop | None = None,
+        sparse_first: bool = False,
+    ) -> None:
         """`offloads`: leave to the kernel, and take from it, what it grants; see `TunPort.offloads`. `receive_super`: see
-        `open_tun`. `loop`: what Trio is a guest of, if it is; then it reads the device and the sockets.
+        `open_tun`. `loop`: what Trio is a guest of, if it is; then it reads the device and the sockets. `sparse_first`: with
+        it, flows that send little are carried first (`fast_lane`).
         """
         self._offloads, self._receive_super, self._loop = offloads, receive_super, loop
+        self._lane = FastLane() if sparse_first and loop is not None else None
 
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
+        if self._lane is not None and not several:
+            try:
+                port = open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=True)
+            except TunError:  # one that somebody made with a single queue; or the next attempt says what is wrong
+                pass
+            else:
+                with suppress(TunError):
+                    self._lane.add_device(port, open_tun_queue(port, receive_super=self._receive_super))
+                return port
         return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=several)
 
     def open_tun_queue(self, device: TunPort) -> TunPort:
@@ -42,7 +64,10 @@ class KernelPorts(Ports):
 
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""
-        return list(open_udp(address, port, offloads=self._offloads, mark=mark))
+        sockets = open_udp(address, port, offloads=self._offloads, mark=mark)
+        if self._lane is not None:
+            self._lane.add_sockets(sockets, offloads=self._offloads)
+        return list(sockets)
 
     def open_beside(self, port: DatagramPort) -> DatagramPort:
         """See `Ports` and `open_beside`."""
@@ -54,7 +79,12 @@ class KernelPorts(Ports):
     ) -> None:
         """See `Ports`."""
         if self._loop is not None and isinstance(port, KernelTun | UdpSocket) and port.fileno() >= 0:
-            await self._loop.serve(port.fileno(), port.reader(take, take_lone))
+            sparse, urgent = port.sparse, None
+            if self._lane is not None:
+                port.look, port.is_urgent = self._loop.look, self._loop.is_urgent
+                if sparse is not None:
+                    urgent = sparse.fileno(), self._lane.reader(sparse.reader(take, take_lone))
+            await self._loop.serve(port.fileno(), port.reader(take, take_lone), urgent=urgent)
         await super().serve(port, take, take_lone)
 
     def open_netlink(self) -> AbstractAsyncContextManager[Netlink]:

@@ -362,7 +362,12 @@ async def open_node(
 
         # WireGuard's datagrams carry one packet each: when all peers are of its kind, let the kernel do the cutting.
         takes_super = config.registry is not None or any(peer.suite != WIREGUARD.name for peer in config.peers)
-        ports = KernelPorts(offloads=config.interface.offloads, receive_super=takes_super, loop=loop)
+        ports = KernelPorts(
+            offloads=config.interface.offloads,
+            receive_super=takes_super,
+            loop=loop,
+            sparse_first=config.interface.sparse_first and config.interface.queues == 1,
+        )
     if config.gateway.through is not None and depends_on_names(config):
         await take_back(ports, config.interface.name)  # what a node that was killed has left may be in the way
     config, enrolled = enrolled_node(config, ports)

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import trio
@@ -45,6 +46,10 @@ class OuterLoop:
     def __init__(self) -> None:
         """Raises `OSError` when the process has too many files open."""
         self._epoll = select.epoll()
+        self._urgent = select.epoll()
+        self.is_urgent: Callable[[], object] = partial(self._urgent.poll, 0, 1)
+        """Whether `look` has something to do, unless it is doing something already."""
+        self._is_looking = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Not at the end of `run`: Trio's thread, which holds on to us, may still be about to ring it.
         weakref.finalize(self, os.close, self._bell)
@@ -87,6 +92,7 @@ class OuterLoop:
                     soon.popleft()()
         finally:
             self._epoll.close()
+            self._urgent.close()
             self._readers.clear()  # one of them is ours, and would keep us; and so would a call that comes too late
             self._soon.clear()
         result: T = self._result.unwrap()
@@ -99,21 +105,46 @@ class OuterLoop:
         if trio.lowlevel.current_statistics().tasks_runnable:
             self._bell_rings.poll(GIVE_WAY_MS)
 
-    async def serve(self, descriptor: int, reader: Reader) -> NoReturn:
+    def look(self) -> None:
+        """Within a reader, between two things that it reads: have those called whose descriptors are urgent and have something.
+
+        Within one of those this does nothing.
+        """
+        if self._is_looking:
+            return
+        for descriptor, _ in self._urgent.poll(0, FEW_EVENTS):
+            reader = self._readers.get(descriptor)
+            if reader is not None:
+                self._is_looking = True
+                try:
+                    reader(False)
+                except BaseException as error:  # noqa: BLE001 - only carried to the task that raises it
+                    self._fail(descriptor, error)
+                finally:
+                    self._is_looking = False
+
+    async def serve(self, descriptor: int, reader: Reader, *, urgent: tuple[int, Reader] | None = None) -> NoReturn:
         """Have `reader` called whenever there is something to read, until cancelled. The descriptor stays open meanwhile.
 
-        Raises what `reader` raises, and `trio.BusyResourceError` for a descriptor that has a reader.
+        `urgent`: another descriptor with its reader, served with it; `look` calls this one, too. Raises what a reader raises, and
+        `trio.BusyResourceError` for a descriptor that has a reader.
         """
-        if descriptor in self._readers:
+        served = {descriptor: reader} if urgent is None else {descriptor: reader, urgent[0]: urgent[1]}
+        if not self._readers.keys().isdisjoint(served):
             raise trio.BusyResourceError("somebody reads this descriptor already")
-        self._read(descriptor, reader)
-        failure = self._failed[descriptor] = _Failure()
+        failure = _Failure()
+        for each, its_reader in served.items():
+            self._read(each, its_reader)
+            self._failed[each] = failure
+        if urgent is not None:
+            self._urgent.register(urgent[0], select.EPOLLIN)
         try:
             await failure.told.wait()
         finally:
-            if self._failed.get(descriptor) is failure:  # otherwise it is another's by now
-                del self._failed[descriptor]
-                self._forget(descriptor)
+            for each in served:
+                if self._failed.get(each) is failure:  # otherwise it is another's by now
+                    del self._failed[each]
+                    self._forget(each)
         assert failure.error is not None
         raise failure.error
 
@@ -125,6 +156,8 @@ class OuterLoop:
         if self._readers.pop(descriptor, None) is not None:
             with suppress(OSError):  # whoever closed it has taken it from the kernel's list, too
                 self._epoll.unregister(descriptor)
+            with suppress(OSError):  # nor were all of them urgent
+                self._urgent.unregister(descriptor)
 
     def _fail(self, descriptor: int, error: BaseException) -> None:
         failure = self._failed.get(descriptor)

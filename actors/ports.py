@@ -80,7 +80,8 @@ class TunPort(Protocol):
 
     def stream(self, like: SuperPacket, take: Callable[[SuperPacket], bool]) -> Packet | None:
         """`more`, again and again: the super-packets that go where `like` goes are given to `take`, which does not keep them, for
-        as long as it says that it has taken the last. What it has not taken, or any other packet; None: nothing follows.
+        as long as it says that it has taken the last. What it has not taken, or any other packet; None: nothing follows, or it is
+        to be asked for by `more`.
         """
         return stream(self.more, like, take)
 
@@ -131,7 +132,7 @@ class DatagramPort(Protocol):
 
     def stream(self, take: Callable[[Arrival], bool]) -> Arrival | None:
         """`more`, again and again, given to `take`, which does not keep it, for as long as it says that it has taken the last. What it
-        has not taken; None: nothing follows.
+        has not taken; None: nothing follows, or it is to be asked for by `more`.
         """
         while (arrival := self.more()) is not None:
             if not take(arrival):

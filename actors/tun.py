@@ -154,6 +154,14 @@ class KernelTun(TunPort):
         self._left = 0  # of the budget
         self._unasked = False  # the last one was given on before the device was asked for another
         self._are_held = False  # `receive` has packets that it has not given on
+        self.sparse: KernelTun | None = None
+        """Another queue, to be read first, which it owns (`open_sparse_queue`)."""
+        self.look: Callable[[], None] | None = None
+        """Called between two packets of a bulk flow, and in a stream of them if `is_urgent`."""
+        self.is_urgent: Callable[[], object] | None = None
+        self.answers: int | None = None
+        """Where the host's answer to what is written is looked for, if not here: the descriptor of `sparse`, for flows that send
+        little."""
 
     def set_local(self, addresses: Iterable[bytes]) -> None:
         """See `TunPort`. With a virtio header, TCP segments to these addresses are joined from now on."""
@@ -215,6 +223,10 @@ class KernelTun(TunPort):
 
     def more(self) -> Packet | None:
         """See `TunPort`."""
+        if self._left > 0 and self.look is not None:
+            left, self._left = self._left, 0  # whoever is called there has none of it
+            self.look()
+            self._left = left
         while self._left > 0:
             try:
                 data = os.read(self._descriptor, PACKET_SPACE)
@@ -239,7 +251,11 @@ class KernelTun(TunPort):
             head_before = b""
         given = self._given
         left, self._left = self._left, 0
+        is_urgent = self.is_urgent
         while left > 0:
+            if is_urgent is not None and is_urgent():
+                self._left = left
+                return None  # `more` looks at it
             try:
                 data = read(descriptor, PACKET_SPACE)
             except OSError as error:
@@ -278,6 +294,8 @@ class KernelTun(TunPort):
 
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""
+        if self.sparse is not None and self.answers is not None:
+            return self.sparse.take()
         try:
             return self._drain(FEW_PACKETS) if self._descriptor >= 0 and not self._are_held else []
         except TunError:  # the next `receive` meets the same error
@@ -436,7 +454,7 @@ class KernelTun(TunPort):
         if self._are_held:
             return []
         try:
-            data = os.read(self._descriptor, PACKET_SPACE)
+            data = os.read(self._descriptor if self.answers is None else self.answers, PACKET_SPACE)
         except OSError:  # nothing; or the next `receive` meets the same error
             return []
         if data[: len(NO_OFFLOAD)] == NO_OFFLOAD and self._has_header and len(data) > VIRTIO_HEADER_BYTES:
@@ -467,6 +485,8 @@ class KernelTun(TunPort):
         """See `TunPort`. A device that is not persistent disappears with its descriptor."""
         if self._descriptor < 0:
             return
+        if self.sparse is not None:
+            self.sparse.close()
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._descriptor)
         os.close(self._descriptor)

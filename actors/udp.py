@@ -113,6 +113,15 @@ class UdpSocket(DatagramPort):
         self._bulk = False  # the last receive took many
         self._kept: list[RunMemory] = []  # for many, when they first come
         self._overflows_seen = 0
+        self.sparse: UdpSocket | None = None
+        """Another socket of the same address, to be read first, which it owns (`open_sparse`)."""
+        self.look: Callable[[], None] | None = None
+        """Called between two runs of a bulk flow, and in a stream of them if `is_urgent`."""
+        self.is_urgent: Callable[[], object] | None = None
+        self.budget = RECEIVE_BUDGET
+        """Datagrams that one `receive` takes."""
+        self.out = sock
+        """What datagrams are sent by: the socket itself, or for flows that send little that of `sparse`."""
 
     @property
     def socket(self) -> socket.socket:
@@ -215,7 +224,7 @@ class UdpSocket(DatagramPort):
             if not self._receives_runs:
                 self._take_plain(arrivals)
             elif self._bulk:
-                self._take_many(arrivals, RECEIVE_BUDGET)
+                self._take_many(arrivals, self.budget)
             else:
                 self._take_many(arrivals, self._take_few(arrivals))
         except BlockingIOError:
@@ -252,8 +261,8 @@ class UdpSocket(DatagramPort):
         For short datagrams that is cheapest: CPython gives back what they leave of a fresh buffer, in place.
         """
         take, space = self._socket.recvmsg, DATAGRAM_SPACE
-        left = RECEIVE_BUDGET
-        for _ in range(FEW_DATAGRAMS):
+        left = self.budget
+        for _ in range(min(FEW_DATAGRAMS, left)):
             try:
                 data, ancillary, _flags, source = take(space, ANCILLARY_SPACE)
             except OSError as error:
@@ -321,12 +330,16 @@ class UdpSocket(DatagramPort):
         finally:
             if run_source is not None:
                 arrivals.append(_arrived(memory, run_at, at, run_source, stride))
-            self._bulk = RECEIVE_BUDGET - left >= FEW_DATAGRAMS
+            self._bulk = self.budget - left >= FEW_DATAGRAMS
 
     def more(self) -> Arrival | None:
         """See `DatagramPort`."""
         if self._left <= 0:
             return None
+        if self.look is not None:
+            left, self._left = self._left, 0  # whoever is called there has none of it
+            self.look()
+            self._left = left
         memory = self._kept[0]
         try:
             size, ancillary, _, source = self._socket.recvmsg_into((memory.view[:DATAGRAM_SPACE],), ANCILLARY_SPACE)
@@ -349,7 +362,11 @@ class UdpSocket(DatagramPort):
         receive, memory = self._socket.recvmsg_into, self._kept[0]
         room = (memory.view[:DATAGRAM_SPACE],)
         before, ancillary_before, each_before, data_before = 0, None, 0, memory.view[:0]
+        is_urgent = self.is_urgent
         while left > 0:
+            if is_urgent is not None and is_urgent():
+                self._left = left
+                return None  # `more` looks at it
             try:
                 size, ancillary, _, source = receive(room, ANCILLARY_SPACE)
             except OSError as error:
@@ -438,7 +455,7 @@ class UdpSocket(DatagramPort):
                 self._send_singly(run.datagrams(), destination)
                 continue
             try:
-                send_run(self._socket, run, destination)
+                send_run(self.out, run, destination)
             except OSError as error:
                 self._not_sent(run, destination, error)
 
@@ -463,7 +480,7 @@ class UdpSocket(DatagramPort):
             self.send_runs((run,), destination, may_fragment=may_fragment)
             return
         try:
-            self._socket.sendmsg(parts, control_messages(stride), 0, destination)
+            self.out.sendmsg(parts, control_messages(stride), 0, destination)
         except OSError as error:
             self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
 
@@ -473,7 +490,7 @@ class UdpSocket(DatagramPort):
             self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
             return
         try:
-            self._socket.sendto(datagram, destination)
+            self.out.sendto(datagram, destination)
         except OSError as error:
             self.drops[refusal("udp", error)] += 1
 
@@ -487,7 +504,7 @@ class UdpSocket(DatagramPort):
                 self.send_lone(datagram, destination, may_fragment=may_fragment)
                 return
             try:
-                self._socket.sendto(datagram, destination)
+                self.out.sendto(datagram, destination)
             except OSError as error:
                 self.drops[refusal("udp", error)] += 1
 
@@ -500,7 +517,7 @@ class UdpSocket(DatagramPort):
             self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
 
     def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
-        send = self._socket.sendto
+        send = self.out.sendto
         for datagram in datagrams:
             try:
                 send(datagram, destination)
@@ -511,6 +528,8 @@ class UdpSocket(DatagramPort):
         """See `DatagramPort`."""
         if self._socket.fileno() < 0:
             return
+        if self.sparse is not None:
+            self.sparse.close()
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()

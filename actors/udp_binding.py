@@ -5,10 +5,12 @@ Responsible for addresses, ports, families and socket buffers. Not responsible f
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
 import socket
+from struct import Struct
 
 from holloway.actors.udp import UdpSocket
 from holloway.protocols.addresses import Address, format_address
@@ -21,6 +23,16 @@ PORT_MAX = 65_535
 SAME_PORT_ATTEMPTS = 16  # tries to find one port that is free in both families
 SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h; Python's socket module does not name these
 SO_RCVBUFFORCE = 33
+SO_ATTACH_REUSEPORT_CBPF = 51
+SPARSE_DSCP = 45  # of flows that build no queue: draft-ietf-tsvwg-nqb, section 4
+SPARSE_BUDGET = 8
+"""Datagrams that one look takes of what is marked. Anybody may mark what he sends; a look comes before each run of a bulk flow,
+and must not cost more than that."""
+TRAFFIC_CLASS = {  # where it is in the header, how it is got out of it (size, shift), and what sets it
+    socket.AF_INET: (1, 0x30, 2, (socket.IPPROTO_IP, socket.IP_TOS)),
+    socket.AF_INET6: (0, 0x28, 6, (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)),
+}
+SKF_NET_OFF = 0xFFF00000  # include/uapi/linux/filter.h: from here on offsets count from the header of IP
 MISSING_FAMILY_ERRNOS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
@@ -56,6 +68,39 @@ def open_beside(first: UdpSocket, *, offloads: bool = True) -> UdpSocket:
     if mark:
         _set_mark([sock], mark)
     return UdpSocket(sock, offloads=offloads)
+
+
+def open_sparse(first: UdpSocket, *, offloads: bool = True) -> None:
+    """Give `first` its `UdpSocket.sparse`, which the kernel gives what is marked as of a flow that sends little, and marks so what
+    it sends. The mark is a DSCP: a network that removes it takes only the advantage away. Raises `OSError` and `PortError`.
+    """
+    at, size, shift, option = TRAFFIC_CLASS[first.socket.family]
+    sparse = open_beside(first, offloads=offloads)
+    try:
+        sparse.socket.setsockopt(*option, SPARSE_DSCP << 2)
+        filter_ = b"".join(
+            _FILTER.pack(*each)
+            for each in (
+                (size, 0, 0, SKF_NET_OFF + at),  # A = the header there
+                (0x74, 0, 0, shift),  # A >>= shift
+                (0x54, 0, 0, 0x3F),  # A &= 63
+                (0x15, 0, 1, SPARSE_DSCP),
+                (0x06, 0, 0, 1),  # the socket that joined second
+                (0x06, 0, 0, 0),
+            )
+        )
+        memory = ctypes.create_string_buffer(filter_)
+        program = _PROGRAM.pack(len(filter_) // _FILTER.size, ctypes.addressof(memory))
+        first.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, program)
+    except OSError:
+        sparse.close()
+        raise
+    sparse.drops, sparse.budget = first.drops, SPARSE_BUDGET
+    first.sparse = sparse
+
+
+_FILTER = Struct("=HBBI")  # struct sock_filter: code, jump if true, if not, number
+_PROGRAM = Struct("@HP")  # struct sock_fprog: number of instructions, where they are
 
 
 def _bind_everywhere(port: int) -> list[socket.socket]:

@@ -143,17 +143,21 @@ class UdpEndpoint:
 
     def _hand_on(self, arrival: Arrival, socket: DatagramPort) -> Arrival | None:
         """What follows it."""
+        following: Arrival | None = None
+        is_taken = False
         if arrival.stride < len(arrival.data):
             peer = self.demux.glance(arrival)
             turn = None if peer is None else peer.begin_receiving()
             if turn is not None:
                 try:
-                    if turn.take(arrival):
-                        return socket.stream(turn.take)
+                    is_taken = turn.take(arrival)
+                    if is_taken:
+                        following = socket.stream(turn.take)
                 finally:
                     turn.close()
-        self._offer([arrival])
-        return socket.more()
+        if not is_taken:
+            self._offer([arrival])
+        return following or socket.more()
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

@@ -77,7 +77,8 @@ class NodeConfig:
 class InterfaceConfig:
     """The TUN device: its name, its overlay addresses with their prefix lengths (none: those of the node's certificate), its
     MTU in bytes (None: what the back end leaves of 1500); `offloads`: the kernel may cut, join and check packets for us, on this
-    device and on the sockets; `queues`: how many of each family's sockets, and of this device's queues.
+    device and on the sockets; `queues`: how many of each family's sockets, and of this device's queues;
+    `sparse_first`: carry flows that send little past those that fill queues, where there is one of each.
     """
 
     name: str
@@ -85,6 +86,7 @@ class InterfaceConfig:
     mtu: int | None = None
     offloads: bool = True
     queues: int = 1
+    sparse_first: bool = False
 
     @property
     def device_mtu(self) -> int:

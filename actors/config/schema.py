@@ -154,6 +154,13 @@ SECTIONS: Final = (
                 1,
                 example="4",
             ),
+            Field(
+                "sparse_first",
+                flag_kind(),
+                "Carry flows that send little past those that fill queues, where the kernel grants what that takes; not with several "
+                "queues (docs/operations.md).",
+                False,
+            ),
         ),
     ),
     Section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -56,6 +57,7 @@ def test_nothing_of_it_is_left_open() -> None:
         await trio.lowlevel.checkpoint()
 
     OuterLoop().run(main)  # the threads that Trio keeps
+    gc.collect()  # loops of earlier tests, whose bells go with them
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         OuterLoop().run(main)
@@ -436,3 +438,59 @@ def test_a_device_gives_alone_what_comes_alone(monkeypatch: pytest.MonkeyPatch) 
     loop.run(main)
     assert together == [b"0", bytes(3000), b"4"], "the first of a row of lone ones is not known to be one"
     assert alone == [b"1", b"2", b"5", b"6"]
+
+
+def test_looking_calls_urgent_readers_alone_and_not_within_one_of_them() -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        with pair() as (left, first), pair() as (other, urgent):
+
+            def read_first(_: bool) -> None:
+                first.recv(10)
+                seen.append("first")
+                other.send(b"x")
+                left.send(b"y")
+                loop.look()
+                seen.append("looked")
+                nursery.cancel_scope.cancel()
+
+            def read_urgent(_: bool) -> None:
+                urgent.recv(10)
+                seen.append("urgent")
+                other.send(b"z")
+                loop.look()
+
+            async with trio.open_nursery() as nursery:
+
+                async def serve() -> None:
+                    await loop.serve(first.fileno(), read_first, urgent=(urgent.fileno(), read_urgent))
+
+                nursery.start_soon(serve)
+                left.send(b"a")
+                await trio.sleep_forever()
+
+    loop = OuterLoop()
+    loop.run(main)
+    assert seen[:3] == ["first", "urgent", "looked"]
+
+
+def test_what_an_urgent_reader_raises_is_raised_where_it_is_served() -> None:
+    async def main() -> None:
+        with pair() as (left, first), pair() as (other, urgent):
+
+            def read_first(_: bool) -> None:
+                first.recv(10)
+                other.send(b"x")
+                loop.look()
+
+            def read_urgent(_: bool) -> None:
+                raise ValueError("no")
+
+            left.send(b"a")
+            with trio.fail_after(5), pytest.raises(ValueError, match="no"):
+                await loop.serve(first.fileno(), read_first, urgent=(urgent.fileno(), read_urgent))
+            assert not {first.fileno(), urgent.fileno()} & loop._readers.keys()
+
+    loop = OuterLoop()
+    loop.run(main)

@@ -1,0 +1,179 @@
+"""The second socket of an address and the second queue of a device: what comes by them, and what is sent by them."""
+
+from __future__ import annotations
+
+import select
+import socket
+import subprocess
+
+import pytest
+import trio
+from namespaces import drop_capabilities, in_namespace
+
+from holloway.actors.fast_lane import FastLane
+from holloway.actors.kernel import KernelPorts
+from holloway.actors.outer_loop import OuterLoop
+from holloway.actors.tun import KernelTun
+from holloway.actors.udp_binding import SPARSE_DSCP, TRAFFIC_CLASS, open_sparse, open_udp
+
+LOOPBACKS = ["127.0.0.1", "::1"]
+HEADERS_BYTES = 28
+SHORT, LONG = b"short", bytes(1000)
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_what_is_marked_comes_by_the_second_socket_and_all_else_by_the_first(host: str) -> None:
+    (port,) = open_udp(host, 0)
+    open_sparse(port)
+    assert port.sparse is not None
+    option = TRAFFIC_CLASS[port.socket.family][3]
+    for mark, expected in (
+        (SPARSE_DSCP << 2, port.sparse),
+        (SPARSE_DSCP << 2 | 1, port.sparse),
+        (0, port),
+        (46 << 2, port),
+    ):
+        with socket.socket(port.socket.family, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(*option, mark)
+            sender.sendto(b"x", port.local)
+        with trio.fail_after(5):
+            assert [bytes(each.data) for each in await expected.receive()] == [b"x"]
+        assert not select.select([port, port.sparse], [], [], 0)[0]
+    port.close()
+    assert port.sparse.fileno() < 0
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_what_is_sent_is_marked_while_it_is_of_flows_that_send_little(host: str) -> None:
+    (ours,), (theirs,) = open_udp(host, 0), open_udp(host, 0)
+    open_sparse(ours)
+    open_sparse(theirs)
+    assert theirs.sparse is not None
+    assert ours.sparse is not None
+    for is_sparse, expected in ((False, theirs), (True, theirs.sparse), (False, theirs)):
+        ours.out = ours.sparse.socket if is_sparse else ours.socket
+        ours.send_lone(b"x", theirs.local)
+        ours.send([b"y"], theirs.local)
+        with trio.fail_after(5):
+            arrivals = await expected.receive()
+            while sum(each.datagram_count for each in arrivals) < 2:
+                arrivals += await expected.receive()
+        assert {each.source for each in arrivals} == {ours.local}
+        assert not select.select([theirs, theirs.sparse], [], [], 0)[0]
+    ours.close()
+    theirs.close()
+
+
+def lane_ports() -> tuple[KernelPorts, KernelTun]:
+    ports = KernelPorts(loop=OuterLoop(), sparse_first=True)
+    tun = ports.open_tun("hw0", 1420)
+    assert isinstance(tun, KernelTun)
+    return ports, tun
+
+
+def ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
+
+
+def bring_up() -> None:
+    for command in ("link set hw0 addrgenmode none", "link set hw0 mtu 1420 up", "address add 10.9.0.1/24 dev hw0"):
+        ip(command)
+
+
+def say(*payloads: bytes) -> None:
+    """Each in a flow of its own."""
+    for payload in payloads:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(payload, ("10.9.0.2", 7))
+
+
+@in_namespace
+async def test_a_device_gives_what_is_sparse_apart_and_closes_both_queues() -> None:
+    _, tun = lane_ports()
+    bring_up()
+    say(LONG, SHORT)
+    assert tun.sparse is not None
+    assert [len(packet) for packet in await tun.receive()] == [len(LONG) + HEADERS_BYTES]  # type: ignore[arg-type]
+    assert [len(packet) for packet in await tun.sparse.receive()] == [len(SHORT) + HEADERS_BYTES]  # type: ignore[arg-type]
+    tun.close()
+    assert tun.sparse.fileno() < 0
+    assert "hw0" not in [name for _, name in socket.if_nameindex()]
+
+
+@in_namespace
+async def test_answers_are_taken_from_the_queue_of_the_lane() -> None:
+    _, tun = lane_ports()
+    bring_up()
+    say(SHORT)
+    assert tun.take() == []
+    assert tun.sparse is not None
+    tun.answers = tun.sparse.fileno()
+    assert [bytes(each)[HEADERS_BYTES:] for each in tun.take()] == [SHORT]  # type: ignore[arg-type]
+    tun.answers = None
+    say(LONG)
+    assert [bytes(each)[HEADERS_BYTES:] for each in tun.take()] == [LONG]  # type: ignore[arg-type]
+    tun.close()
+
+
+@in_namespace
+async def test_a_device_of_one_queue_that_is_there_already_is_used_as_it_is() -> None:
+    ip("tuntap add hw0 mode tun")
+    _, tun = lane_ports()
+    assert tun.sparse is None
+    tun.close()
+
+
+@in_namespace
+async def test_without_the_privilege_to_sort_packets_the_device_has_one_queue() -> None:
+    ip("tuntap add hw0 mode tun multi_queue user 0")
+    drop_capabilities()
+    _, tun = lane_ports()
+    assert tun.sparse is None
+    tun.close()
+
+
+@in_namespace
+async def test_between_two_packets_of_a_bulk_flow_what_is_sparse_is_read_and_kept_to_its_lane() -> None:
+    """The reader of the device's first queue asks for more, and the second queue's has been called before it gets it."""
+    seen: list[str] = []
+
+    async def main() -> None:
+        ports = KernelPorts(loop=loop, sparse_first=True)
+        tun = ports.open_tun("hw0", 1420)
+        assert isinstance(tun, KernelTun)
+        bring_up()
+
+        def take(packets: list[object]) -> None:
+            is_sparse = tun.answers is not None
+            seen.append("sparse" if is_sparse else "bulk")
+            if not is_sparse and len(seen) == 1:
+                say(SHORT, LONG)
+                tun._left = 1 << 16  # as after a super-packet
+                assert tun.more() is not None
+                seen.append("more")
+                nursery.cancel_scope.cancel()
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ports.serve, tun, take)
+                say(LONG)
+        tun.close()
+
+    loop = OuterLoop()
+    await trio.to_thread.run_sync(loop.run, main)
+    assert seen == ["bulk", "sparse", "more"]
+
+
+def test_a_reader_of_a_lane_that_fails_leaves_it() -> None:
+    lane = FastLane()
+    (port,) = open_udp("127.0.0.1", 0)
+    lane.add_sockets([port], offloads=True)
+
+    def read(is_rested: bool) -> None:
+        assert port.out is not port.socket
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        lane.reader(read)(False)
+    assert port.out is port.socket
+    port.close()
