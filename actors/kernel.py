@@ -18,7 +18,8 @@ from holloway.actors.netlink import open_netlink
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
 from holloway.actors.state_directory import StateDirectory
-from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
+from holloway.actors.tun import KernelTun
+from holloway.actors.tun_opening import open_tun, open_tun_queue
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_beside, open_udp
 from holloway.protocols.errors import TunError

@@ -1,6 +1,6 @@
 """A UDP socket of the kernel behind `DatagramPort`.
 
-Responsible for draining and filling one non-blocking socket, many datagrams a system call where the kernel can
+Responsible for draining and filling (`udp_sending`) one non-blocking socket, many datagrams a system call where the kernel can
 (`udp_offload` says how), and for counting what was lost on the way. Not responsible for binding (`udp_binding`), nor for
 what is in a datagram and for whom it is: demultiplexing belongs to the actor above.
 
@@ -13,32 +13,23 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import trio
 
 from holloway.actors.outer_loop import Reader
-from holloway.actors.ports import DatagramPort, refusal
+from holloway.actors.ports import refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
-    RUN_DATAGRAMS,
-    RUN_REFUSED_ERRNOS,
-    Gathered,
-    RunRefusals,
     can_send_runs,
-    control_messages,
-    gathered,
     receive_runs,
-    send_run,
     stride_of,
 )
+from holloway.actors.udp_sending import SendingSocket
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.arrivals import Arrival, RunMemory
-from holloway.protocols.errors import LocalError, PortError
-from holloway.protocols.runs import MAX_RUN_BYTES, Run, flatten, lone_run
+from holloway.protocols.errors import PortError
 
 # One `receive` takes no more, but for the rest of a run, before other tasks have their turn. Eight full runs keep the cost
 # of a turn small beside that of its work, sixteen did no better; of tiny datagrams it is the number that takes time.
@@ -56,10 +47,6 @@ SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h; Python's socket module doe
 MEMINFO = struct.Struct("9I")
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS, include/uapi/linux/sock_diag.h
 
-# include/uapi/linux/in.h, in6.h; Python's socket module does not name these. The two values are the same in both families.
-MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
-PMTUDISC_WANT = 1  # fragment what is longer than the path is known to bear
-PMTUDISC_PROBE = 3  # never fragment, and set DF whatever is known of the path
 
 # Errors that tell of an earlier datagram or of the state of the network. The socket itself is whole.
 PASSING_ERRNOS = frozenset(
@@ -80,31 +67,20 @@ PASSING_ERRNOS = frozenset(
         errno.EINTR,
     }
 )
-ADDRESS_PARTS = {socket.AF_INET: 2, socket.AF_INET6: 4}
 
 
-class UdpSocket(DatagramPort):
+class UdpSocket(SendingSocket):
     """One bound UDP socket, which it owns from now on and makes non-blocking.
 
     The attribute `offloads` names what is in use: with `gso` runs of datagrams are sent, with `gro` received by one system
-    call. With the parameter `offloads=False` neither is. `refused_runs` counts, by the reasons that `drops` has, runs that
-    the kernel would not take: their datagrams went out one by one, and so does what follows them for a while.
+    call. With the parameter `offloads=False` neither is.
     """
 
     def __init__(self, sock: socket.socket, *, offloads: bool = True) -> None:
         sock.setblocking(False)
-        self.local: Address = sock.getsockname()
-        self.drops: Counter[str] = Counter()
-        self.refused_runs: Counter[str] = Counter()
-        self._socket = sock
-        self._address_parts = ADDRESS_PARTS[sock.family]
-        self._mtu_discover = MTU_DISCOVER[sock.family]
-        self._may_fragment: bool | None = None
-        self._let_fragment(False)
-        self._sends_runs = offloads and can_send_runs(sock)
+        super().__init__(sock, sends_runs=offloads and can_send_runs(sock))
         self._receives_runs = offloads and receive_runs(sock)
         self.offloads: tuple[str, ...] = ("gso",) * self._sends_runs + ("gro",) * self._receives_runs
-        self._run_refusals = RunRefusals()
         self._more = False  # the last budget was used up: more may be waiting in the socket
         self._lone = False  # datagrams come alone
         self._left = 0  # of the budget, after a long run
@@ -120,8 +96,6 @@ class UdpSocket(DatagramPort):
         self.is_urgent: Callable[[], object] | None = None
         self.budget = RECEIVE_BUDGET
         """Datagrams that one `receive` takes."""
-        self.out = sock
-        """What datagrams are sent by: the socket itself, or for flows that send little that of `sparse`."""
 
     @property
     def socket(self) -> socket.socket:
@@ -428,101 +402,6 @@ class UdpSocket(DatagramPort):
         if fresh := (seen - self._overflows_seen) & 0xFFFFFFFF:
             self.drops["receive_buffer_full"] += fresh
             self._overflows_seen = seen
-
-    def send(self, datagrams: Sequence[bytes], destination: Address, *, may_fragment: bool = False) -> None:
-        """See `DatagramPort`. A full send buffer is `udp_eagain`, a datagram above the device's MTU `udp_emsgsize`."""
-        self.send_runs([lone_run(datagram) for datagram in datagrams], destination, may_fragment=may_fragment)
-
-    def send_runs(self, runs: Sequence[Run], destination: Address, *, may_fragment: bool = False) -> None:
-        """See `DatagramPort`."""
-        if len(destination) != self._address_parts:
-            raise LocalError(
-                f"cannot send to {format_address(destination)} from {format_address(self.local)}",
-                "they are of different address families",
-            )
-        if may_fragment is not self._may_fragment:
-            self._let_fragment(may_fragment)
-        if len(runs) == 1 and runs[0].length <= runs[0].stride:
-            parts = runs[0].parts
-            self._send_singly(parts if len(parts) == 1 else runs[0].datagrams(), destination)
-            return
-        if not self._sends_runs:
-            self._send_singly(flatten(runs), destination)
-            return
-        refusals = self._run_refusals
-        for run in gathered(runs):
-            if run.number == 1 or (refusals.known and not refusals.allows(destination, run.stride)):
-                self._send_singly(run.datagrams(), destination)
-                continue
-            try:
-                send_run(self.out, run, destination)
-            except OSError as error:
-                self._not_sent(run, destination, error)
-
-    def _not_sent(self, run: Gathered, destination: Address, error: OSError) -> None:
-        if error.errno in RUN_REFUSED_ERRNOS:
-            self.refused_runs[refusal("udp", error)] += 1
-            self._run_refusals.note(destination, run.stride, error.errno)
-            self._send_singly(run.datagrams(), destination)
-        else:
-            self.drops[refusal("udp", error)] += run.number
-
-    def send_run(self, run: Run, destination: Address, *, may_fragment: bool = False) -> None:
-        """See `DatagramPort`."""
-        parts, stride, length = run
-        if (
-            may_fragment is not self._may_fragment
-            or not self._sends_runs
-            or self._run_refusals.known
-            or not stride * 2 <= length <= min(MAX_RUN_BYTES, stride * RUN_DATAGRAMS)
-            or len(destination) != self._address_parts
-        ):
-            self.send_runs((run,), destination, may_fragment=may_fragment)
-            return
-        try:
-            self.out.sendmsg(parts, control_messages(stride), 0, destination)
-        except OSError as error:
-            self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
-
-    def send_lone(self, datagram: bytes, destination: Address, *, may_fragment: bool = False) -> None:
-        """See `DatagramPort`."""
-        if len(destination) != self._address_parts or may_fragment is not self._may_fragment:
-            self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
-            return
-        try:
-            self.out.sendto(datagram, destination)
-        except OSError as error:
-            self.drops[refusal("udp", error)] += 1
-
-    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
-        """See `DatagramPort`."""
-        if len(destination) != self._address_parts:
-            return super().lone_sender(destination, may_fragment=may_fragment)
-
-        def send(datagram: bytes) -> None:
-            if may_fragment is not self._may_fragment:
-                self.send_lone(datagram, destination, may_fragment=may_fragment)
-                return
-            try:
-                self.out.sendto(datagram, destination)
-            except OSError as error:
-                self.drops[refusal("udp", error)] += 1
-
-        return send
-
-    def _let_fragment(self, may_fragment: bool) -> None:
-        """For what is sent from now on. A kernel that refuses, as sandboxes that play one may, does as it is used to."""
-        self._may_fragment = may_fragment
-        with suppress(OSError):
-            self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
-
-    def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
-        send = self.out.sendto
-        for datagram in datagrams:
-            try:
-                send(datagram, destination)
-            except OSError as error:
-                self.drops[refusal("udp", error)] += 1
 
     def close(self) -> None:
         """See `DatagramPort`."""

@@ -19,7 +19,8 @@ from functools import partial
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
-from holloway.actors.tun import RECEIVE_BUDGET, KernelTun, open_tun
+from holloway.actors.tun import RECEIVE_BUDGET, KernelTun
+from holloway.actors.tun_opening import open_tun
 from holloway.actors.udp_binding import open_udp
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.demux import Demux, index_secret

@@ -18,7 +18,8 @@ from typing import IO
 import trio
 from namespaces import wait_until_local
 
-from holloway.actors.tun import KernelTun, open_tun
+from holloway.actors.tun import KernelTun
+from holloway.actors.tun_opening import open_tun
 from holloway.protocols.packets import Packet, SuperPacket
 
 ALL = ("csum", "tso4", "tso6", "uso4", "uso6")

@@ -20,7 +20,8 @@ from namespaces import drop_capabilities, in_namespace
 from holloway.actors import netlink as netlink_module
 from holloway.actors.netlink import TrioNetlink, open_netlink
 from holloway.actors.ports import Netlink
-from holloway.actors.tun import KernelTun, open_tun
+from holloway.actors.tun import KernelTun
+from holloway.actors.tun_opening import open_tun
 from holloway.protocols.errors import PortError
 
 V4, V6 = ip_interface("10.9.0.1/24"), ip_interface("fd09::1/64")

@@ -18,7 +18,7 @@ from namespaces import drop_capabilities, in_namespace, needs_program
 from holloway.actors import udp_binding
 from holloway.actors.masquerade import table_name
 from holloway.actors.netlink import open_netlink
-from holloway.actors.tun import open_tun
+from holloway.actors.tun_opening import open_tun
 from holloway.protocols.errors import PortError
 from holloway.protocols.gateway import Pin, gateway_table, plan_gateway
 

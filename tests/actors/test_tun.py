@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from holloway.actors import tun
+from holloway.actors import tun, tun_opening
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import PortError, TunError
 
@@ -38,7 +38,7 @@ def test_a_name_the_kernel_would_not_take_is_refused_before_it_is_asked(
 ) -> None:
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("asked the kernel"))
     with pytest.raises(TunError) as caught:
-        tun.open_tun(name, 1400)
+        tun_opening.open_tun(name, 1400)
     assert fault in caught.value.why
     assert caught.value.fix
 
@@ -46,7 +46,7 @@ def test_a_name_the_kernel_would_not_take_is_refused_before_it_is_asked(
 def test_the_longest_name_passes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tun, "CLONE_DEVICE", "/nonexistent/tun")
     with pytest.raises(TunError, match="ENOENT"):
-        tun.open_tun("abcdefghijklmno", 1400)
+        tun_opening.open_tun("abcdefghijklmno", 1400)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_clone_device_that_does_not_open_is_explained(number: int, fix: str, m
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(TunError) as caught:
-        tun.open_tun("hw0", 1400)
+        tun_opening.open_tun("hw0", 1400)
     assert caught.value.what == "cannot open the TUN device 'hw0'"
     assert caught.value.why.startswith(errno.errorcode[number])
     assert fix in caught.value.fix
@@ -81,7 +81,7 @@ def test_an_attachment_that_is_refused_is_explained_and_the_descriptor_closed(
     asked: list[int] = []
 
     def refuse(descriptor: int, request: int, argument: object) -> int:
-        assert request == tun.TUNSETIFF
+        assert request == tun_opening.TUNSETIFF
         assert isinstance(argument, bytes)
         name, flags = struct.unpack("16sH22x", argument)
         assert name == b"hw0".ljust(16, b"\0")
@@ -91,7 +91,7 @@ def test_an_attachment_that_is_refused_is_explained_and_the_descriptor_closed(
 
     monkeypatch.setattr("fcntl.ioctl", refuse)
     with pytest.raises(TunError) as caught:
-        tun.open_tun("hw0", 1400)
+        tun_opening.open_tun("hw0", 1400)
     # EINVAL may mean that the kernel knows no virtio header: it is asked again, without.
     assert asked == ([0x5001, 0x1001] if number == errno.EINVAL else [0x5001])
     assert caught.value.why.startswith(errno.errorcode[number])

@@ -27,8 +27,9 @@ from spoilt_packets import (
 )
 from tun_hosts import ip
 
-from holloway.actors.tun import KernelTun, open_tun
+from holloway.actors.tun import KernelTun
 from holloway.actors.tun_offload import arrived
+from holloway.actors.tun_opening import open_tun
 from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.packets import MAX_SEGMENTS, Packet, SuperPacket, source, total_length, transport
 from holloway.protocols.record_wire import MAX_DATAGRAMS, RecordKind

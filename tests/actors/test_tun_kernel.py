@@ -13,9 +13,10 @@ import trio
 import trio.testing
 from namespaces import drop_capabilities, in_namespace, needs_program, wait_until_local
 
-from holloway.actors import tun, tun_offload
+from holloway.actors import tun, tun_offload, tun_opening
 from holloway.actors.ports import TunPort
-from holloway.actors.tun import KernelTun, open_tun
+from holloway.actors.tun import KernelTun
+from holloway.actors.tun_opening import open_tun
 from holloway.protocols.errors import TunError
 from holloway.protocols.icmp import answer_echo, echo_request, parse_echo_reply
 from holloway.protocols.packets import SuperPacket, destination, internet_checksum
@@ -239,7 +240,7 @@ async def test_offloads_that_the_last_user_left_on_are_switched_off() -> None:
     ip("tuntap add hw0 mode tun")
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     with_vnet_header, checksum_offload = 0x5001, 0x01
-    fcntl.ioctl(descriptor, tun.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", with_vnet_header))
+    fcntl.ioctl(descriptor, tun_opening.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", with_vnet_header))
     fcntl.ioctl(descriptor, tun_offload.TUNSETOFFLOAD, checksum_offload)
     os.close(descriptor)
     device = configured(offloads=False)

@@ -23,12 +23,13 @@ from namespaces import in_namespace
 from super_packets import super_packet
 from tun_hosts import ALL, FAMILIES, HOSTS, PORT, SO_SNDBUFFORCE, UDP_SEGMENT, configure, device, ip
 
-from holloway.actors import tun, tun_offload
+from holloway.actors import tun, tun_offload, tun_opening
 from holloway.actors.config import InterfaceConfig
 from holloway.actors.local_addresses import LocalAddresses
 from holloway.actors.router import Router
-from holloway.actors.tun import KernelTun, open_tun
+from holloway.actors.tun import KernelTun
 from holloway.actors.tun_offload import Joiner, arrived, pieces
+from holloway.actors.tun_opening import open_tun
 from holloway.actors.tun_reader import tun_reader
 from holloway.protocols.coalescing import Checksums, coalesce
 from holloway.protocols.packets import (
@@ -155,7 +156,7 @@ async def test_offloads_are_stepped_down_to_what_the_kernel_grants() -> None:
 @in_namespace
 async def test_a_kernel_without_virtio_headers_gives_a_plain_device() -> None:
     def ioctl(descriptor: int, request: int, argument: bytes | int) -> int | bytes:
-        if request == tun.TUNSETIFF and struct.unpack("16xH22x", argument)[0] & 0x4000:  # type: ignore[arg-type]
+        if request == tun_opening.TUNSETIFF and struct.unpack("16xH22x", argument)[0] & 0x4000:  # type: ignore[arg-type]
             raise OSError(22, "EINVAL")
         if request == tun_offload.TUNSETOFFLOAD:
             raise OSError(25, "ENOTTY")
@@ -197,8 +198,8 @@ async def whole_datagram(tun0: KernelTun) -> bytes:
 @in_namespace
 async def test_settings_that_the_last_user_of_a_persistent_device_left_are_replaced() -> None:
     ip("tuntap add hw0 mode tun")
-    descriptor = os.open(tun.CLONE_DEVICE, os.O_RDWR)
-    fcntl.ioctl(descriptor, tun.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", 0x5001))
+    descriptor = os.open(tun_opening.CLONE_DEVICE, os.O_RDWR)
+    fcntl.ioctl(descriptor, tun_opening.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", 0x5001))
     fcntl.ioctl(descriptor, tun_offload.TUNSETVNETHDRSZ, struct.pack("=i", 12))
     fcntl.ioctl(descriptor, tun_offload.TUNSETOFFLOAD, 0x0F)
     os.close(descriptor)
@@ -217,8 +218,8 @@ async def test_settings_that_the_last_user_of_a_persistent_device_left_are_repla
 @in_namespace
 async def test_a_descriptor_that_somebody_else_attached_is_used_as_it_is() -> None:
     for flags, expected in ((0x1001, ()), (0x5001, ALL)):
-        descriptor = os.open(tun.CLONE_DEVICE, os.O_RDWR)
-        fcntl.ioctl(descriptor, tun.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", flags))
+        descriptor = os.open(tun_opening.CLONE_DEVICE, os.O_RDWR)
+        fcntl.ioctl(descriptor, tun_opening.TUNSETIFF, tun_offload.IFREQ.pack(b"hw0", flags))
         tun0 = KernelTun(descriptor, "hw0", 1420)
         configure(0)
         assert tun0.offloads == expected
@@ -228,7 +229,7 @@ async def test_a_descriptor_that_somebody_else_attached_is_used_as_it_is() -> No
         (packet,) = whole_packets(await tun0.receive())
         assert packet.endswith(b"whole")
         tun0.close()
-    descriptor = os.open(tun.CLONE_DEVICE, os.O_RDWR)
+    descriptor = os.open(tun_opening.CLONE_DEVICE, os.O_RDWR)
     with pytest.raises(OSError, match=r"descriptor in bad state"):
         KernelTun(descriptor, "hw0", 1420)
     os.close(descriptor)

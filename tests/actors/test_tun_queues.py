@@ -13,8 +13,9 @@ import trio
 from namespaces import drop_capabilities, in_namespace, wait_until_local
 
 from holloway.actors.kernel import KernelPorts
-from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
+from holloway.actors.tun import KernelTun
 from holloway.actors.tun_attached import attached_queues
+from holloway.actors.tun_opening import open_tun, open_tun_queue
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.errors import TunError
 from holloway.protocols.flows import flow_number

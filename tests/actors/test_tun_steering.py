@@ -9,7 +9,8 @@ import time
 
 from namespaces import in_namespace, wait_until_local
 
-from holloway.actors.tun import KernelTun, open_tun, open_tun_queue
+from holloway.actors.tun import KernelTun
+from holloway.actors.tun_opening import open_tun, open_tun_queue
 from holloway.actors.tun_steering import LONG_BYTES, MOST_PACKETS, WINDOW_S, steer
 
 HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from namespaces import in_namespace
 
-from holloway.actors import udp, udp_binding
+from holloway.actors import udp, udp_binding, udp_sending
 from holloway.actors.ports import DatagramPort
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_udp
@@ -226,8 +226,8 @@ async def test_the_socket_is_told_only_when_the_other_kind_is_sent() -> None:
                 left.send([b"hello"], right.local, may_fragment=may_fragment)
         finally:
             left._socket = real
-        option = udp.MTU_DISCOVER[socket.AF_INET]
-        assert told == [(*option, udp.PMTUDISC_WANT), (*option, udp.PMTUDISC_PROBE)]
+        option = udp_sending.MTU_DISCOVER[socket.AF_INET]
+        assert told == [(*option, udp_sending.PMTUDISC_WANT), (*option, udp_sending.PMTUDISC_PROBE)]
         with trio.fail_after(5):
             assert sum([len(arrival.datagrams()) for arrival in await right.receive()]) == 5
         assert not left.drops

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 
 from holloway.actors import Config, InterfaceConfig, NodeConfig, SessionConfig
-from holloway.cli import up
-from holloway.cli.long_lived import YOUNG_OBJECTS
+from holloway.cli import long_lived, up
+from holloway.cli.long_lived import YOUNG_OBJECTS, join_pages
 
 
 async def test_a_node_that_is_up_leaves_little_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +75,36 @@ def test_turn_after_turn_uses_the_same_memory() -> None:
     ).stdout.split()
     assert is_kept == "True"
     assert int(after) < 50 < int(before), "pages asked for in 50 turns"
+
+
+PAGES = """
+import re
+from pathlib import Path
+from holloway.cli.long_lived import join_pages
+
+def huge():
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return [int(re.search(name + r": +(\\d+) kB", rollup)[1]) for name in ("AnonHugePages", "Rss")]
+
+kept = [bytes(500) for _ in range(100_000)]
+before, resident = huge()
+joined = join_pages()
+after, resident_after = huge()
+print(joined, (after - before) // 2048, resident_after - resident, len(set(kept)))
+"""
+
+
+def test_what_is_there_lies_in_few_pages_and_takes_little_more() -> None:
+    told = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout
+    joined, found, more_kib, kinds = map(int, told.split())
+    assert joined >= found >= joined - 1
+    assert joined > 15, "of the 50 MB"
+    assert more_kib < 8 * 1024
+    assert kinds == 1
+
+
+def test_where_the_kernel_has_no_such_pages_nothing_is_joined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(long_lived, "MADV_COLLAPSE", 2_000_000)
+    assert join_pages() == 0
+    monkeypatch.setattr(long_lived, "MAPS", tmp_path / "missing")
+    assert join_pages() == 0
