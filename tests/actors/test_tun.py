@@ -44,7 +44,7 @@ def test_a_name_the_kernel_would_not_take_is_refused_before_it_is_asked(
 
 
 def test_the_longest_name_passes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tun, "CLONE_DEVICE", "/nonexistent/tun")
+    monkeypatch.setattr(tun_opening, "CLONE_DEVICE", "/nonexistent/tun")
     with pytest.raises(TunError, match="ENOENT"):
         tun_opening.open_tun("abcdefghijklmno", 1400)
 
@@ -76,7 +76,7 @@ def test_a_clone_device_that_does_not_open_is_explained(number: int, fix: str, m
 def test_an_attachment_that_is_refused_is_explained_and_the_descriptor_closed(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tun, "CLONE_DEVICE", os.devnull)
+    monkeypatch.setattr(tun_opening, "CLONE_DEVICE", os.devnull)
     opened: list[int] = []
     asked: list[int] = []
 

@@ -180,14 +180,14 @@ async def test_the_device_is_of_one_program_only() -> None:
 @in_namespace
 async def test_two_programs_that_begin_at_once_do_not_share_the_device() -> None:
     ip("tuntap add hw0 mode tun multi_queue")
-    from holloway.actors import tun
+    from holloway.actors import tun_opening
 
     seen = iter([0, 2])  # both saw nobody, and each the other afterwards
-    tun.attached_queues = lambda _: next(seen)  # type: ignore[assignment]
+    tun_opening.attached_queues = lambda _: next(seen)  # type: ignore[assignment]
     with pytest.raises(TunError) as caught:
         open_tun("hw0", 1400, several=True)
     assert caught.value.why.startswith("EBUSY")
-    tun.attached_queues = attached_queues
+    tun_opening.attached_queues = attached_queues
     assert attached_queues("hw0") == 0
 
 

@@ -15,9 +15,10 @@ import trio
 from namespaces import in_namespace
 
 from holloway.actors.kernel import KernelPorts
-from holloway.actors.udp import MTU_DISCOVER, PMTUDISC_PROBE, UdpSocket
+from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import BUFFER_BYTES, open_beside, open_udp
 from holloway.actors.udp_queues import UdpQueues, shared
+from holloway.actors.udp_sending import MTU_DISCOVER, PMTUDISC_PROBE
 from holloway.protocols.errors import PortError
 
 LOOPBACKS = ["127.0.0.1", "::1"]
