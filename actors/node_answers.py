@@ -113,6 +113,7 @@ class NodeAnswers:
                 "offloads": self._offloads(),
                 "refused_runs": self._refused_runs(),
                 "superseded_acknowledgements": self.router.superseded,
+                "sparse_first": self._sparse_first(),
                 "queues": self._queues(),
                 "memory": memory_status(self.memory),
                 "registry": self._registry_status(),
@@ -155,6 +156,14 @@ class NodeAnswers:
         tun: TunReader | None = self.running("dataplane.tun")
         udp: UdpEndpoint | None = self.running("dataplane.udp")
         return [*(tun.port.offloads if tun else ()), *(udp.offloads if udp else ())]
+
+    def _sparse_first(self) -> list[str]:
+        """Where flows that send little are carried past others."""
+        tun: TunReader | None = self.running("dataplane.tun")
+        udp: UdpEndpoint | None = self.running("dataplane.udp")
+        has_queue = tun is not None and getattr(tun.port, "sparse", None) is not None
+        has_socket = udp is not None and any(getattr(each, "sparse", None) is not None for each in udp.sockets)
+        return ["device"] * has_queue + ["sockets"] * has_socket
 
     def _refused_runs(self) -> dict[str, int]:
         udp: UdpEndpoint | None = self.running("dataplane.udp")

@@ -61,6 +61,8 @@ def test_only_short_packets_of_sparse_flows_are_marked_and_all_arrive(tmp_path: 
     with namespaces(2) as (left, right):
         a, b = two_nodes(left, right, tmp_path)
         start(a, b, a_has_it=a_has_it)
+        assert a.status()["node"]["sparse_first"] == ["device", "sockets"] * a_has_it
+        assert b.status()["node"]["sparse_first"] == ["device", "sockets"]
         with watching(right) as seen:
             pinging = start_in(
                 left, ["ping", "-q", "-c", str(PINGS), "-i", "0.02", "10.99.0.2"], stdout=subprocess.PIPE
