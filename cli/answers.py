@@ -181,6 +181,7 @@ class NodeStatus:
     security: NodeSecurity | None
     offloads: list[str]
     refused_runs: dict[str, int]
+    sparse_first: list[str]
     queues: list[QueueStatus]
     memory: Memory
     registry: RegistryStatus | None
@@ -335,6 +336,7 @@ def read_status(answer: Json) -> Status:
             security=_node_security(node.inner("security")) if node.has("security") else None,
             offloads=node.texts("offloads"),
             refused_runs=node.counters("refused_runs"),
+            sparse_first=node.texts("sparse_first"),
             queues=[_queue_status(each) for each in node.inners("queues")] if node.has("queues") else [],
             memory=Memory(*(memory.integer(f"{key}_bytes") for key in ("held", "peak", "cap"))),
             registry=None if node.is_null("registry") else _registry_status(node.inner("registry")),

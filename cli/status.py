@@ -65,6 +65,7 @@ def _print(status: Status, *, color: bool) -> None:
     print(
         f"{node.name}  {' '.join(node.addresses)}  {node.interface} mtu {node.mtu}  up {duration(node.uptime_s)}"
         f"  network {node.network}  backend {node.backend}{_requires(node)}  offloads {' '.join(node.offloads) or 'none'}"
+        f"{'  sparse first ' * bool(node.sparse_first)}{' '.join(node.sparse_first)}"
     )
     print(
         f"listening on {' '.join(node.listen) or 'nothing'}  key {node.public_key}  pid {node.pid}"

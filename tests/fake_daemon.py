@@ -88,6 +88,7 @@ def status(*peers: dict[str, Any], **changes: object) -> dict[str, Any]:
             "security": {"require": "session", "offers": ["session"], "compression": "none"},
             "offloads": ["csum", "tso4", "gso", "gro"],
             "refused_runs": {"udp_emsgsize": 2},
+            "sparse_first": ["device", "sockets"],
             "queues": [],
             "memory": {"held_bytes": 310, "peak_bytes": 12_400_000, "cap_bytes": 64 << 20},
             "registry": None,

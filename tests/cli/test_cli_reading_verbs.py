@@ -45,7 +45,7 @@ def test_status_for_people(ask: Callable[..., Any], tmp_path: Path) -> None:
     outcome = ask(lines({"result": status(peer(), STALE, down, peer("e", state="handshaking"))}), "status")
     assert outcome.code == 0
     assert outcome.out.splitlines() == [
-        "a  10.99.0.1/24  hw0 mtu 1420  up 3h12m  network home  backend session  requires session  offloads csum tso4 gso gro",
+        "a  10.99.0.1/24  hw0 mtu 1420  up 3h12m  network home  backend session  requires session  offloads csum tso4 gso gro  sparse first device sockets",
         (
             "listening on 0.0.0.0:1099 [::]:1099  key 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=  pid 4711"
             "  memory 310 B of 64.0 MiB, peak 11.8 MiB"
