@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from holloway.actors.tun import NOWHERE, KernelTun
 from holloway.actors.tun_steering import steer
 from holloway.actors.udp_binding import open_sparse
 from holloway.protocols.errors import PortError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import socket
 
     from holloway.actors.outer_loop import Reader
-    from holloway.actors.tun import KernelTun
     from holloway.actors.udp import UdpSocket
 
 log = logging.getLogger("holloway.fast_lane")
@@ -40,11 +40,14 @@ class FastLane:
 
     def __init__(self) -> None:
         self._tun: KernelTun | None = None
-        self._answers = -1
+        self._answers = NOWHERE
         self._sockets: Sequence[tuple[UdpSocket, socket.socket]] = ()
 
-    def add_device(self, tun: KernelTun, queue: KernelTun) -> None:
-        """`queue`: the second of `tun`, which is closed if the kernel will not fill it as it should."""
+    def add_device(self, tun: KernelTun, queue: KernelTun | None) -> None:
+        """`queue`: the second of `tun`, if it has one, which is closed if the kernel will not fill it as it should."""
+        self._tun, self._answers = tun, NOWHERE
+        if queue is None:
+            return
         try:
             steer(tun.fileno())
         except OSError as error:
@@ -54,7 +57,7 @@ class FastLane:
             queue.close()
             return
         queue.drops = tun.drops
-        tun.sparse, self._tun, self._answers = queue, tun, queue.fileno()
+        tun.sparse, self._answers = queue, queue.fileno()
 
     def add_sockets(self, sockets: Sequence[UdpSocket], *, offloads: bool) -> None:
         """Give each its second one, where the kernel grants it."""

@@ -6,10 +6,11 @@ randomness enter. Not responsible for what any of them does.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,30 @@ class KernelPorts(Ports):
         self._offloads, self._receive_super, self._loop = offloads, receive_super, loop
         self._lane = FastLane() if sparse_first and loop is not None else None
 
+    def keep_order(self) -> None:
+        """See `Ports`."""
+        self._lane = None
+
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
         if self._lane is not None and not several:
-            try:
-                port = open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=True)
-            except TunError:  # one that somebody made with a single queue; or the next attempt says what is wrong
-                pass
-            else:
-                with suppress(TunError):
-                    self._lane.add_device(port, open_tun_queue(port, receive_super=self._receive_super))
-                return port
+            port, queue = self._open_two(name, mtu)
+            self._lane.add_device(port, queue)
+            return port
         return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=several)
+
+    def _open_two(self, name: str, mtu: int) -> tuple[KernelTun, KernelTun | None]:
+        """A device and its second queue; only the device if that is one that somebody made with a single one."""
+        try:
+            port = open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=True)
+        except TunError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+                raise
+            return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super), None
+        try:
+            return port, open_tun_queue(port, receive_super=self._receive_super)
+        except TunError:
+            return port, None
 
     def open_tun_queue(self, device: TunPort) -> TunPort:
         """See `Ports` and `open_tun_queue`."""

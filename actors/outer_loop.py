@@ -133,12 +133,12 @@ class OuterLoop:
         if not self._readers.keys().isdisjoint(served):
             raise trio.BusyResourceError("somebody reads this descriptor already")
         failure = _Failure()
-        for each, its_reader in served.items():
-            self._read(each, its_reader)
-            self._failed[each] = failure
-        if urgent is not None:
-            self._urgent.register(urgent[0], select.EPOLLIN)
         try:
+            for each, its_reader in served.items():
+                self._failed[each] = failure
+                self._read(each, its_reader)
+            if urgent is not None:
+                self._urgent.register(urgent[0], select.EPOLLIN)
             await failure.told.wait()
         finally:
             for each in served:

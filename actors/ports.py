@@ -231,6 +231,10 @@ class Netlink(Protocol):
 class Ports(Protocol):
     """What a node asks of the world."""
 
+    def keep_order(self) -> None:
+        """From now on nothing that is opened is to let datagrams overtake each other: DTLS forgets what 64 records have overtaken."""
+        return
+
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """The TUN device `name`; with `several` it may have more queues than this port (`open_tun_queue`). Raises `TunError`.
         Setting the MTU is `Netlink.configure`'s work.

@@ -59,6 +59,10 @@ PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU 
 _TOO_MUCH_AT_ONCE = frozenset({errno.EINVAL, errno.ENOMEM, errno.ENOBUFS})  # of a super-packet: try its segments
 
 
+NOWHERE = -1
+"""No descriptor."""
+
+
 class KernelTun(TunPort):
     """A TUN device of the kernel by its file descriptor, which it owns from now on and makes non-blocking.
 
@@ -77,7 +81,7 @@ class KernelTun(TunPort):
         os.set_blocking(descriptor, False)
         self.name = name
         self.mtu = mtu
-        self.superseded = 0
+        self._superseded = 0
         self.drops: Counter[str] = Counter()
         self._descriptor = descriptor
         self._joiner = Joiner()
@@ -103,7 +107,18 @@ class KernelTun(TunPort):
         self.is_urgent: Callable[[], object] | None = None
         self.answers: int | None = None
         """Where the host's answer to what is written is looked for, if not here: the descriptor of `sparse`, for flows that send
-        little."""
+        little; `NOWHERE` without one, as what waits here may be of others."""
+
+    @property
+    def superseded(self) -> int:
+        """See `TunPort`."""
+        return self._superseded if self.sparse is None else self._superseded + self.sparse._superseded
+
+    @superseded.setter
+    def superseded(self, number: int) -> None:
+        self._superseded = number
+        if self.sparse is not None:
+            self.sparse._superseded = 0
 
     def set_local(self, addresses: Iterable[bytes]) -> None:
         """See `TunPort`. With a virtio header, TCP segments to these addresses are joined from now on."""
@@ -236,12 +251,16 @@ class KernelTun(TunPort):
 
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""
-        if self.sparse is not None and self.answers is not None:
-            return self.sparse.take()
+        if self.answers is not None:
+            return [] if self.sparse is None else self.sparse.take()
+        if self._descriptor < 0 or self._are_held:
+            return []
         try:
-            return self._drain(FEW_PACKETS) if self._descriptor >= 0 and not self._are_held else []
+            return self._drain(FEW_PACKETS)
         except TunError:  # the next `receive` meets the same error
             return []
+        finally:
+            self._left = 0  # nobody asks for more of this
 
     def _drain_lone(self) -> list[Packet]:
         """Where one short packet after another comes alone, each is given on before the device is asked for more: to ask in vain
@@ -314,7 +333,7 @@ class KernelTun(TunPort):
                 if has_header and len(data) == row.length:
                     is_superseded = row.supersedes(data)
                     if last and is_superseded:
-                        self.superseded += 1
+                        self._superseded += 1
                     elif last:
                         self._add(last, packets)
                     last = data

@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 
 from holloway.actors.tun import KernelTun
 from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_offload import IFF_VNET_HDR, IFREQ
+from holloway.actors.tun_steering import unsteer
 from holloway.protocols.errors import TunError
 
 CLONE_DEVICE = "/dev/net/tun"
@@ -95,6 +97,9 @@ def open_tun(
         _attach(descriptor, name, IFF_MULTI_QUEUE if several else 0, offloads=offloads)
         if several and (attached_queues(name) or 1) > 1:  # by somebody who began when we did
             raise OSError(errno.EBUSY, "in use")
+        if several:
+            with suppress(OSError):  # a kernel that cannot be told has not been told otherwise
+                unsteer(descriptor)
         return KernelTun(descriptor, name, mtu, receive_super=receive_super)
     except OSError as error:
         os.close(descriptor)

@@ -102,7 +102,7 @@ class TunReader:
                 turn.close()
         if not is_taken:
             peer.offer_packets([packet])
-        return following or port.more()
+        return port.more() if following is None else following
 
     def offer_lone(self, packet: Packet) -> None:
         """`offer` for one packet that came alone."""

@@ -68,6 +68,13 @@ def steer(descriptor: int) -> None:
         os.close(loaded)
 
 
+def unsteer(descriptor: int) -> None:
+    """Have the device that `descriptor` is a queue of share its flows out as it does by itself, whatever an earlier user of a
+    persistent device has left. Raises `OSError`.
+    """
+    fcntl.ioctl(descriptor, TUNSETSTEERINGEBPF, (-1).to_bytes(4, "little", signed=True))
+
+
 def program(places: int) -> bytes:
     """The instructions. `places`: the descriptor of the map."""
     code = _Assembly()

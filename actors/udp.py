@@ -218,7 +218,7 @@ class UdpSocket(SendingSocket):
     def _take_plain(self, arrivals: list[Arrival]) -> None:
         """Without offloads. Raises `OSError`, `BlockingIOError` when nothing is left, as do the other two."""
         take, space = self._socket.recvfrom, DATAGRAM_SPACE
-        for _ in range(RECEIVE_BUDGET):
+        for _ in range(self.budget):
             try:
                 data, source = take(space)
             except OSError as error:

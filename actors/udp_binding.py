@@ -13,6 +13,7 @@ import socket
 from struct import Struct
 
 from holloway.actors.udp import UdpSocket
+from holloway.actors.udp_offload import SOL_UDP, UDP_GRO
 from holloway.protocols.addresses import Address, format_address
 from holloway.protocols.errors import LocalError, PortError
 
@@ -78,6 +79,8 @@ def open_sparse(first: UdpSocket, *, offloads: bool = True) -> None:
     sparse = open_beside(first, offloads=offloads)
     try:
         sparse.socket.setsockopt(*option, SPARSE_DSCP << 2)
+        if "gro" in sparse.offloads:
+            sparse.socket.setsockopt(SOL_UDP, UDP_GRO, 0)  # a run would be more than its budget
         filter_ = b"".join(
             _FILTER.pack(*each)
             for each in (

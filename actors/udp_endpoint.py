@@ -157,7 +157,7 @@ class UdpEndpoint:
                     turn.close()
         if not is_taken:
             self._offer([arrival])
-        return following or socket.more()
+        return socket.more() if following is None else following
 
     def _offer(self, arrivals: list[Arrival]) -> None:
         """Sort what arrived by session. (Not in `read`, which would go on holding the last ones, and so their keys.)"""

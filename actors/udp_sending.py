@@ -42,7 +42,8 @@ class SendingSocket(DatagramPort):
         self.drops: Counter[str] = Counter()
         self.refused_runs: Counter[str] = Counter()
         self.out = sock
-        """What datagrams are sent by: the socket itself, or for flows that send little that of `sparse`."""
+        """What datagrams are sent by: the socket itself, or for flows that send little that of `sparse`. What the network may take apart
+        goes by the socket itself, whatever flow it is of."""
         self._socket = sock
         self._address_parts = ADDRESS_PARTS[sock.family]
         self._mtu_discover = MTU_DISCOVER[sock.family]
@@ -77,7 +78,7 @@ class SendingSocket(DatagramPort):
                 self._send_singly(run.datagrams(), destination)
                 continue
             try:
-                send_run(self.out, run, destination)
+                send_run(self._socket if may_fragment else self.out, run, destination)
             except OSError as error:
                 self._not_sent(run, destination, error)
 
@@ -102,7 +103,7 @@ class SendingSocket(DatagramPort):
             self.send_runs((run,), destination, may_fragment=may_fragment)
             return
         try:
-            self.out.sendmsg(parts, control_messages(stride), 0, destination)
+            (self._socket if may_fragment else self.out).sendmsg(parts, control_messages(stride), 0, destination)
         except OSError as error:
             self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
 
@@ -112,7 +113,7 @@ class SendingSocket(DatagramPort):
             self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
             return
         try:
-            self.out.sendto(datagram, destination)
+            (self._socket if may_fragment else self.out).sendto(datagram, destination)
         except OSError as error:
             self.drops[refusal("udp", error)] += 1
 
@@ -126,7 +127,7 @@ class SendingSocket(DatagramPort):
                 self.send_lone(datagram, destination, may_fragment=may_fragment)
                 return
             try:
-                self.out.sendto(datagram, destination)
+                (self._socket if may_fragment else self.out).sendto(datagram, destination)
             except OSError as error:
                 self.drops[refusal("udp", error)] += 1
 
@@ -139,7 +140,7 @@ class SendingSocket(DatagramPort):
             self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
 
     def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
-        send = self.out.sendto
+        send = (self._socket if self._may_fragment else self.out).sendto
         for datagram in datagrams:
             try:
                 send(datagram, destination)

@@ -215,7 +215,7 @@ class ExportedSession:
                 self._began(now)
             tunnel.hear(records, arrival.source, now)
         if is_waiting:
-            tunnel.watch(now)
+            tunnel.watch(now, may_report=bool(heard))
         return heard
 
     def handle_timeout(self, now: float) -> None:

@@ -251,17 +251,18 @@ class OpeningTurn:
         the tunnel. None: nothing has happened.
         """
         source, data, stride, memory = arrival
-        if (stride != self._stride or len(data) != self._size or memory is not self._memory) and not self._fit(arrival):
+        is_alike = stride == self._stride and len(data) == self._size and memory is self._memory
+        if not is_alike and len(data) < MIN_TRANSPORT_BYTES:
             return None
         index, number, kind, word = HEADER.unpack_from(data)
+        if kind != self._kind or index != self._index or number or source != self._home:
+            return None
+        if not is_alike and not self._fit(arrival):
+            return None
         counter, last = word >> SPREAD_BITS, self._count - 1
         if (
             counter >= self._end
             or word & _SPREAD_MASK != last
-            or kind != self._kind
-            or index != self._index
-            or number
-            or source != self._home
             or HEADER.unpack_from(data, self._tail_at) != (index, last, kind, word)  # see `join_run`
             or self._is_over
             or (counter != self._next and not self._skips_to(counter))

@@ -252,7 +252,7 @@ class Session(BulkLane):
                 self._flush_staged(now)
             self._refresh_on_receive(now)
         if is_waiting:
-            tunnel.watch(now)
+            tunnel.watch(now, may_report=is_heard)
 
     def receive_initiation(self, opened: OpenedInitiation, source: Address, now: float) -> None:
         """An initiation that names this peer; it is not yet authenticated.

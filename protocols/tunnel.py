@@ -156,13 +156,13 @@ class Tunnel:
 
     # Reports and probes.
 
-    def watch(self, now: float) -> None:
+    def watch(self, now: float, *, may_report: bool = True) -> None:
         """Tell the peer how its records arrive, when that is due; of another key than the one in use it hears nothing. Wait
-        for the rest of records that have begun to arrive.
+        for the rest of records that have begun to arrive. `may_report`: not on account of what nobody has authenticated.
         """
         keys = self._usable(now)
         at = None if keys is None else keys.report_due_at
-        if keys is not None and at is not None and at <= now:
+        if may_report and keys is not None and at is not None and at <= now:
             self.queue(keys.seal_report(now), now)
             at = keys.report_due_at
         self._timers.report_due(None if at is None else at + REPORT_GRACE_S)

@@ -86,7 +86,7 @@ class InterfaceConfig:
     mtu: int | None = None
     offloads: bool = True
     queues: int = 1
-    sparse_first: bool = True
+    sparse_first: bool = False
 
     @property
     def device_mtu(self) -> int:
