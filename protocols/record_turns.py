@@ -226,7 +226,8 @@ class OpeningTurn:
         self.records = self.packets = self.bytes = self._next = self._row = 0
         self.has_data = self._is_over = self._is_late = self._is_narrow = False
         # Of runs like the last one:
-        self._stride = self._size = self._count = self._tail_at = 0
+        self._stride = self._count = self._tail_at = 0
+        self._size = -1  # none is like it
         self._memory: RunMemory | None = None
         self._parts: Sequence[memoryview] | None = None
         # Of packets like the last one:

@@ -14,7 +14,10 @@ from holloway.actors.fast_lane import FastLane
 from holloway.actors.kernel import KernelPorts
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.tun import KernelTun
-from holloway.actors.udp_binding import SPARSE_DSCP, TRAFFIC_CLASS, open_sparse, open_udp
+from holloway.actors.udp import UdpSocket
+from holloway.actors.udp_binding import SPARSE_BUDGET, SPARSE_DSCP, TRAFFIC_CLASS, open_sparse, open_udp
+from holloway.protocols.errors import TunError
+from holloway.protocols.runs import Run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 HEADERS_BYTES = 28
@@ -176,4 +179,84 @@ def test_a_reader_of_a_lane_that_fails_leaves_it() -> None:
     with pytest.raises(ValueError, match="no"):
         lane.reader(read)(False)
     assert port.out is port.socket
+    port.close()
+
+
+@in_namespace
+async def test_without_a_second_queue_nothing_is_taken_from_the_first_in_between() -> None:
+    """Who hands on what came before would be overtaken by it."""
+    ip("tuntap add hw0 mode tun")
+    lane, ports = FastLane(), KernelPorts(loop=OuterLoop(), sparse_first=True)
+    ports._lane = lane
+    tun = ports.open_tun("hw0", 1420)
+    assert isinstance(tun, KernelTun)
+    bring_up()
+    say(LONG)
+    seen: list[object] = []
+    lane.reader(lambda _: seen.extend([tun.take(), tun.send_lone(b"\x45" + bytes(19))]))(False)
+    assert seen == [[], []]
+    assert len(tun.take()) == 1
+    tun.close()
+
+
+@in_namespace
+async def test_another_program_on_the_device_is_named_and_not_taken_for_a_device_of_one_queue() -> None:
+    _, tun = lane_ports()
+    with pytest.raises(TunError, match="EBUSY"):
+        lane_ports()
+    tun.close()
+
+
+@in_namespace
+async def test_what_is_left_out_of_either_queue_is_counted_once() -> None:
+    _, tun = lane_ports()
+    assert tun.sparse is not None
+    tun._superseded, tun.sparse._superseded = 2, 3
+    assert tun.superseded == 5
+    tun.superseded = 0
+    assert tun.superseded == tun.sparse.superseded == 0
+    tun.close()
+
+
+@pytest.mark.parametrize("offloads", [True, False])
+async def test_one_look_takes_no_more_than_its_budget_of_what_anybody_may_mark(*, offloads: bool) -> None:
+    (port,), (sender,) = open_udp("127.0.0.1", 0, offloads=offloads), open_udp("127.0.0.1", 0)
+    open_sparse(port, offloads=offloads)
+    assert port.sparse is not None
+    sender.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, SPARSE_DSCP << 2)
+    sender.send_runs([Run((bytes(64_000),), 1000, 64_000)] * 2, port.local)
+    taken = 0
+    while arrivals := port.sparse._drain():
+        assert sum(each.datagram_count for each in arrivals) <= SPARSE_BUDGET
+        taken += sum(each.datagram_count for each in arrivals)
+    assert taken == 128
+    port.close()
+    sender.close()
+
+
+async def test_what_the_network_may_take_apart_goes_by_the_first_socket() -> None:
+    (ours,), (theirs,) = open_udp("127.0.0.1", 0), open_udp("127.0.0.1", 0)
+    open_sparse(ours)
+    open_sparse(theirs)
+    assert ours.sparse is not None
+    assert theirs.sparse is not None
+    ours.out = ours.sparse.socket
+    ours.send([b"x"], theirs.local, may_fragment=True)
+    ours.send_lone(b"y", theirs.local, may_fragment=True)
+    ours.lone_sender(theirs.local, may_fragment=True)(b"z")
+    with trio.fail_after(5):
+        arrivals = await theirs.receive()
+        while sum(each.datagram_count for each in arrivals) < 3:
+            arrivals += await theirs.receive()
+    assert not select.select([theirs.sparse], [], [], 0)[0]
+    ours.close()
+    theirs.close()
+
+
+async def test_dtls_has_no_lane() -> None:
+    ports = KernelPorts(loop=OuterLoop(), sparse_first=True)
+    ports.keep_order()
+    (port,) = ports.open_datagrams("127.0.0.1", 0)
+    assert isinstance(port, UdpSocket)
+    assert port.sparse is None
     port.close()

@@ -494,3 +494,27 @@ def test_what_an_urgent_reader_raises_is_raised_where_it_is_served() -> None:
 
     loop = OuterLoop()
     loop.run(main)
+
+
+def test_who_cannot_be_served_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        with pair() as (left, right):
+            closed = socket.socket()
+            number = closed.fileno()
+            closed.close()
+            for _ in range(2):
+                with pytest.raises(OSError, match="Bad file"):
+                    await loop.serve(right.fileno(), print, urgent=(number, print))  # type: ignore[arg-type]
+            seen: list[bytes] = []
+
+            def read(_: bool) -> None:
+                seen.append(right.recv(10))
+                nursery.cancel_scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.serve, right.fileno(), read)
+                left.send(b"x")
+            assert seen == [b"x"]
+
+    loop = OuterLoop()
+    loop.run(main)

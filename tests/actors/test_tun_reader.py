@@ -97,6 +97,16 @@ def test_of_a_bulk_flow_each_packet_goes_all_the_way_and_none_overtakes(
     assert router.drops == {"no_route": 2}, "each one that nobody gets is counted"
 
 
+def test_an_empty_packet_behind_a_bulk_flow_is_counted_too() -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    router = Router([])
+    tun = reader(log, router)
+    long = SuperPacket(packet_to(2, 60_000), 1368)
+    tun.carry([long], Device([long, b"", long]))
+    assert [name for name, _ in log] == ["peer 2 at once"] * 3
+    assert router.drops == {"not_ip": 1}
+
+
 def test_a_destination_is_not_taken_for_a_part_of_an_address_of_the_other_family() -> None:
     log: list[tuple[str, list[Packet]]] = []
     router = Router([])

@@ -108,3 +108,16 @@ def test_what_is_not_ip_or_cut_short_goes_to_the_first_queue() -> None:
         ):
             raw.sendto(packet, ("hw0", 0x0800))
     assert [count(queue) for queue in queues] == [4, 0]
+
+
+@in_namespace
+def test_a_device_that_is_kept_forgets_our_program_when_it_is_opened_again() -> None:
+    subprocess.run(["ip", "tuntap", "add", "hw0", "mode", "tun", "multi_queue"], check=True)
+    for queue in steered():
+        queue.close()
+    first = open_tun("hw0", 1420, offloads=False, several=True)
+    queues = [first, open_tun_queue(first)]
+    for _ in range(40):
+        with sender(socket.AF_INET) as flow:
+            flow.send(bytes(LONG_BYTES))
+    assert all(count(queue) for queue in queues), "long packets of many flows, shared out"

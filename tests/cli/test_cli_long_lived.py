@@ -108,3 +108,10 @@ def test_where_the_kernel_has_no_such_pages_nothing_is_joined(monkeypatch: pytes
     assert join_pages() == 0
     monkeypatch.setattr(long_lived, "MAPS", tmp_path / "missing")
     assert join_pages() == 0
+
+
+def test_a_name_of_a_file_that_is_no_text_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    maps = tmp_path / "smaps"
+    maps.write_bytes(b"7f0000000000-7f0000001000 rw-p 00000000 08:01 77 /tmp/\xff\nSize: 4 kB\nRss: 4 kB\n")
+    monkeypatch.setattr(long_lived, "MAPS", maps)
+    assert join_pages() == 0

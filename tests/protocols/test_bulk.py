@@ -20,6 +20,7 @@ from holloway.protocols.inspection import Inspector, LocalPrefixes
 from holloway.protocols.offers import SEALED, Terms
 from holloway.protocols.packets import Packet, SuperPacket
 from holloway.protocols.record_keys import RecordKeys
+from holloway.protocols.record_turns import OpeningTurn
 from holloway.protocols.record_wire import HEADER, SPREAD_BITS, RecordKind
 from holloway.protocols.routes import RouteTable
 from holloway.protocols.runs import Run
@@ -425,3 +426,21 @@ def test_what_was_overtaken_takes_the_short_way() -> None:
     assert session.packets_to_deliver() == [inner_packet(1)]
     assert all(runs_in_one_turn(session, runs, world.now))
     assert runs_in_one_turn(session, runs, world.now) == [None] * 3
+
+
+def test_what_a_stranger_sends_in_between_costs_no_look_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = wide_world()
+    session = world.b.session
+    runs = [held_run(world, serial) for serial in range(3)]
+    fitted: list[Arrival] = []
+    real = OpeningTurn._fit
+    monkeypatch.setattr(OpeningTurn, "_fit", lambda turn, arrival: (fitted.append(arrival), real(turn, arrival))[1])
+    turn = session.begin_receiving(world.now)
+    assert turn is not None
+    stranger = Arrival(("192.0.2.9", 9), memoryview(bytearray(4200)), 1400)
+    for run in runs:
+        assert turn.open(stranger) is None
+        assert turn.open(stranger._replace(data=b"", stride=0)) is None
+        assert isinstance(turn.open(run), SuperPacket)
+    session.end_receiving(turn, world.now)
+    assert len(fitted) == 1
