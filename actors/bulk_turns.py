@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holloway.protocols.packets import Packet, SuperPacket
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from holloway.protocols.record_turns import OpeningTurn, SealingTurn
     from holloway.protocols.runs import Run
     from holloway.protocols.session import Session
+
+T = TypeVar("T")
 
 
 class BulkTurns:
@@ -50,15 +52,19 @@ class BulkTurns:
         """A turn for super-packets of the host for this peer. None: offer them with the others."""
         if self._queued or self.is_stopped:
             return None
-        way, session = self._way, self.session
-        now = way.clock_offset_s + way.tick()
-        sealing = session.begin_sending(now)
+        way, session, turn = self._way, self.session, self._outbound
+        try:
+            endpoint = session.endpoint
+            if turn.endpoint is not endpoint and endpoint is not None:
+                turn.send = self._udp.sender(endpoint, may_fragment=self._may_fragment)
+                turn.endpoint = endpoint
+            now = way.clock_offset_s + way.tick()
+            sealing = session.begin_sending(now)
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._fail(error)
+            return None
         if sealing is None:
             return None
-        turn, endpoint = self._outbound, session.endpoint
-        assert endpoint is not None
-        if turn.endpoint is not endpoint:
-            turn.endpoint, turn.send = endpoint, self._udp.sender(endpoint, may_fragment=self._may_fragment)
         turn.now, turn.sealing, turn.seal, turn.error = now, sealing, sealing.seal, None
         return turn
 
@@ -66,23 +72,32 @@ class BulkTurns:
         """A turn for runs of the network that may be records for this peer. None: offer them with the others."""
         if self._queued or self.is_stopped:
             return None
-        way = self._way
-        now = way.clock_offset_s + way.tick()
-        opening = self.session.begin_receiving(now)
+        way, turn = self._way, self._inbound
+        try:
+            now = way.clock_offset_s + way.tick()
+            opening = self.session.begin_receiving(now)
+        except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
+            self._fail(error)
+            return None
         if opening is None:
             return None
-        turn = self._inbound
         turn.now, turn.opening, turn.open, turn.error = now, opening, opening.open, None
         turn.write = self._tun.port.send_bulk
         return turn
 
-    def _end_turn(self, now: float, is_more: bool) -> None:
-        if is_more:
-            self._flush()
-            self._may_be_answered = False  # a bulk flow brings its own
-            self._rearm()
-        elif self._armed_at > now + self._way.soonest_s:
-            self._rearm()
+    def _end_turn(self, end: Callable[[T, float], bool], what: T, now: float, error: Exception | None) -> None:
+        """`end`: of the session's part of it, `what`. `error`: what it has crashed with."""
+        try:
+            if end(what, now):
+                self._flush()
+                self._may_be_answered = False  # a bulk flow brings its own
+                self._rearm()
+            elif self._armed_at > now + self._way.soonest_s:
+                self._rearm()
+        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
+            error = error or later
+        if error is not None:
+            self._fail(error)
 
 
 class OutboundTurn:
@@ -115,12 +130,7 @@ class OutboundTurn:
         peer, sealing, error = self._peer, self.sealing, self.error
         assert sealing is not None
         self.sealing, self.seal, self.error = None, _nothing, None
-        try:
-            peer._end_turn(self.now, peer.session.end_sending(sealing, self.now))
-        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
-            error = error or later
-        if error is not None:
-            peer._fail(error)
+        peer._end_turn(peer.session.end_sending, sealing, self.now, error)
 
 
 class InboundTurn:
@@ -155,12 +165,7 @@ class InboundTurn:
         peer, opening, error = self._peer, self.opening, self.error
         assert opening is not None
         self.opening, self.open, self.write, self.error = None, _nothing, _nothing, None
-        try:
-            peer._end_turn(self.now, peer.session.end_receiving(opening, self.now))
-        except Exception as later:  # noqa: BLE001 - only carried to the task that raises it
-            error = error or later
-        if error is not None:
-            peer._fail(error)
+        peer._end_turn(peer.session.end_receiving, opening, self.now, error)
 
 
 def _nothing(_: object) -> None:

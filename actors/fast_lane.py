@@ -8,7 +8,8 @@ is sent marked, by a socket of its own; and the kernel at the other end puts wha
     host ──► queue 0 ─► reader ─► session ─► socket ─────────► socket ─► session ─► device ──► host
         └──► queue 1 ─► reader ─► session ─► second socket ──► second socket ─► session ─► device
 
-All of a flow takes the same way while it is sparse, and is not for `WINDOW_S` after it has been busy: nothing overtakes its own.
+All of a flow takes the same way while it is sparse, and is not for `WINDOW_S` after it has been busy: nothing overtakes its own, as long
+as nothing stands in a queue for longer, and nothing of it is cut into fragments.
 Whatever of this the kernel does not grant is left out.
 
 Responsible for having both lanes, and for the same lane being kept on the way. Not responsible for either queue.

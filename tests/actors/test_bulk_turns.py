@@ -128,6 +128,17 @@ def test_a_turn_that_crashes_is_left_to_the_actor_and_holds_nothing(world: World
     assert turns.session.transmitted.packets >= 44, "its counter is used up"
 
 
+@pytest.mark.parametrize("what", ["begin_sending", "begin_receiving", "end_sending", "end_receiving"])
+def test_a_session_that_crashes_is_the_crash_of_its_peer_and_not_of_who_offers(
+    world: World, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(world, "a")
+    monkeypatch.setattr(turns.session, what, lambda *_: 1 // 0)
+    offer(turns.begin_sending(), super_packet(44 * 1300, 1300))
+    offer(turns.begin_receiving(), Arrival(world.b.address, bytes(3000), 1500))
+    assert isinstance(turns.crash, ZeroDivisionError)
+
+
 def broken(run: Any) -> None:
     raise ZeroDivisionError
 
