@@ -26,6 +26,7 @@ from holloway.protocols.routes import RouteTable
 from holloway.protocols.runs import Run
 from holloway.protocols.session import Session
 from holloway.protocols.suites import SUITES
+from holloway.protocols.virtio import offloaded
 from holloway.simulations.deflate import Deflate
 
 PAYLOADS = [300, 1300, 9_000, 30_000, 41 * 1300, 47 * 1300, 65_000]
@@ -218,10 +219,15 @@ def test_any_other_is_left_alone(packet: SuperPacket) -> None:
     assert (repr(session._ring.current), repr(session._timers), session.transmitted.bytes) == before
 
 
-def held_run(world: World, serial: int = 0) -> Arrival:
-    """What a sends in one run; nobody has it yet."""
+def held_run(world: World, serial: int = 0, *, is_finished: bool = False) -> Arrival:
+    """What a sends in one run; nobody has it yet. `is_finished`: as a device makes it, so that one is like the other."""
     world.a.session.runs_to_send()  # probes
-    run = send_bulk(world.a.session, super_packet(44 * 1300, 1300, serial=serial), world.now)
+    packet = super_packet(44 * 1300, 1300, serial=serial)
+    if is_finished:
+        ready = offloaded(packet)
+        assert ready is not None
+        packet = SuperPacket(bytes(ready.data), 1300)
+    run = send_bulk(world.a.session, packet, world.now)
     assert run is not None
     return Arrival(world.a.address, memoryview(bytearray(b"".join(run.parts))), run.stride)
 
@@ -369,13 +375,18 @@ def runs_in_one_turn(session: Session, arrivals: Sequence[Arrival], now: float) 
     return found
 
 
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=14), st.sets(st.integers(0, 7), max_size=3), st.booleans())
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=14),
+    st.sets(st.integers(0, 7), max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_in_one_turn_each_record_is_new_once_in_whatever_order_they_come(
-    order: list[int], forged: set[int], has_memory: bool
+    order: list[int], forged: set[int], has_memory: bool, is_finished: bool
 ) -> None:
     world = wide_world()
-    runs = [held_run(world, serial) for serial in range(8)]
+    runs = [held_run(world, serial, is_finished=is_finished) for serial in range(8)]
     given_runs: list[Arrival] = []
     for serial in order:
         data = bytearray(runs[serial].data)
@@ -409,11 +420,13 @@ def test_in_one_turn_each_record_is_new_once_in_whatever_order_they_come(
     assert report.lost == (first[max(seen)] - top - len(seen) if seen else 0)
 
 
-def test_a_record_behind_one_that_was_late_is_not_taken_twice() -> None:
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_record_behind_one_that_was_late_is_not_taken_twice(*, is_finished: bool) -> None:
     world = wide_world()
-    runs = [held_run(world, serial) for serial in range(4)]
-    found = runs_in_one_turn(world.b.session, [runs[n] for n in (1, 0, 1, 2, 2, 1, 0, 3)], world.now)
-    assert [bool(packet) for packet in found] == [True, True, False, True, False, False, False, True]
+    runs = [held_run(world, serial, is_finished=is_finished) for serial in range(6)]
+    order = (4, 1, 2, 0, 1, 1, 3, 4, 5, 5, 0)
+    found = runs_in_one_turn(world.b.session, [runs[n] for n in order], world.now)
+    assert [n for n, packet in zip(order, found, strict=True) if packet] == [4, 1, 2, 0, 3, 5]
 
 
 def test_what_was_overtaken_takes_the_short_way() -> None:
