@@ -37,7 +37,7 @@ def why_not_lossy() -> tuple[str, str] | None:
 
 @contextmanager
 def lossy_wire(percent: float) -> Iterator[tuple[Namespace, Namespace]]:
-    """Two hosts between which `percent` of all IP packets are lost in each direction, at random."""
+    """Two hosts between which `percent` of all IP packets are lost in each direction, at random, but for neighbour discovery."""
     with namespaces(1) as (first,), namespaces(1) as (second,), namespaces(1) as (hub,):
         hosts = (
             replace(first, ipv4="192.0.2.1", ipv6="2001:db8::1"),
@@ -61,10 +61,14 @@ def lossy_wire(percent: float) -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def rules(percent: float, devices: tuple[str, ...]) -> str:
-    """What nft(8) is told: at the ingress of each device, IP packets are dropped at random. ARP is let be."""
+    """What nft(8) is told: at the ingress of each device, IP packets are dropped at random.
+
+    Let be are ARP and neighbour discovery (RFC 4861): losing one of these stops a host for a second, which is no share.
+    """
+    known = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
     drop = f"meta protocol {{ ip, ip6 }} numgen random mod {OF} < {round(percent / 100 * OF)} drop"
     chains = "".join(
-        f'chain {device} {{ type filter hook ingress device "{device}" priority 0; policy accept; {drop}; }}\n'
+        f'chain {device} {{ type filter hook ingress device "{device}" priority 0; policy accept; {known}; {drop}; }}\n'
         for device in devices
     )
     return f"table netdev loss {{\n{chains}}}\n"
