@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from holloway.actors.fast_lane import FastLane
+from holloway.actors.fast_lane import add_queue, add_sockets
 from holloway.actors.netlink import open_netlink
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
@@ -44,17 +44,14 @@ class KernelPorts(Ports):
         it, flows that send little are carried first (`fast_lane`).
         """
         self._offloads, self._receive_super, self._loop = offloads, receive_super, loop
-        self._lane = FastLane() if sparse_first and loop is not None else None
-
-    def keep_order(self) -> None:
-        """See `Ports`."""
-        self._lane = None
+        self._is_sparse_first = sparse_first and loop is not None
 
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
-        if self._lane is not None and not several:
+        if self._is_sparse_first and not several:
             port, queue = self._open_two(name, mtu)
-            self._lane.add_device(port, queue)
+            if queue is not None:
+                add_queue(port, queue)
             return port
         return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=several)
 
@@ -79,8 +76,8 @@ class KernelPorts(Ports):
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""
         sockets = open_udp(address, port, offloads=self._offloads, mark=mark)
-        if self._lane is not None:
-            self._lane.add_sockets(sockets, offloads=self._offloads)
+        if self._is_sparse_first:
+            add_sockets(sockets, offloads=self._offloads)
         return list(sockets)
 
     def open_beside(self, port: DatagramPort) -> DatagramPort:
@@ -89,15 +86,20 @@ class KernelPorts(Ports):
         return open_beside(port, offloads=self._offloads)
 
     async def serve(
-        self, port: Receiving[Batch], take: Callable[[Batch], None], take_lone: Callable[[Any], None] | None = None
+        self,
+        port: Receiving[Batch],
+        take: Callable[[Batch], None],
+        take_lone: Callable[[Any], None] | None = None,
+        *,
+        sparse: tuple[Callable[[Batch], None], Callable[[Any], None] | None] | None = None,
     ) -> None:
         """See `Ports`."""
         if self._loop is not None and isinstance(port, KernelTun | UdpSocket) and port.fileno() >= 0:
-            sparse, urgent = port.sparse, None
-            if self._lane is not None:
+            first, urgent = port.sparse, None
+            if self._is_sparse_first:
                 port.look, port.is_urgent = self._loop.look, self._loop.is_urgent
-                if sparse is not None:
-                    urgent = sparse.fileno(), self._lane.reader(sparse.reader(take, take_lone))
+            if first is not None:
+                urgent = first.fileno(), first.reader(*(sparse or (take, take_lone)))
             await self._loop.serve(port.fileno(), port.reader(take, take_lone), urgent=urgent)
         await super().serve(port, take, take_lone)
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class ShortWay:
     """What the turns of one peer have at hand: the fewer objects they touch, the better."""
 
-    __slots__ = ("answers", "clock_offset_s", "endpoint", "send", "soonest_s", "tick", "write")
+    __slots__ = ("answers", "clock_offset_s", "endpoint", "send", "send_sparse", "soonest_s", "tick", "write")
 
     def __init__(self, write: Callable[[bytes], list[Packet]], soonest_s: float, clock: trio.abc.Clock) -> None:
         self.write, self.soonest_s = write, soonest_s
         self.endpoint: Address | None = None
         self.send: Callable[[bytes], None] = _nowhere
         """To `endpoint`."""
+        self.send_sparse: Callable[[bytes], None] = _nowhere
         self.clock_offset_s, self.tick = steady(clock)
 
     def deliver(self, packet: bytes) -> None:
@@ -57,8 +58,10 @@ class LoneTurns(BulkTurns):
     @abstractmethod
     def _turn(self, act: Callable[[Any, float], None], what: Any) -> None: ...
 
-    def offer_lone(self, packet: Packet) -> bool:
-        """One packet of the host for this peer, the whole turn on the short way. False: nothing has happened."""
+    def offer_lone(self, packet: Packet, *, is_sparse: bool = False) -> bool:
+        """One packet of the host for this peer, the whole turn on the short way. False: nothing has happened. `is_sparse`: see
+        `ExpressLane.send_lone`.
+        """
         if self._queued or self.is_stopped:
             return False
         session, way = self.session, self._way
@@ -66,7 +69,8 @@ class LoneTurns(BulkTurns):
             if session.endpoint is not way.endpoint:
                 self._aim()
             now = way.clock_offset_s + way.tick()
-            if session.send_lone(packet, now, way.send) is None:
+            send = way.send_sparse if is_sparse else way.send
+            if session.send_lone(packet, now, send, is_sparse=is_sparse) is None:
                 return False
             if self._armed_at > now + way.soonest_s:
                 self._rearm()
@@ -79,6 +83,7 @@ class LoneTurns(BulkTurns):
         endpoint = self.session.endpoint
         if endpoint is not None:
             self._way.send = self._udp.lone_sender(endpoint, may_fragment=self._may_fragment)
+            self._way.send_sparse = self._udp.lone_sender(endpoint, is_sparse=True)
             self._way.endpoint = endpoint
 
     def offer_arrival(self, arrival: Arrival) -> bool:
@@ -103,7 +108,7 @@ class LoneTurns(BulkTurns):
             return True
         answers = way.answers
         if len(answers) == 1:  # a turn of its own, after this one
-            self._tun.offer_lone(answers[0])
+            self._tun.answer_lone(answers[0])
         elif answers:
             self._tun.offer(answers)
         return True

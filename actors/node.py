@@ -387,7 +387,6 @@ async def open_node(
     config = with_backend(config, enrolled, member)
     credentials = None
     if Backend(config.node.backend).is_dtls:
-        ports.keep_order()
         from holloway.actors.dtls_credentials import load_credentials
 
         credentials = load_credentials(config, enrolled, ports.wall_ns)

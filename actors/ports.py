@@ -57,6 +57,8 @@ class TunPort(Protocol):
     offloads: tuple[str, ...] = ()
     """What the host leaves to us and takes from us: `csum`, `tso4`, `tso6`, `uso4`, `uso6`. With none, `receive` gives
     no super-packets."""
+    answers_sparse: bool = False
+    """Whether what `send_lone` gives is of flows that send little."""
     superseded: int = 0
     """Acknowledgements that `receive` has left out (`protocols.acknowledgements`), for others to take back to 0."""
 
@@ -160,8 +162,12 @@ class DatagramPort(Protocol):
         """The same for one datagram."""
         self.send((datagram,), destination, may_fragment=may_fragment)
 
-    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
-        """`send_lone` for one datagram after another to the same destination."""
+    def lone_sender(
+        self, destination: Address, *, may_fragment: bool = False, is_sparse: bool = False
+    ) -> Callable[[bytes], None]:
+        """`send_lone` for one datagram after another to the same destination. `is_sparse`: each may overtake what is sent otherwise, and
+        `may_fragment` is false.
+        """
         return partial(self.send_lone, destination=destination, may_fragment=may_fragment)
 
     def close(self) -> None:
@@ -231,10 +237,6 @@ class Netlink(Protocol):
 class Ports(Protocol):
     """What a node asks of the world."""
 
-    def keep_order(self) -> None:
-        """From now on nothing that is opened is to let datagrams overtake each other: DTLS forgets what 64 records have overtaken."""
-        return
-
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """The TUN device `name`; with `several` it may have more queues than this port (`open_tun_queue`). Raises `TunError`.
         Setting the MTU is `Netlink.configure`'s work.
@@ -263,12 +265,18 @@ class Ports(Protocol):
         ...
 
     async def serve(
-        self, port: Receiving[Batch], take: Callable[[Batch], None], take_lone: Callable[[Any], None] | None = None
+        self,
+        port: Receiving[Batch],
+        take: Callable[[Batch], None],
+        take_lone: Callable[[Any], None] | None = None,
+        *,
+        sparse: tuple[Callable[[Batch], None], Callable[[Any], None] | None] | None = None,
     ) -> None:
         """Give `take` all that `port` receives, batch by batch, until cancelled. Raises what `receive` and `take` raise.
 
         Whoever serves it may do without `receive` and without a task, but not at the same time as one; and may give what
-        comes alone, after a rest, to `take_lone`, not in a batch.
+        comes alone, after a rest, to `take_lone`, not in a batch. `sparse`: the two to give what comes apart, as of flows that send
+        little, and before the others; without, these two.
         """
         while True:
             take(await port.receive())

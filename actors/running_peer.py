@@ -122,8 +122,10 @@ class RunningPeer(Protocol):
         """Packets of the host for this peer, at once."""
         ...
 
-    def offer_lone(self, packet: bytes) -> bool:
-        """One packet of the host for this peer, which came alone. False: nothing has happened, offer it with the others."""
+    def offer_lone(self, packet: bytes, *, is_sparse: bool = False) -> bool:
+        """One packet of the host for this peer, which came alone, or is of a flow that sends little. False: nothing has happened, offer
+        it with the others.
+        """
         ...
 
     def begin_sending(self) -> OutboundTurn | None:

@@ -59,10 +59,6 @@ PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU 
 _TOO_MUCH_AT_ONCE = frozenset({errno.EINVAL, errno.ENOMEM, errno.ENOBUFS})  # of a super-packet: try its segments
 
 
-NOWHERE = -1
-"""No descriptor."""
-
-
 class KernelTun(TunPort):
     """A TUN device of the kernel by its file descriptor, which it owns from now on and makes non-blocking.
 
@@ -101,13 +97,16 @@ class KernelTun(TunPort):
         self._unasked = False  # the last one was given on before the device was asked for another
         self._are_held = False  # `receive` has packets that it has not given on
         self.sparse: KernelTun | None = None
-        """Another queue, to be read first, which it owns (`open_sparse_queue`)."""
+        """Another queue, to be read first, which it owns (`add_sparse`)."""
+        self._answers = descriptor  # where the host's answer to what comes alone is looked for
         self.look: Callable[[], None] | None = None
         """Called between two packets of a bulk flow, and in a stream of them if `is_urgent`."""
         self.is_urgent: Callable[[], object] | None = None
-        self.answers: int | None = None
-        """Where the host's answer to what is written is looked for, if not here: the descriptor of `sparse`, for flows that send
-        little; `NOWHERE` without one, as what waits here may be of others."""
+
+    def add_sparse(self, queue: KernelTun) -> None:
+        """From now on it has `queue`, to which the kernel gives what is of flows that send little."""
+        queue.drops = self.drops
+        self.sparse, self._answers, self.answers_sparse = queue, queue.fileno(), True
 
     @property
     def superseded(self) -> int:
@@ -251,8 +250,6 @@ class KernelTun(TunPort):
 
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes at most `FEW_PACKETS`."""
-        if self.answers is not None:
-            return [] if self.sparse is None else self.sparse.take()
         if self._descriptor < 0 or self._are_held:
             return []
         try:
@@ -415,7 +412,7 @@ class KernelTun(TunPort):
         if self._are_held:
             return []
         try:
-            data = os.read(self._descriptor if self.answers is None else self.answers, PACKET_SPACE)
+            data = os.read(self._answers, PACKET_SPACE)
         except OSError:  # nothing; or the next `receive` meets the same error
             return []
         if data[: len(NO_OFFLOAD)] == NO_OFFLOAD and self._has_header and len(data) > VIRTIO_HEADER_BYTES:

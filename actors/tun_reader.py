@@ -17,7 +17,7 @@ from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.acknowledgements import without_superseded
-from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, SuperPacket, byte_length
+from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, SuperPacket, byte_length, destination, whole_packets
 
 if TYPE_CHECKING:
     import trio
@@ -40,6 +40,8 @@ class TunReader:
         self.port = port
         self.write_lone = port.send_lone
         """Give one packet to the host at once; what the host has answered by then is to be offered (`TunPort.send_lone`)."""
+        self.answer_lone = self.offer_sparse_lone if port.answers_sparse else self.offer_lone
+        """Offer what was answered to that."""
         self._router = router
         self._known = router.routes.known
         self._is_handing_on = False  # what the host sends later must not overtake it
@@ -106,13 +108,31 @@ class TunReader:
 
     def offer_lone(self, packet: Packet) -> None:
         """`offer` for one packet that came alone."""
-        if (
-            type(packet) is bytes and len(packet) >= IPV4_HEADER_BYTES and packet[0] >> 4 == 4
-        ):  # as `Router.find` begins
+        if not self._send_lone(packet):
+            self.offer([packet])
+
+    def offer_sparse(self, packets: list[Packet]) -> None:
+        """`offer` for packets of flows that send little, which may overtake those of others."""
+        left: list[Packet] = [
+            packet for packet in whole_packets(packets) if not self._send_lone(packet, is_sparse=True)
+        ]
+        if left:
+            self.offer(left)
+
+    def offer_sparse_lone(self, packet: Packet) -> None:
+        """The same for one that came alone."""
+        if not self._send_lone(packet, is_sparse=True):
+            self.offer_sparse([packet])
+
+    def _send_lone(self, packet: Packet, *, is_sparse: bool = False) -> bool:
+        if type(packet) is not bytes or len(packet) < IPV4_HEADER_BYTES:
+            return False
+        if packet[0] >> 4 == 4:  # as `Router.find` begins
             peer = self._known(packet[16:20])
-            if peer is not None and peer.offer_lone(packet):
-                return
-        self.offer([packet])
+        else:
+            address = destination(packet)
+            peer = None if address is None else self._router.routes.lookup(address)
+        return peer is not None and peer.offer_lone(packet, is_sparse=is_sparse)
 
     def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow
@@ -170,7 +190,12 @@ async def tun_reader(
         addresses.set_local(port)
         reader = TunReader(port, router)
         task_status.started(reader)
-        await ports.serve(port, partial(reader.carry, port=port), reader.offer_lone)
+        await ports.serve(
+            port,
+            partial(reader.carry, port=port),
+            reader.offer_lone,
+            sparse=(reader.offer_sparse, reader.offer_sparse_lone),
+        )
     finally:
         port.close()
         past_drops.update(port.drops)

@@ -4,7 +4,7 @@ The queue of a device is first in, first out, and a bulk flow keeps it filled: w
 sends little does not fill anything, so it may be read first; and as all of it goes by the same queue, nothing of it overtakes itself.
 
 A flow counts as sparse as long as it sends no packet of more than `LONG_BYTES` and no more than `MOST_PACKETS` in `WINDOW_S`, and
-again once it has kept to that for as long. The kernel runs a program for each packet to find out (eBPF), which remembers flows
+again once it has kept to that for `SLOW_S`. The kernel runs a program for each packet to find out (eBPF), which remembers flows
 by a hash of their addresses and ports: two that share a place are treated as one, as the busier of them.
 
 Responsible for the program, and for giving it to a device. Not responsible for queues (`tun`), nor for what is read first (`fast_lane`).
@@ -23,7 +23,8 @@ from struct import Struct
 
 LONG_BYTES = 500  # of an IP packet: speech, keystrokes, questions and their acknowledgements are shorter
 MOST_PACKETS = 64
-WINDOW_S = 0.1  # longer than anything stands in a queue
+WINDOW_S = 0.1
+SLOW_S = 0.5  # longer than anything stands in a queue, unless the machine is at its end
 PLACES_BITS = 12
 
 TUNSETSTEERINGEBPF = 0x800454E0
@@ -130,7 +131,7 @@ def _hash_flow(code: _Assembly) -> None:
 
 def _judge(code: _Assembly) -> None:
     """Register 0 is the time, 7 the length of the packet, 9 the place of its flow."""
-    window_ns = round(WINDOW_S * 1e9)
+    window_ns, slow_ns = round(WINDOW_S * 1e9), round(SLOW_S * 1e9)
     code.jump(_IF_MORE, "slow", 7, number=LONG_BYTES)
     code.add(_LOAD_LONG, 1, 9, WINDOW_BEGAN)
     code.add(_MOV, 2, 0)
@@ -148,7 +149,7 @@ def _judge(code: _Assembly) -> None:
     code.add(_MOV_IMM, 0, number=1)
     code.add(_EXIT)
     code.label("slow")
-    code.add(_ADD_IMM, 0, number=window_ns)
+    code.add(_ADD_IMM, 0, number=slow_ns)
     code.add(_STORE_LONG, 9, 0, SLOW_UNTIL)
     code.label("first")
     code.add(_MOV_IMM, 0, number=0)

@@ -90,7 +90,6 @@ class UdpSocket(SendingSocket):
         self._kept: list[RunMemory] = []  # for many, when they first come
         self._overflows_seen = 0
         self.sparse: UdpSocket | None = None
-        """Another socket of the same address, to be read first, which it owns (`open_sparse`)."""
         self.look: Callable[[], None] | None = None
         """Called between two runs of a bulk flow, and in a stream of them if `is_urgent`."""
         self.is_urgent: Callable[[], object] | None = None

@@ -94,12 +94,14 @@ class UdpEndpoint:
         else:
             socket.send_lone(datagram, destination, may_fragment=may_fragment)
 
-    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
-        """`send_lone` for one datagram after another to the same destination."""
+    def lone_sender(
+        self, destination: Address, *, may_fragment: bool = False, is_sparse: bool = False
+    ) -> Callable[[bytes], None]:
+        """`send_lone` for one datagram after another to the same destination. `is_sparse`: see `DatagramPort`."""
         socket = self._by_family.get(len(destination))
         if socket is None:
             return partial(self.send_lone, destination=destination, may_fragment=may_fragment)
-        return socket.lone_sender(destination, may_fragment=may_fragment)
+        return socket.lone_sender(destination, may_fragment=may_fragment, is_sparse=is_sparse)
 
     def refused_runs(self) -> Counter[str]:
         """Why the host would not take runs of datagrams, and how often; they were sent one by one."""

@@ -41,9 +41,8 @@ class SendingSocket(DatagramPort):
         self.local: Address = sock.getsockname()
         self.drops: Counter[str] = Counter()
         self.refused_runs: Counter[str] = Counter()
-        self.out = sock
-        """What datagrams are sent by: the socket itself, or for flows that send little that of `sparse`. What the network may take apart
-        goes by the socket itself, whatever flow it is of."""
+        self.sparse: SendingSocket | None = None
+        """Another socket of the same address, to be read first, which it owns; what is sent by it is marked (`open_sparse`)."""
         self._socket = sock
         self._address_parts = ADDRESS_PARTS[sock.family]
         self._mtu_discover = MTU_DISCOVER[sock.family]
@@ -78,7 +77,7 @@ class SendingSocket(DatagramPort):
                 self._send_singly(run.datagrams(), destination)
                 continue
             try:
-                send_run(self._socket if may_fragment else self.out, run, destination)
+                send_run(self._socket, run, destination)
             except OSError as error:
                 self._not_sent(run, destination, error)
 
@@ -103,7 +102,7 @@ class SendingSocket(DatagramPort):
             self.send_runs((run,), destination, may_fragment=may_fragment)
             return
         try:
-            (self._socket if may_fragment else self.out).sendmsg(parts, control_messages(stride), 0, destination)
+            self._socket.sendmsg(parts, control_messages(stride), 0, destination)
         except OSError as error:
             self._not_sent(Gathered(parts, stride, run.datagram_count), destination, error)
 
@@ -113,21 +112,25 @@ class SendingSocket(DatagramPort):
             self.send_runs((lone_run(datagram),), destination, may_fragment=may_fragment)
             return
         try:
-            (self._socket if may_fragment else self.out).sendto(datagram, destination)
+            self._socket.sendto(datagram, destination)
         except OSError as error:
             self.drops[refusal("udp", error)] += 1
 
-    def lone_sender(self, destination: Address, *, may_fragment: bool = False) -> Callable[[bytes], None]:
+    def lone_sender(
+        self, destination: Address, *, may_fragment: bool = False, is_sparse: bool = False
+    ) -> Callable[[bytes], None]:
         """See `DatagramPort`."""
         if len(destination) != self._address_parts:
             return super().lone_sender(destination, may_fragment=may_fragment)
+        if is_sparse and self.sparse is not None:
+            return self.sparse.lone_sender(destination)
 
         def send(datagram: bytes) -> None:
             if may_fragment is not self._may_fragment:
                 self.send_lone(datagram, destination, may_fragment=may_fragment)
                 return
             try:
-                (self._socket if may_fragment else self.out).sendto(datagram, destination)
+                self._socket.sendto(datagram, destination)
             except OSError as error:
                 self.drops[refusal("udp", error)] += 1
 
@@ -140,7 +143,7 @@ class SendingSocket(DatagramPort):
             self._socket.setsockopt(*self._mtu_discover, PMTUDISC_WANT if may_fragment else PMTUDISC_PROBE)
 
     def _send_singly(self, datagrams: Sequence[bytes | memoryview], destination: Address) -> None:
-        send = (self._socket if self._may_fragment else self.out).sendto
+        send = self._socket.sendto
         for datagram in datagrams:
             try:
                 send(datagram, destination)

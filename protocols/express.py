@@ -57,10 +57,13 @@ class ExpressLane:
         """So far ahead is every deadline that the short way arms, unless it leaves something for the outputs of the session."""
         return self._timers.soonest_s
 
-    def send_lone(self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None) -> bytes | None:
+    def send_lone(
+        self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None, *, is_sparse: bool = False
+    ) -> bytes | None:
         """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it.
 
-        `send` is given it before anything else is done that need not be done first.
+        `send` is given it before anything else is done that need not be done first. `is_sparse`: it is of a flow that sends little, and
+        its datagram may overtake others on the way.
         """
         keys, tunnel = self._ring.current, self._tunnel
         if (
@@ -74,7 +77,7 @@ class ExpressLane:
             or self.endpoint is None
         ):
             return None
-        datagram = keys.seal_lone(packet)
+        datagram = keys.seal_sparse(packet) if is_sparse else keys.seal_lone(packet)
         if datagram is not None:
             if send is not None:
                 send(datagram)

@@ -20,9 +20,10 @@ from holloway.protocols.events import DropReason
 from holloway.protocols.journal import Journal
 from holloway.protocols.memory import MemoryBudget
 from holloway.protocols.noise import TAG_BYTES, DerivedKeys
-from holloway.protocols.offers import ALL_TERMS, Terms
+from holloway.protocols.offers import Terms
 from holloway.protocols.packets import Packet, UnfinishedPacket
 from holloway.protocols.reassembly import Reassembly
+from holloway.protocols.record_kinds import KINDS, misfit
 from holloway.protocols.record_rows import open_row, seal_row
 from holloway.protocols.record_size import LossMeter, RecordSize
 from holloway.protocols.record_turns import MAX_RECORDS, OpeningTurn, SealingTurn
@@ -33,6 +34,7 @@ from holloway.protocols.record_wire import (
     MAX_DATAGRAMS,
     MAX_SEALED_BYTES,
     PACKED_MARK,
+    SPARSE_MARK,
     SPREAD_BITS,
     Record,
     RecordKind,
@@ -41,6 +43,7 @@ from holloway.protocols.record_wire import (
     open_record,
 )
 from holloway.protocols.records import packets_of, plan, super_packets_of
+from holloway.protocols.replay import ReplayWindow
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.sealing import seal
 from holloway.protocols.suites import Suite
@@ -54,23 +57,13 @@ REKEY_AFTER_BYTES = 1 << 37
 REJECT_AFTER_BYTES = 1 << 38
 
 _SPREAD_MASK = (1 << SPREAD_BITS) - 1
-_CLEAR, _PACKED = CLEAR_MARK, PACKED_MARK
+_CLEAR, _PACKED, _SPARSE = CLEAR_MARK, PACKED_MARK, SPARSE_MARK
 _PACKETS = RecordKind.PACKETS.value
 _SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
 _REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
 _MARKED = 0x0100  # what is not less has marks
-
-
-def _kinds(terms: Terms) -> dict[int, RecordKind]:
-    """The kinds that records have under a key with these terms, as they are on the wire."""
-    mark = _CLEAR if Terms.CLEAR in terms else 0
-    kinds = {kind | mark: kind for kind in RecordKind}
-    if Terms.LZ4 in terms:
-        kinds |= {kind | mark | _PACKED: kind for kind in RecordKind if kind < _REPORT}
-    return kinds
-
-
-_KINDS = {terms: _kinds(terms) for terms in map(Terms, range(ALL_TERMS + 1))}
+SPARSE_WINDOW = 1024
+"""Counters of the sparse lane that are remembered. What takes it stands in no queue."""
 
 
 class RecordKeys(TransportKeys):
@@ -94,6 +87,12 @@ class RecordKeys(TransportKeys):
         "_rows",
         "_sealing",
         "_size",
+        "_sparse_in",
+        "_sparse_kind",
+        "_sparse_moves",
+        "_sparse_out",
+        "_sparse_sent",
+        "_sparse_window",
     )
 
     def __init__(
@@ -127,12 +126,17 @@ class RecordKeys(TransportKeys):
         self._packer = Packer(codec, journal.packing) if codec is not None and Terms.LZ4 in terms else None
         self._mark = _CLEAR if Terms.CLEAR in terms else 0
         self._rows = (_PACKETS | self._mark, RecordKind.UNFINISHED.value | self._mark)
-        self._kinds = _KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
+        self._kinds = KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
         # What `HEADER` begins with in a record of packets that is one datagram. That module's code is used by nothing else on the
         # short way, and to have it fetched costs more than all that it does.
-        self._lone_out, self._lone_in = (
-            HEADER.pack(index, 0, _PACKETS | self._mark, 0)[:8] for index in (self.remote_index, self.local_index)
+        self._sparse_kind = _PACKETS | self._mark | _SPARSE
+        self._lone_out, self._lone_in, self._sparse_out, self._sparse_in = (
+            HEADER.pack(index, 0, kind, 0)[:8]
+            for kind in (_PACKETS | self._mark, self._sparse_kind)
+            for index in (self.remote_index, self.local_index)
         )
+        self._sparse_sent = self._sparse_moves = 0
+        self._sparse_window = ReplayWindow(SPARSE_WINDOW)
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
         self._fresh_until = min(suite.rekey_after_messages, self._limit - MOST_COUNTERS)
@@ -144,6 +148,13 @@ class RecordKeys(TransportKeys):
         self._buffers = memory.sealing
         self._sealing: SealingTurn | None = None
         self._opening: OpeningTurn | None = None
+
+    @property
+    def top(self) -> int:
+        """See `TransportKeys`. Nothing tells which of two records of different lanes is newer. So one of the sparse lane is newer than
+        all before it only when the other has been silent; who holds it back to send it later from elsewhere, gains nothing.
+        """
+        return self._window.top + self._sparse_moves
 
     @property
     def is_worn(self) -> bool:
@@ -207,16 +218,28 @@ class RecordKeys(TransportKeys):
         head, word = self._lone_out, ((self._first_out + number) << SPREAD_BITS).to_bytes(8, "little")
         return head + word + self._seal.encrypt(head[4:] + word, packet, None)
 
+    def seal_sparse(self, packet: bytes) -> bytes | None:
+        """See `TransportKeys`. Nobody counts what of this arrives: it says nothing about the others, and no record is longer for it."""
+        number, total = self._sparse_sent, self._bytes + len(packet)
+        if number >= self._fresh_until or total >= REKEY_AFTER_BYTES:
+            return None
+        self._sparse_sent = number + 1
+        self._bytes = total
+        head, word = self._sparse_out, ((self._first_out + number) << SPREAD_BITS).to_bytes(8, "little")
+        return head + word + self._seal.encrypt(head[4:] + word, packet, None)
+
     def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:
         """See `TransportKeys`."""
         if len(data) < MIN_TRANSPORT_BYTES or self._packer is not None:
             return None
         word = int.from_bytes(data[8:HEADER_BYTES], "little")
-        counter = word >> SPREAD_BITS
+        counter, head = word >> SPREAD_BITS, data[:8]
+        is_sparse = head == self._sparse_in
+        window = self._sparse_window if is_sparse else self._window
         if (
-            counter <= self._window.top
+            counter <= window.top
             or not self._first_in <= counter < self._end_in
-            or data[:8] != self._lone_in
+            or not (is_sparse or head == self._lone_in)
             or word & _SPREAD_MASK
         ):
             return None
@@ -224,8 +247,8 @@ class RecordKeys(TransportKeys):
         if type(nonce) is not bytes:
             nonce = bytes(nonce)
         plaintext = self._receive.decrypt(nonce, data[HEADER_BYTES:], None)
-        self._window.commit(counter)
-        if self._meter.arrived(counter, 1, now):
+        window.commit(counter)
+        if not is_sparse and self._meter.arrived(counter, 1, now):
             self.is_waiting = True
         return plaintext
 
@@ -276,6 +299,10 @@ class RecordKeys(TransportKeys):
                 break
             index, number, kind, word = HEADER.unpack_from(data, at)
             count, counter = (word & _SPREAD_MASK) + 1, word >> SPREAD_BITS
+            if kind == self._sparse_kind:
+                self._open_sparse(data[at : at + size], source, now, opened)
+                at += stride
+                continue
             reason = self._refusal(index, number, kind, counter, count)
             if reason is not None:
                 self._journal.drop(reason, source)
@@ -297,6 +324,34 @@ class RecordKeys(TransportKeys):
                 continue
             at += stride
         return opened
+
+    def _open_sparse(self, data: bytes | memoryview, source: Address, now: float, opened: list[Opened]) -> None:
+        """One datagram of the sparse lane."""
+        index, number, kind, word = HEADER.unpack_from(data)
+        counter, window, size = word >> SPREAD_BITS, self._sparse_window, len(data)
+        reason, plaintext = None, None
+        if number or word & _SPREAD_MASK:
+            reason = DropReason.MALFORMED
+        elif index != self.local_index:
+            reason = DropReason.UNKNOWN_INDEX
+        elif size < MIN_TRANSPORT_BYTES:
+            reason = DropReason.BAD_LENGTH
+        elif not self._first_in <= counter < self._end_in:
+            reason = DropReason.NOT_AUTHENTIC
+        elif not window.is_new(counter):
+            reason = DropReason.REPLAYED
+        else:
+            plaintext = open_record(self._receive.decrypt, kind, counter, 1, data[HEADER_BYTES:])
+        if plaintext is None:
+            self._journal.drop(reason or DropReason.NOT_AUTHENTIC, source)
+            return
+        if counter > window.top and self._meter.is_silent(now):
+            self._sparse_moves += 1
+        window.commit(counter)
+        packets = packets_of(plaintext, 1)
+        if packets is None:
+            self._journal.drop(DropReason.MALFORMED, source)
+        opened.append(Opened(RecordKind.PACKETS, packets or (), size))
 
     def _open_row(
         self,
@@ -342,18 +397,12 @@ class RecordKeys(TransportKeys):
         if count > MAX_DATAGRAMS or number >= count:
             return DropReason.MALFORMED
         if kind not in self._kinds:
-            return self._misfit(kind)
+            return misfit(kind, self._mark)
         if index != self.local_index:
             return DropReason.UNKNOWN_INDEX
         if not self._first_in <= counter < self._end_in:
             return DropReason.NOT_AUTHENTIC  # no key of the peer's ever seals with it
         return None if self._window.is_new(counter) else DropReason.REPLAYED
-
-    def _misfit(self, kind: int) -> DropReason:
-        """Why no record under this key has such a kind."""
-        if not any(kind in kinds for kinds in _KINDS.values()):
-            return DropReason.MALFORMED
-        return DropReason.PLAINTEXT_REFUSED if kind & _CLEAR and not self._mark else DropReason.NOT_AGREED
 
     def _collect(
         self,

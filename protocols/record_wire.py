@@ -68,6 +68,8 @@ PACKED_MARK = 0x0100
 """Added to the kind of a record that is compressed (`compression`)."""
 CLEAR_MARK = 0x0200
 """Added to the kind of a record that is authenticated and not encrypted (`clear_text`)."""
+SPARSE_MARK = 0x0400
+"""Added to the kind of a record of the sparse lane, whose counters are its own: kind and counter together make the nonce."""
 
 
 class Record(NamedTuple):

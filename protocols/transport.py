@@ -122,7 +122,7 @@ class TransportKeys(ABC):
 
     @property
     def top(self) -> int:
-        """The greatest counter received and authenticated, -1 before the first."""
+        """What grows with each authentic datagram that is newer than all before it: the greatest counter, -1 before the first."""
         return self._window.top
 
     @property
@@ -160,6 +160,10 @@ class TransportKeys(ABC):
 
     def seal_lone(self, packet: bytes) -> bytes | None:
         """One short packet in a datagram; None, and nothing happens, when that takes the general way."""
+        return None
+
+    def seal_sparse(self, packet: bytes) -> bytes | None:
+        """The same, of a flow that sends little: it may overtake what is sealed otherwise, and nothing is lost by that."""
         return None
 
     def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:

@@ -115,9 +115,11 @@ class WatchedSession(Session):
                 self._look()
         return packet
 
-    def send_lone(self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None) -> bytes | None:
+    def send_lone(
+        self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None, *, is_sparse: bool = False
+    ) -> bytes | None:
         """See `Session`."""
-        datagram = super().send_lone(packet, now, send)
+        datagram = super().send_lone(packet, now, send, is_sparse=is_sparse)
         if datagram is not None:
             self._watch.sent([datagram], now)
             self._look()

@@ -86,7 +86,7 @@ class InterfaceConfig:
     mtu: int | None = None
     offloads: bool = True
     queues: int = 1
-    sparse_first: bool = False
+    sparse_first: bool = True
 
     @property
     def device_mtu(self) -> int:

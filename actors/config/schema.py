@@ -159,7 +159,7 @@ SECTIONS: Final = (
                 flag_kind(),
                 "Carry flows that send little past those that fill queues, where the kernel grants what that takes; not with several "
                 "queues (docs/operations.md).",
-                False,
+                True,
             ),
         ),
     ),

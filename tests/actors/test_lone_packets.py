@@ -76,7 +76,11 @@ def test_what_comes_alone_may_be_given_alone(monkeypatch: pytest.MonkeyPatch) ->
     alone: list[str] = []
 
     async def serve(
-        ports: Ports, port: Receiving[list[Any]], take: Callable[[Any], None], take_lone: Callable[[Any], None]
+        ports: Ports,
+        port: Receiving[list[Any]],
+        take: Callable[[Any], None],
+        take_lone: Callable[[Any], None],
+        **_: Any,
     ) -> None:
         while True:
             batch = await port.receive()
