@@ -5,18 +5,18 @@ from __future__ import annotations
 import select
 import socket
 import subprocess
+from functools import partial
 
 import pytest
 import trio
 from namespaces import drop_capabilities, in_namespace
 
-from holloway.actors.fast_lane import FastLane
 from holloway.actors.kernel import KernelPorts
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.tun import KernelTun
-from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import SPARSE_BUDGET, SPARSE_DSCP, TRAFFIC_CLASS, open_sparse, open_udp
-from holloway.protocols.errors import TunError
+from holloway.protocols.errors import LocalError, TunError
+from holloway.protocols.icmp import echo_request
 from holloway.protocols.runs import Run
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -47,22 +47,29 @@ async def test_what_is_marked_comes_by_the_second_socket_and_all_else_by_the_fir
 
 
 @pytest.mark.parametrize("host", LOOPBACKS)
-async def test_what_is_sent_is_marked_while_it_is_of_flows_that_send_little(host: str) -> None:
+async def test_what_is_sent_by_the_lane_is_marked_and_nothing_else(host: str) -> None:
     (ours,), (theirs,) = open_udp(host, 0), open_udp(host, 0)
-    open_sparse(ours)
     open_sparse(theirs)
     assert theirs.sparse is not None
-    assert ours.sparse is not None
-    for is_sparse, expected in ((False, theirs), (True, theirs.sparse), (False, theirs)):
-        ours.out = ours.sparse.socket if is_sparse else ours.socket
-        ours.send_lone(b"x", theirs.local)
-        ours.send([b"y"], theirs.local)
+    unmarked = ours.lone_sender(theirs.local, is_sparse=True)  # as long as there is no second socket
+    open_sparse(ours)
+    for sends, expected in (
+        ((ours.lone_sender(theirs.local, is_sparse=True),), theirs.sparse),
+        ((unmarked,), theirs),
+        ((ours.lone_sender(theirs.local), ours.lone_sender(theirs.local, may_fragment=True)), theirs),
+        ((partial(ours.send_lone, destination=theirs.local),), theirs),
+        ((lambda data: ours.send([data], theirs.local),), theirs),
+    ):
+        for send in sends:
+            send(b"x")
         with trio.fail_after(5):
             arrivals = await expected.receive()
-            while sum(each.datagram_count for each in arrivals) < 2:
+            while sum(each.datagram_count for each in arrivals) < len(sends):
                 arrivals += await expected.receive()
         assert {each.source for each in arrivals} == {ours.local}
         assert not select.select([theirs, theirs.sparse], [], [], 0)[0]
+    with pytest.raises(LocalError):
+        ours.lone_sender(("192.0.2.1", 1) if host == "::1" else ("2001:db8::1", 1, 0, 0), is_sparse=True)(b"x")
     ours.close()
     theirs.close()
 
@@ -96,7 +103,8 @@ async def test_a_device_gives_what_is_sparse_apart_and_closes_both_queues() -> N
     bring_up()
     say(LONG, SHORT)
     assert tun.sparse is not None
-    assert [len(packet) for packet in await tun.receive()] == [len(LONG) + HEADERS_BYTES]  # type: ignore[arg-type]
+    first = await tun.receive()
+    assert [len(packet) for packet in first] == [len(LONG) + HEADERS_BYTES], [bytes(each)[:60].hex() for each in first]  # type: ignore[arg-type]
     assert [len(packet) for packet in await tun.sparse.receive()] == [len(SHORT) + HEADERS_BYTES]  # type: ignore[arg-type]
     tun.close()
     assert tun.sparse.fileno() < 0
@@ -104,17 +112,18 @@ async def test_a_device_gives_what_is_sparse_apart_and_closes_both_queues() -> N
 
 
 @in_namespace
-async def test_answers_are_taken_from_the_queue_of_the_lane() -> None:
+async def test_the_answer_to_what_comes_alone_is_taken_from_the_second_queue_and_others_are_not() -> None:
     _, tun = lane_ports()
     bring_up()
-    say(SHORT)
-    assert tun.take() == []
-    assert tun.sparse is not None
-    tun.answers = tun.sparse.fileno()
-    assert [bytes(each)[HEADERS_BYTES:] for each in tun.take()] == [SHORT]  # type: ignore[arg-type]
-    tun.answers = None
+    assert tun.answers_sparse
+    echo = echo_request(socket.inet_aton("10.9.0.2"), socket.inet_aton("10.9.0.1"), 1, 1)
     say(LONG)
+    (answer,) = tun.send_lone(echo)
+    assert bytes(answer)[12:20] == echo[16:20] + echo[12:16]  # type: ignore[arg-type]
+    assert tun.send_lone(b"\x45" + bytes(19)) == []
+    say(SHORT)
     assert [bytes(each)[HEADERS_BYTES:] for each in tun.take()] == [LONG]  # type: ignore[arg-type]
+    assert tun.take() == []
     tun.close()
 
 
@@ -136,7 +145,7 @@ async def test_without_the_privilege_to_sort_packets_the_device_has_one_queue() 
 
 
 @in_namespace
-async def test_between_two_packets_of_a_bulk_flow_what_is_sparse_is_read_and_kept_to_its_lane() -> None:
+async def test_between_two_packets_of_a_bulk_flow_what_is_sparse_is_given_to_its_own_taker() -> None:
     """The reader of the device's first queue asks for more, and the second queue's has been called before it gets it."""
     seen: list[str] = []
 
@@ -147,56 +156,25 @@ async def test_between_two_packets_of_a_bulk_flow_what_is_sparse_is_read_and_kep
         bring_up()
 
         def take(packets: list[object]) -> None:
-            is_sparse = tun.answers is not None
-            seen.append("sparse" if is_sparse else "bulk")
-            if not is_sparse and len(seen) == 1:
-                say(SHORT, LONG)
-                tun._left = 1 << 16  # as after a super-packet
-                assert tun.more() is not None
-                seen.append("more")
-                nursery.cancel_scope.cancel()
+            seen.append("bulk")
+            say(SHORT, LONG)
+            tun._left = 1 << 16  # as after a super-packet
+            assert tun.more() is not None
+            seen.append("more")
+            nursery.cancel_scope.cancel()
+
+        def take_sparse(packet: object) -> None:
+            seen.append("sparse")
 
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(ports.serve, tun, take)
+                nursery.start_soon(partial(ports.serve, tun, take, sparse=(take_sparse, take_sparse)))
                 say(LONG)
         tun.close()
 
     loop = OuterLoop()
     await trio.to_thread.run_sync(loop.run, main)
     assert seen == ["bulk", "sparse", "more"]
-
-
-def test_a_reader_of_a_lane_that_fails_leaves_it() -> None:
-    lane = FastLane()
-    (port,) = open_udp("127.0.0.1", 0)
-    lane.add_sockets([port], offloads=True)
-
-    def read(is_rested: bool) -> None:
-        assert port.out is not port.socket
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        lane.reader(read)(False)
-    assert port.out is port.socket
-    port.close()
-
-
-@in_namespace
-async def test_without_a_second_queue_nothing_is_taken_from_the_first_in_between() -> None:
-    """Who hands on what came before would be overtaken by it."""
-    ip("tuntap add hw0 mode tun")
-    lane, ports = FastLane(), KernelPorts(loop=OuterLoop(), sparse_first=True)
-    ports._lane = lane
-    tun = ports.open_tun("hw0", 1420)
-    assert isinstance(tun, KernelTun)
-    bring_up()
-    say(LONG)
-    seen: list[object] = []
-    lane.reader(lambda _: seen.extend([tun.take(), tun.send_lone(b"\x45" + bytes(19))]))(False)
-    assert seen == [[], []]
-    assert len(tun.take()) == 1
-    tun.close()
 
 
 @in_namespace
@@ -232,31 +210,3 @@ async def test_one_look_takes_no_more_than_its_budget_of_what_anybody_may_mark(*
     assert taken == 128
     port.close()
     sender.close()
-
-
-async def test_what_the_network_may_take_apart_goes_by_the_first_socket() -> None:
-    (ours,), (theirs,) = open_udp("127.0.0.1", 0), open_udp("127.0.0.1", 0)
-    open_sparse(ours)
-    open_sparse(theirs)
-    assert ours.sparse is not None
-    assert theirs.sparse is not None
-    ours.out = ours.sparse.socket
-    ours.send([b"x"], theirs.local, may_fragment=True)
-    ours.send_lone(b"y", theirs.local, may_fragment=True)
-    ours.lone_sender(theirs.local, may_fragment=True)(b"z")
-    with trio.fail_after(5):
-        arrivals = await theirs.receive()
-        while sum(each.datagram_count for each in arrivals) < 3:
-            arrivals += await theirs.receive()
-    assert not select.select([theirs.sparse], [], [], 0)[0]
-    ours.close()
-    theirs.close()
-
-
-async def test_dtls_has_no_lane() -> None:
-    ports = KernelPorts(loop=OuterLoop(), sparse_first=True)
-    ports.keep_order()
-    (port,) = ports.open_datagrams("127.0.0.1", 0)
-    assert isinstance(port, UdpSocket)
-    assert port.sparse is None
-    port.close()

@@ -120,7 +120,7 @@ def poison(node: Node, number: int, method: str) -> None:
     """Let the next turn of that kind be a bug."""
     session: Any = node.roster.running[name(number)].session
 
-    def crash(*args: object) -> None:
+    def crash(*args: object, **more: object) -> None:
         raise RuntimeError("a bug in a turn")
 
     setattr(session, method, crash)

@@ -380,7 +380,7 @@ async def test_the_device_is_told_the_addresses_once_they_are_configured() -> No
 
     context = SimpleNamespace(sibling=lambda _: SimpleNamespace(get=Configuring))
 
-    async def serve(*_: object) -> None:
+    async def serve(*_: object, **__: object) -> None:
         await trio.sleep_forever()
 
     ports = SimpleNamespace(open_tun=lambda *_, **__: device, serve=serve)

@@ -11,7 +11,7 @@ from namespaces import in_namespace, wait_until_local
 
 from holloway.actors.tun import KernelTun
 from holloway.actors.tun_opening import open_tun, open_tun_queue
-from holloway.actors.tun_steering import LONG_BYTES, MOST_PACKETS, WINDOW_S, steer
+from holloway.actors.tun_steering import LONG_BYTES, MOST_PACKETS, SLOW_S, WINDOW_S, steer
 
 HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 OURS = {socket.AF_INET: "10.9.0.1", socket.AF_INET6: "fd09::1"}
@@ -72,7 +72,10 @@ def test_a_flow_that_sent_something_long_keeps_to_the_first_queue_for_a_while_an
             busy.send(b"x")
             other.send(b"x")
             assert [count(queue) for queue in queues] == [2, 1], family
-            time.sleep(WINDOW_S * 1.2)
+            time.sleep(SLOW_S * 0.5)
+            busy.send(b"x")
+            assert [count(queue) for queue in queues] == [1, 0], family
+            time.sleep(SLOW_S * 0.7)
             busy.send(b"x")
             assert [count(queue) for queue in queues] == [0, 1], family
 
@@ -91,7 +94,7 @@ def test_a_flow_of_many_short_packets_keeps_to_the_first_queue_until_they_are_fe
             firsts, seconds = firsts + count(queues[0]), seconds + count(queues[1])
         assert firsts
         assert not seconds  # it has never paused
-        time.sleep(WINDOW_S * 2.2)
+        time.sleep(SLOW_S + WINDOW_S * 1.2)
         flow.send(b"x")
         assert [count(queue) for queue in queues] == [0, 1]
 

@@ -173,12 +173,12 @@ async def test_one_refused_datagram_does_not_hold_up_the_others(number: int) -> 
             self.sent.append(datagram)
 
     with pair("127.0.0.1", offloads=False) as (left, right):
-        real, left.out = left.out, Refusing()  # type: ignore[assignment]
+        real, left._socket = left._socket, Refusing()  # type: ignore[assignment]
         Refusing.sent.clear()
         try:
             left.send([b"first", b"second", b"third"], right.local)
         finally:
-            left.out = real
+            left._socket = real
         assert Refusing.sent == [b"first", b"third"]
         assert left.drops == {f"udp_{errno.errorcode[number].lower()}": 1}
 
