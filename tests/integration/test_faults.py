@@ -440,7 +440,8 @@ def asked(node: Daemon, request: bytes) -> bytes:
 def is_drained(node: Daemon) -> bool:
     assert node.process is not None
     table = Path(f"/proc/{node.process.pid}/net/udp").read_text()
-    return re.search(r":044B 00000000:0000 07 00000000:00000000", table) is not None
+    queues = re.findall(r":044B 00000000:0000 07 (\w+:\w+)", table)  # of every socket of the port: sent, received
+    return set(queues) == {"00000000:00000000"}
 
 
 def has_dropped(node: Daemon, reason: str, count: int) -> bool:
