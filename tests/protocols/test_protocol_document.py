@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from session_world import sealed
 
+from holloway.actors.udp_binding import SPARSE_DSCP
 from holloway.protocols import compression, path_mtu, reassembly, too_big
 from holloway.protocols.arrivals import lone
 from holloway.protocols.cookies import COOKIE_REPLY_BYTES, MacChecker, MacWriter
@@ -23,13 +24,14 @@ from holloway.protocols.keys import StaticKey
 from holloway.protocols.noise import Initiator, OpenedInitiation, initiation_bytes, response_bytes
 from holloway.protocols.offers import Security, Terms
 from holloway.protocols.path_mtu import Probe, ProbeAck
-from holloway.protocols.record_keys import REJECT_AFTER_BYTES, REKEY_AFTER_BYTES
+from holloway.protocols.record_keys import REJECT_AFTER_BYTES, REKEY_AFTER_BYTES, SPARSE_WINDOW
 from holloway.protocols.record_size import (
     MAX_MISSING,
     MEMORY,
     RECORD_S,
     REPORT_LIFETIME_S,
     REPORT_S,
+    SILENCE_S,
     TOLERATED_LOSS,
     WORTH_REPORTING,
     Report,
@@ -39,6 +41,7 @@ from holloway.protocols.record_wire import (
     FIRST_COUNTER_BYTES,
     MAX_DATAGRAMS,
     PACKED_MARK,
+    SPARSE_MARK,
     RecordKind,
     first_counter,
 )
@@ -95,6 +98,7 @@ def test_kinds_of_records() -> None:
     assert {int(number, 0): name.strip("`") for number, name, _ in marks} == {
         PACKED_MARK: "PACKED",
         CLEAR_MARK: "CLEAR",
+        SPARSE_MARK: "SPARSE",
     }
     stated = {int(number): name.strip("`") for number, name, _ in rows}
     assert stated == {kind.value: kind.name for kind in RecordKind}
@@ -142,11 +146,12 @@ def power(number: int) -> str:
 
 
 def test_numbers_in_the_prose_about_records() -> None:
-    collecting, reports, sizes, lengths, narrow, rules = (
+    collecting, reports, sparse, sizes, lengths, narrow, rules = (
         re.sub(r"\s+", " ", section(heading))
         for heading in (
             "Collecting records",
             "Reports",
+            "The sparse lane",
             "How many datagrams a record may have",
             "How long a datagram may be",
             "Narrow paths",
@@ -172,6 +177,13 @@ def test_numbers_in_the_prose_about_records() -> None:
                 f"missing for {REPORT_S * 1000:g} ms while",
                 f"; {MAX_MISSING} missing counters",
                 f"{WORTH_REPORTING} datagrams within {REPORT_S * 1000:g} ms",
+            ],
+        ),
+        (
+            sparse,
+            [
+                f"and {power(AES_GCM.rekey_after_messages)} records at the most under a key",
+                f"carries the DSCP {SPARSE_DSCP} ",
             ],
         ),
         (
@@ -212,6 +224,8 @@ def test_numbers_in_the_prose_about_records() -> None:
                 f"after {power(AES_GCM.rekey_after_messages)} records or {power(REKEY_AFTER_BYTES)} bytes of plaintext",
                 f"more than {power(AES_GCM.reject_after_messages)} records",
                 f"after {power(REJECT_AFTER_BYTES)} bytes",
+                f"has come by the other for {SILENCE_S:g} s",
+                f"greatest of its key; in the sparse lane, {SPARSE_WINDOW}.",
                 f"the newest {STAGED_PACKETS} of them and {power(STAGED_BYTES)} bytes",
             ],
         ),
@@ -339,6 +353,9 @@ def vectors(suite: Suite) -> str:
     if suite is AES_GCM:
         first, second = sealed(keys, [packet], 20, 0.0)
         lines["datagram 2"], lines["datagram 3"] = first.hex(), second.hex()
+        sparse = keys.seal_sparse(packet)
+        assert sparse is not None
+        lines["datagram 0 of the sparse lane"] = sparse.hex()
         lines["datagram 0 in clear"] = sealed(in_clear, [packet], 1420, 0.0)[0].hex()
         for direction, key in (("a to b", derived.send), ("b to a", derived.receive)):
             lines[f"first counter {direction}"] = first_counter(key).to_bytes(FIRST_COUNTER_BYTES, "little").hex()

@@ -1,0 +1,315 @@
+"""The sparse lane: records that may overtake all others under their key, and what neither lane loses by that."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from session_world import World, inner_packet, sealed, watched
+from super_packets import super_packet
+
+from holloway.protocols.addresses import Address
+from holloway.protocols.arrivals import Arrival, lone
+from holloway.protocols.events import DropReason
+from holloway.protocols.express import SHORT_BYTES
+from holloway.protocols.journal import Journal
+from holloway.protocols.noise import DerivedKeys
+from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.record_keys import SPARSE_WINDOW, RecordKeys
+from holloway.protocols.record_size import REPORT_GRACE_S, REPORT_S, SILENCE_S
+from holloway.protocols.record_wire import HEADER, HEADER_BYTES, SPARSE_MARK, RecordKind
+from holloway.protocols.replay import WINDOW_SIZE
+from holloway.protocols.session import Session
+from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD
+from holloway.simulations.deflate import Deflate
+
+FORTH, BACK = bytes(range(32)), bytes(range(32, 64))
+HOME: Address = ("192.0.2.7", 1099)
+ELSEWHERE: Address = ("192.0.2.8", 1099)
+ROOM = 1420
+PACKET = inner_packet(1)
+modest = settings(deadline=None, max_examples=60, derandomize=True)
+
+
+def end(*, is_sender: bool, terms: Terms = SEALED) -> RecordKeys:
+    keys = (FORTH, BACK, 1001, 2002) if is_sender else (BACK, FORTH, 2002, 1001)
+    return RecordKeys(
+        watched(AES_GCM, set()),
+        DerivedKeys(*keys, b"t" * 16, terms=terms),
+        Journal(),
+        is_initiator=is_sender,
+        created_at=0.0,
+        expires_at=180.0,
+        epoch=1,
+        codec=Deflate() if Terms.LZ4 in terms else None,
+    )
+
+
+def ends(terms: Terms = SEALED) -> tuple[RecordKeys, RecordKeys]:
+    return end(is_sender=True, terms=terms), end(is_sender=False, terms=terms)
+
+
+def sparse(keys: RecordKeys, packet: bytes = PACKET) -> bytes:
+    datagram = keys.seal_sparse(packet)
+    assert datagram is not None
+    return datagram
+
+
+def take(keys: RecordKeys, datagram: bytes, now: float = 0.0, source: Address = HOME) -> list[bytes]:
+    return [bytes(each) for record in keys.open(lone(datagram, source), HOME, now) for each in record.packets]  # type: ignore[arg-type]
+
+
+def drops(keys: RecordKeys) -> Counter[DropReason]:
+    return keys._journal.drops
+
+
+# Records.
+
+
+@pytest.mark.parametrize("terms", [SEALED, Terms.CLEAR, Terms.LZ4, Terms.CLEAR | Terms.LZ4])
+def test_what_is_sealed_is_opened_once_by_either_way(terms: Terms) -> None:
+    sender, receiver = ends(terms)
+    first, second = sparse(sender), sparse(sender)
+    assert take(receiver, first) == [PACKET]
+    assert receiver.open_lone(second, 0.0) == (None if Terms.LZ4 in terms else PACKET)
+    assert take(receiver, second) == ([PACKET] if Terms.LZ4 in terms else [])
+    for again in (first, second):
+        assert receiver.open_lone(again, 0.0) is None
+        assert take(receiver, again) == []
+    assert set(drops(receiver)) == {DropReason.REPLAYED}
+    assert not receiver.is_waiting
+    assert HEADER.unpack_from(first)[2] & SPARSE_MARK
+
+
+def test_a_key_without_that_term_refuses_plain_text_by_name() -> None:
+    sender, _ = ends(Terms.CLEAR)
+    _, receiver = ends()
+    assert take(receiver, sparse(sender)) == []
+    assert drops(receiver) == {DropReason.PLAINTEXT_REFUSED: 1}
+
+
+@modest
+@given(st.lists(st.sampled_from(["sparse", "short", "long", "report"]), max_size=40), st.randoms(use_true_random=False))
+def test_no_nonce_is_used_twice_and_all_arrive_however_they_overtake_each_other(
+    kinds: list[str], dice: random.Random
+) -> None:
+    """The cipher of `watched` refuses a nonce that it has seen."""
+    sender, receiver = ends()
+    sender._size._size, sender._size._heard_at = 8, 0.0
+    ordinary: list[Arrival] = []
+    express: list[Arrival] = []
+    expected: list[bytes] = []
+    for serial, kind in enumerate(kinds):
+        packet = inner_packet(serial)
+        if kind == "sparse":
+            express.append(lone(sparse(sender, packet), HOME))
+            expected.append(packet)
+        elif kind == "short":
+            ordinary += [lone(each, HOME) for each in sealed(sender, [packet], ROOM)]
+            expected.append(packet)
+        elif kind == "long":
+            pieces = sealed(sender, [super_packet(8 * 1300, 1300, serial=serial)], ROOM)
+            ordinary.append(Arrival(HOME, b"".join(pieces), len(pieces[0])))
+        else:
+            ordinary += [lone(run.datagrams()[0], HOME) for run in sender.seal_report(0.0)]
+    arrivals = [(dice.random(), each) for each in express]
+    waits = dice.random()
+    arrivals += [(waits + (1 - waits) * at / max(1, len(ordinary)), each) for at, each in enumerate(ordinary)]
+    found = []
+    for _, arrival in sorted(arrivals, key=lambda each: each[0]):
+        found += [each for record in receiver.open(arrival, HOME, 0.0) for each in record.packets]
+    assert sorted(each for each in found if isinstance(each, bytes)) == sorted(expected)
+    assert not drops(receiver)
+    assert len(found) == sum(kind != "report" for kind in kinds)
+
+
+def test_what_has_overtaken_everything_is_no_loss_to_those_it_has_overtaken() -> None:
+    """More than the window, and than the meter remembers, and later than a record may be."""
+    sender, receiver = ends()
+    waiting = [sealed(sender, [inner_packet(serial)], ROOM)[0] for serial in range(WINDOW_SIZE + 100)]
+    for serial in range(SPARSE_WINDOW + 100):
+        assert take(receiver, sparse(sender, inner_packet(serial))) == [inner_packet(serial)]
+    assert receiver.report_due_at is None, "nothing of it is reported"
+    for serial, datagram in enumerate(waiting):
+        assert take(receiver, datagram, now=5.0) == [inner_packet(serial)]
+    report = receiver._meter.report(6.0)
+    assert (report.records, report.lost) == (len(waiting), 0)
+    assert not drops(receiver)
+    assert take(receiver, sparse(sender)) == [PACKET]
+
+
+def test_what_is_late_within_the_lane_has_a_window_of_its_own() -> None:
+    sender, receiver = ends()
+    datagrams = [sparse(sender, inner_packet(serial)) for serial in range(SPARSE_WINDOW + 1)]
+    assert take(receiver, datagrams[-1]) == [inner_packet(SPARSE_WINDOW)]
+    assert take(receiver, datagrams[1]) == [inner_packet(1)]
+    assert take(receiver, datagrams[0]) == []
+    assert drops(receiver) == {DropReason.REPLAYED: 1}
+
+
+@pytest.mark.parametrize("bit", range(8 * 40))
+def test_a_datagram_that_was_altered_is_dropped_for_a_reason_and_changes_nothing(bit: int) -> None:
+    sender, receiver = ends()
+    take(receiver, sparse(sender))
+    good = sparse(sender)
+    altered = bytearray(good)
+    altered[bit // 8] ^= 1 << bit % 8
+    before = receiver.top, receiver._sparse_window.top, receiver.report_due_at
+    with suppress(InvalidTag):
+        assert receiver.open_lone(bytes(altered), 0.0) is None
+    assert take(receiver, bytes(altered)) == []
+    assert (receiver.top, receiver._sparse_window.top, receiver.report_due_at) == before
+    assert drops(receiver).total() == 1 or receiver.next_expiry() is not None
+    assert take(receiver, good) == [PACKET]
+
+
+@pytest.mark.parametrize("length", range(len(PACKET) + 32))
+def test_a_datagram_that_was_cut_is_dropped(length: int) -> None:
+    sender, receiver = ends()
+    assert take(receiver, sparse(sender)[:length]) == []
+    assert drops(receiver).total() == 1
+
+
+@pytest.mark.parametrize(("number", "spread"), [(1, 1), (0, 1), (0, 63), (1, 0), (0, 64), (0, 4095)])
+def test_no_record_of_the_lane_has_pieces(number: int, spread: int) -> None:
+    sender, receiver = ends()
+    index, _, kind, word = HEADER.unpack_from(sparse(sender))
+    header = HEADER.pack(index, number, kind, word | spread)
+    assert take(receiver, header + sender._seal.encrypt(header[4:], PACKET, None)) == []
+    assert drops(receiver) == {DropReason.MALFORMED: 1}
+    assert receiver.next_expiry() is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RecordKind if kind is not RecordKind.PACKETS])
+def test_no_record_of_another_kind_takes_the_lane(kind: RecordKind) -> None:
+    sender, receiver = ends()
+    index, _, _, word = HEADER.unpack_from(sparse(sender))
+    header = HEADER.pack(index, 0, kind | SPARSE_MARK, word)
+    assert take(receiver, header + sender._seal.encrypt(header[4:], PACKET, None)) == []
+    assert drops(receiver) == {DropReason.MALFORMED: 1}
+
+
+def test_an_authentic_record_that_holds_no_packets_is_dropped() -> None:
+    sender, receiver = ends()
+    records = receiver.open(lone(sparse(sender, b"\x45 is no packet"), HOME), HOME, 0.0)
+    assert [record.packets for record in records] == [()]
+    assert drops(receiver) == {DropReason.MALFORMED: 1}
+
+
+def test_runs_may_have_datagrams_of_both_lanes() -> None:
+    sender, receiver = ends()
+    datagrams = []
+    for serial in range(0, 12, 3):
+        datagrams += [sparse(sender, inner_packet(serial)), *sealed(sender, [inner_packet(serial + 1)], ROOM)]
+        datagrams.append(sparse(sender, inner_packet(serial + 2)))
+    arrival = Arrival(HOME, b"".join(datagrams), len(datagrams[0]))
+    found = [each for record in receiver.open(arrival, HOME, 0.0) for each in record.packets]
+    assert found == [inner_packet(serial) for serial in range(12)]
+    assert not drops(receiver)
+
+
+def test_a_key_with_too_many_counters_used_seals_nothing_for_the_lane() -> None:
+    sender, receiver = ends()
+    sender._sparse_sent = AES_GCM.rekey_after_messages - 1
+    assert take(receiver, sparse(sender)) == [PACKET]
+    assert sender.seal_sparse(PACKET) is None
+    assert sealed(sender, [PACKET], ROOM)
+
+
+# Where the peer is.
+
+
+def test_the_newest_of_the_lane_tells_where_the_peer_is_when_the_other_lane_is_silent() -> None:
+    sender, receiver = ends()
+    held_back, first = sparse(sender), sparse(sender)
+    for datagram, now, moves in (
+        (first, 1.0, True),
+        (held_back, 1.0, False),  # not the newest
+        (sealed(sender, [PACKET], ROOM)[0], 2.0, True),
+        (sparse(sender), 2.0 + SILENCE_S / 2, False),  # the other lane is in use
+        (sparse(sender), 2.0 + REPORT_S + SILENCE_S * 1.1, True),
+        (sender.seal_report(3.0)[0].datagrams()[0], 3.0, True),
+        (sparse(sender), 3.0, True),  # reports are no traffic
+    ):
+        top = receiver.top
+        assert receiver.open(lone(datagram, ELSEWHERE), HOME, now)
+        assert (receiver.top > top) is moves
+
+
+def lone_sparse(world: World, node: str, serial: int) -> bytes | None:
+    session = world.nodes[node].session
+    return session.send_lone(inner_packet(serial), world.now, is_sparse=True)
+
+
+@pytest.mark.parametrize("now_later", [0.0, 1.0])
+def test_a_peer_that_moved_is_followed_by_what_it_sends_in_the_lane(now_later: float) -> None:
+    world = World(AES_GCM)
+    world.establish()
+    world.run(1.0)
+    a, b = world.nodes["a"], world.nodes["b"]
+    before = b.session.endpoint
+    serials = world.send(a, 20)
+    while world.lost(serials, b):
+        world.run(0.01)
+    world.run(now_later)
+    datagram = lone_sparse(world, "a", 7)
+    assert datagram is not None
+    b.session.receive([lone(datagram, ELSEWHERE)], world.now)
+    assert b.session.packets_to_deliver() == [inner_packet(7)]
+    assert b.session.endpoint == (ELSEWHERE if now_later else before)
+
+
+# What takes the general way.
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
+def test_what_the_short_way_does_not_take_the_lane_does_not_take(suite: object) -> None:
+    world = World(suite)  # type: ignore[arg-type]
+    assert lone_sparse(world, "a", 0) is None, "there is no key"
+    world.establish()
+    world.run(1.0)
+    session: Session = world.nodes["a"].session
+    taken = lone_sparse(world, "a", 0)
+    assert (taken is None) is (suite is WIREGUARD)
+    for packet in (b"", inner_packet(1, SHORT_BYTES + 1), super_packet(2600, 1300)):
+        assert session.send_lone(packet, world.now, is_sparse=True) is None
+    assert session._ring.current is not None
+    world.now = session._ring.current.created_at + 120.001
+    assert lone_sparse(world, "a", 0) is None, "the key wants a successor"
+
+
+def test_the_timers_hear_of_the_lane_as_of_any_other_packet() -> None:
+    world = World(AES_GCM)
+    world.establish()
+    world.run(30.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    packets, size = a.transmitted.packets, a.transmitted.bytes
+    datagram = lone_sparse(world, "a", 3)
+    assert datagram is not None
+    assert (a.transmitted.packets, a.transmitted.bytes) == (packets + 1, size + len(datagram))
+    heard = b.received.packets, b.received.bytes
+    assert b.receive_lone(lone(datagram, b_sees(world)), world.now) == inner_packet(3)
+    assert (b.received.packets, b.received.bytes) == (heard[0] + 1, heard[1] + len(datagram))
+    assert b.last_received_at == world.now
+    due = b.next_timeout()
+    assert due is not None
+    assert due <= world.now + 10.1, "a keepalive is owed"
+    assert b._timers.soonest_s > REPORT_S + REPORT_GRACE_S
+    assert b.receive_lone(lone(datagram, b_sees(world)), world.now) is None
+
+
+def b_sees(world: World) -> Address:
+    return world.nodes["a"].address
+
+
+def test_the_header_of_a_sparse_datagram_is_the_ordinary_one_but_for_its_mark() -> None:
+    sender, _ = ends()
+    ordinary, express = sealed(sender, [PACKET], ROOM)[0], sparse(sender)
+    index, number, kind, word = HEADER.unpack_from(ordinary)
+    assert HEADER.unpack_from(express) == (index, number, kind | SPARSE_MARK, word)
+    assert ordinary[HEADER_BYTES:] != express[HEADER_BYTES:]
