@@ -127,11 +127,12 @@ class TunReader:
     def _send_lone(self, packet: Packet, *, is_sparse: bool = False) -> bool:
         if type(packet) is not bytes or len(packet) < IPV4_HEADER_BYTES:
             return False
-        if packet[0] >> 4 == 4:  # as `Router.find` begins
-            peer = self._known(packet[16:20])
-        else:
-            address = destination(packet)
-            peer = None if address is None else self._router.routes.lookup(address)
+        address = packet[16:20] if packet[0] >> 4 == 4 else destination(packet)
+        if address is None:
+            return False
+        peer = self._known(address)
+        if peer is None and is_sparse:  # what follows must not overtake it
+            peer = self._router.routes.lookup(address)
         return peer is not None and peer.offer_lone(packet, is_sparse=is_sparse)
 
     def offer(self, packets: list[Packet]) -> None:

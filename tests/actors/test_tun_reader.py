@@ -11,7 +11,7 @@ from session_world import inner_packet
 
 from holloway.actors.router import Router
 from holloway.actors.tun_reader import TunReader
-from holloway.protocols.packets import Packet, SuperPacket
+from holloway.protocols.packets import Packet, SuperPacket, UnfinishedPacket
 from holloway.simulations.ports import SimulatedTun
 
 
@@ -192,3 +192,64 @@ def test_superseded_acknowledgements_stay_here_and_are_counted() -> None:
     assert log == [("peer 2", [first]), ("peer 2", [third]), ("peer 3", [packet_to(3)])]
     assert router.superseded == 1
     assert not router.drops
+
+
+class Picky(Peer):
+    """One that takes by the sparse lane what is short."""
+
+    def offer_lone(self, packet: bytes, *, is_sparse: bool = False) -> bool:
+        is_taken = len(packet) < 100 and self.is_usual
+        if is_taken:
+            self._log.append((f"{self.name} {'sparse' if is_sparse else 'alone'}", [packet]))
+        return is_taken
+
+
+def udp_to(last: int) -> bytes:
+    """With a wrong checksum."""
+    whole = bytearray(packet_to(last, 40))
+    whole[9] = 17
+    whole[20:28] = bytes((0, 7, 0, 7, 0, 20, 1, 2))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_what_is_sparse_goes_by_its_lane_one_by_one_or_all_of_it_by_the_other(
+    monkeypatch: pytest.MonkeyPatch, is_usual: bool
+) -> None:
+    monkeypatch.setattr(Peer, "is_usual", is_usual)
+    log: list[tuple[str, list[Packet]]] = []
+    router = Router([])
+    tun = reader(log, router)
+    four: Any = Picky("four", log)
+    six: Any = Picky("six", log)
+    router.assign(four, (ip_network("10.0.0.5"),))
+    router.assign(six, (ip_network("fd00::/16"),))
+    in_six = bytes([0x60, 0, 0, 0, 0, 8, 17, 64]) + b"\xfd" * 32 + bytes((0, 7, 0, 7, 0, 8, 0, 0))
+    unfinished = UnfinishedPacket(udp_to(5))
+    nowhere, malformed = packet_to(9), b"\x30"
+    packets: list[Packet] = [packet_to(5), in_six, unfinished, packet_to(5, 300), nowhere, malformed]
+    tun.offer_sparse(packets)
+    finished = unfinished.finished()
+    assert finished != unfinished
+    taken = [("four", packet_to(5)), ("six", in_six), ("four", finished)]
+    if is_usual:
+        assert log == [*((f"{name} sparse", [packet]) for name, packet in taken), ("four", [packet_to(5, 300)])]
+    else:
+        assert sorted(log) == [("four", [packet_to(5), finished, packet_to(5, 300)]), ("six", [in_six])]
+    assert router.drops == {"no_route": 1, "not_ip": 1}, "counted once"
+    log.clear()
+    for packet in packets:
+        tun.offer_sparse_lone(packet)
+    assert [name for name, _ in log] == [f"{name}{' sparse' * is_usual}" for name, _ in taken] + ["four"]
+    assert router.drops == {"no_route": 2, "not_ip": 2}
+
+
+@pytest.mark.parametrize("answers_sparse", [True, False])
+def test_an_answer_goes_by_the_lane_that_it_was_found_in(answers_sparse: bool) -> None:
+    log: list[tuple[str, list[Packet]]] = []
+    device, router = SimulatedTun("hw0", 1420), Router([])
+    device.answers_sparse = answers_sparse
+    peer: Any = Picky("peer", log)
+    router.assign(peer, (ip_network("10.0.0.5"),))
+    TunReader(device, router).answer_lone(packet_to(5))
+    assert log == [("peer sparse" if answers_sparse else "peer alone", [packet_to(5)])]
