@@ -199,7 +199,7 @@ class ExportedSession:
                 self._journal.drop(reason, arrival.source, arrival.datagram_count)
                 continue
             is_moved = arrival.source != self.endpoint
-            top = keys.top if is_moved else 0
+            newest = keys.newest if is_moved else 0
             records = keys.open(arrival, self.endpoint, now)
             is_waiting = is_waiting or keys.is_waiting
             if not records:
@@ -208,7 +208,7 @@ class ExportedSession:
             heard.add(association)
             if (asked := self._asked.get(association)) is not None:
                 asked.is_used = True
-            if is_moved and keys.top > top:
+            if is_moved and keys.newest > newest:
                 self.aim(arrival.source, now)
             if keys is ring.next:
                 ring.confirm_next()

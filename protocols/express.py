@@ -73,10 +73,13 @@ class ExpressLane:
             or not 0 < len(packet) <= SHORT_BYTES
             or self._waiting
             or tunnel.outbox
-            or tunnel.path.size < tunnel.widest
             or self.endpoint is None
         ):
             return None
+        if tunnel.path.size < tunnel.widest:
+            if not is_sparse:
+                return None
+            packet = tunnel.narrowed(packet)
         datagram = keys.seal_sparse(packet) if is_sparse else keys.seal_lone(packet)
         if datagram is not None:
             if send is not None:

@@ -10,7 +10,10 @@ Not responsible for choosing a slot, for timers, or for who may send which packe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -62,6 +65,8 @@ _PACKETS = RecordKind.PACKETS.value
 _SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
 _REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
 _MARKED = 0x0100  # what is not less has marks
+_PLACES = 32  # bits: more than a key has records
+_SPARSE_HEAD = 0xFFFF_0000_FFFF_FFFF  # receiver index and kind
 SPARSE_WINDOW = 1024
 """Counters of the sparse lane that are remembered. What takes it stands in no queue."""
 
@@ -89,7 +94,7 @@ class RecordKeys(TransportKeys):
         "_size",
         "_sparse_in",
         "_sparse_kind",
-        "_sparse_moves",
+        "_sparse_newest",
         "_sparse_out",
         "_sparse_sent",
         "_sparse_window",
@@ -130,12 +135,12 @@ class RecordKeys(TransportKeys):
         # What `HEADER` begins with in a record of packets that is one datagram. That module's code is used by nothing else on the
         # short way, and to have it fetched costs more than all that it does.
         self._sparse_kind = _PACKETS | self._mark | _SPARSE
-        self._lone_out, self._lone_in, self._sparse_out, self._sparse_in = (
-            HEADER.pack(index, 0, kind, 0)[:8]
-            for kind in (_PACKETS | self._mark, self._sparse_kind)
-            for index in (self.remote_index, self.local_index)
+        self._lone_out = HEADER.pack(self.remote_index, 0, _PACKETS | self._mark, 0)[:8]
+        self._lone_in = (_PACKETS | self._mark) << 48 | self.local_index  # of them the first 8 bytes as a number
+        self._sparse_out, self._sparse_in = (
+            self._sparse_kind << 48 | index for index in (self.remote_index, self.local_index)
         )
-        self._sparse_sent = self._sparse_moves = 0
+        self._sparse_sent, self._sparse_newest = 0, -1 << 64
         self._sparse_window = ReplayWindow(SPARSE_WINDOW)
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
@@ -150,11 +155,9 @@ class RecordKeys(TransportKeys):
         self._opening: OpeningTurn | None = None
 
     @property
-    def top(self) -> int:
-        """See `TransportKeys`. Nothing tells which of two records of different lanes is newer. So one of the sparse lane is newer than
-        all before it only when the other has been silent; who holds it back to send it later from elsewhere, gains nothing.
-        """
-        return self._window.top + self._sparse_moves
+    def newest(self) -> int:
+        """See `TransportKeys`. A record of the sparse lane says how many of the other lane were sealed before it."""
+        return max((self._window.top - self._first_in) << _PLACES, self._sparse_newest)
 
     @property
     def is_worn(self) -> bool:
@@ -225,7 +228,9 @@ class RecordKeys(TransportKeys):
             return None
         self._sparse_sent = number + 1
         self._bytes = total
-        head, word = self._sparse_out, ((self._first_out + number) << SPREAD_BITS).to_bytes(8, "little")
+        others = self._sent
+        head = (self._sparse_out | (others & 0xFFFF) << 32).to_bytes(8, "little")
+        word = ((self._first_out + number) << SPREAD_BITS | others >> 16).to_bytes(8, "little")
         return head + word + self._seal.encrypt(head[4:] + word, packet, None)
 
     def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:
@@ -233,20 +238,21 @@ class RecordKeys(TransportKeys):
         if len(data) < MIN_TRANSPORT_BYTES or self._packer is not None:
             return None
         word = int.from_bytes(data[8:HEADER_BYTES], "little")
-        counter, head = word >> SPREAD_BITS, data[:8]
-        is_sparse = head == self._sparse_in
+        counter, head = word >> SPREAD_BITS, int.from_bytes(data[:8], "little")
+        is_sparse = head & _SPARSE_HEAD == self._sparse_in
         window = self._sparse_window if is_sparse else self._window
         if (
             counter <= window.top
             or not self._first_in <= counter < self._end_in
-            or not (is_sparse or head == self._lone_in)
-            or word & _SPREAD_MASK
+            or not (is_sparse or (head == self._lone_in and not word & _SPREAD_MASK))
         ):
             return None
         nonce = data[4:HEADER_BYTES]
         if type(nonce) is not bytes:
             nonce = bytes(nonce)
         plaintext = self._receive.decrypt(nonce, data[HEADER_BYTES:], None)
+        if is_sparse:
+            self._note_sparse(head, word)
         window.commit(counter)
         if not is_sparse and self._meter.arrived(counter, 1, now):
             self.is_waiting = True
@@ -300,7 +306,7 @@ class RecordKeys(TransportKeys):
             index, number, kind, word = HEADER.unpack_from(data, at)
             count, counter = (word & _SPREAD_MASK) + 1, word >> SPREAD_BITS
             if kind == self._sparse_kind:
-                self._open_sparse(data[at : at + size], source, now, opened)
+                self._open_sparse(data[at : at + size], source, opened)
                 at += stride
                 continue
             reason = self._refusal(index, number, kind, counter, count)
@@ -325,14 +331,12 @@ class RecordKeys(TransportKeys):
             at += stride
         return opened
 
-    def _open_sparse(self, data: bytes | memoryview, source: Address, now: float, opened: list[Opened]) -> None:
+    def _open_sparse(self, data: bytes | memoryview, source: Address, opened: list[Opened]) -> None:
         """One datagram of the sparse lane."""
-        index, number, kind, word = HEADER.unpack_from(data)
+        index, number, _, word = HEADER.unpack_from(data)
         counter, window, size = word >> SPREAD_BITS, self._sparse_window, len(data)
         reason, plaintext = None, None
-        if number or word & _SPREAD_MASK:
-            reason = DropReason.MALFORMED
-        elif index != self.local_index:
+        if index != self.local_index:
             reason = DropReason.UNKNOWN_INDEX
         elif size < MIN_TRANSPORT_BYTES:
             reason = DropReason.BAD_LENGTH
@@ -341,17 +345,22 @@ class RecordKeys(TransportKeys):
         elif not window.is_new(counter):
             reason = DropReason.REPLAYED
         else:
-            plaintext = open_record(self._receive.decrypt, kind, counter, 1, data[HEADER_BYTES:])
+            with suppress(InvalidTag):
+                plaintext = self._receive.decrypt(bytes(data[4:HEADER_BYTES]), data[HEADER_BYTES:], None)
         if plaintext is None:
             self._journal.drop(reason or DropReason.NOT_AUTHENTIC, source)
             return
-        if counter > window.top and self._meter.is_silent(now):
-            self._sparse_moves += 1
+        self._note_sparse(number << 32, word)
         window.commit(counter)
-        packets = packets_of(plaintext, 1)
-        if packets is None:
+        if (packets := packets_of(plaintext, 1)) is None:
             self._journal.drop(DropReason.MALFORMED, source)
         opened.append(Opened(RecordKind.PACKETS, packets or (), size))
+
+    def _note_sparse(self, head: int, word: int) -> None:
+        """Of an authentic record of the sparse lane: the numbers that its header is made of, the first perhaps in part."""
+        others = (head >> 32 & 0xFFFF) | (word & _SPREAD_MASK) << 16
+        place = (others - 1) << _PLACES | (word >> SPREAD_BITS) - self._first_in + 1
+        self._sparse_newest = max(self._sparse_newest, place)
 
     def _open_row(
         self,

@@ -32,8 +32,6 @@ REPORT_S = 0.02
 REPORT_GRACE_S = 0.05
 """So long after that a timer sees to it. Before, whatever arrives is an occasion: under traffic a timer that went off with each
 report would cost more than the reports."""
-SILENCE_S = 0.1
-"""Longer than what is under way takes to arrive."""
 WORTH_REPORTING = 8
 """Datagrams within `REPORT_S`. Less traffic has nothing to gain from longer records, and reports must not be answered with
 reports."""
@@ -140,10 +138,6 @@ class LossMeter:
         self._pending = 0
         self.due_at = now + REPORT_S if self._missing else None
         return Report(self._records & _MASK, self._datagrams & _MASK, self._lost & _MASK, self._losses & _MASK)
-
-    def is_silent(self, now: float) -> bool:
-        """Whether nothing but reports has arrived for `SILENCE_S`."""
-        return now > self._pending_until + SILENCE_S
 
     def _late(self, now: float) -> Iterator[int]:
         for counter, since in self._missing.items():

@@ -231,13 +231,13 @@ class Session(BulkLane):
                 self._journal.drop(DropReason.KEY_EXPIRED, source, arrival.datagram_count)
                 continue
             is_moved = source != self.endpoint
-            top = keys.top if is_moved else 0
+            newest = keys.newest if is_moved else 0
             records = keys.open(arrival, self.endpoint, now)
             is_waiting = is_waiting or keys.is_waiting
             if not records:
                 continue
             is_heard = True
-            if is_moved and keys.top > top:  # a late datagram from where the peer was before moves nothing back
+            if is_moved and keys.newest > newest:  # a late datagram from where the peer was before moves nothing back
                 self._move_endpoint(source, now)
             if keys is ring.next:
                 ring.confirm_next()

@@ -122,7 +122,12 @@ class TransportKeys(ABC):
 
     @property
     def top(self) -> int:
-        """What grows with each authentic datagram that is newer than all before it: the greatest counter, -1 before the first."""
+        """The greatest counter received and authenticated, -1 before the first."""
+        return self._window.top
+
+    @property
+    def newest(self) -> int:
+        """What grows with each authentic datagram that was sealed after all those before it."""
         return self._window.top
 
     @property

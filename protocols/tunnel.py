@@ -126,6 +126,10 @@ class Tunnel:
                     self.inside.add_own(answer)
         return [clamped(packet, room) for packet in packets]
 
+    def narrowed(self, packet: bytes) -> bytes:
+        """The same for a packet that fits in any datagram."""
+        return clamp_mss(packet, self.room) if self.path.is_settled else packet
+
     # Receiving.
 
     def hear(self, records: Sequence[Opened], source: Address, now: float) -> bool:

@@ -483,7 +483,7 @@ def snapshot(session: Session) -> Snapshot:
         session.received.packets,
         session.transmitted.packets,
         session.handshakes_total,
-        tuple((keys.local_index, keys.top, keys.sent) for keys in ring.by_index.values()),
+        tuple((keys.local_index, keys.newest, keys.top, keys.sent) for keys in ring.by_index.values()),
         None if ring.next is None else ring.next.local_index,
     )
 

@@ -123,7 +123,9 @@ def test_nobody_else_can_inject_alter_or_repeat_what_is_in_clear() -> None:
         (SEALED, 0x0100, DropReason.NOT_AGREED),
         (CLEAR, 0x0000, DropReason.NOT_AGREED),
         (CLEAR, 0x0300, DropReason.NOT_AGREED),
-        (CLEAR, 0x0400, DropReason.MALFORMED),
+        (CLEAR, 0x0400, DropReason.NOT_AGREED),  # of the sparse lane, and sealed
+        (SEALED, 0x0600, DropReason.PLAINTEXT_REFUSED),
+        (CLEAR, 0x0800, DropReason.MALFORMED),
     ],
 )
 def test_a_record_of_another_form_is_refused_by_name(terms: Terms, mark: int, reason: DropReason) -> None:
