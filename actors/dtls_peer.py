@@ -137,7 +137,7 @@ class DtlsPeer:
         """Packets of the host for this peer."""
         self._take_turn(partial(self._send, packets), lost=packets)
 
-    def offer_lone(self, packet: bytes, *, is_sparse: bool = False) -> bool:
+    def offer_lone(self, packet: bytes, *, is_sparse: bool = False, count: int = 1) -> bool:
         """See `RunningPeer`. There is no short way."""
         return False
 

@@ -21,14 +21,16 @@ Responsible for having both second queues. Not responsible for what they do.
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from holloway.actors.tun_steering import steer
+from holloway.actors.tun_steering import load, steer
 from holloway.actors.udp_binding import open_sparse
-from holloway.protocols.errors import PortError
+from holloway.protocols.errors import PortError, TunError
 
 if TYPE_CHECKING:
     from holloway.actors.tun import KernelTun
@@ -37,17 +39,35 @@ if TYPE_CHECKING:
 log = logging.getLogger("holloway.fast_lane")
 
 
-def add_queue(tun: KernelTun, queue: KernelTun) -> None:
-    """`queue`: the second of `tun`, which is closed if the kernel will not fill it as it should."""
+def open_device(open_first: Callable[[bool], KernelTun], open_second: Callable[[KernelTun], KernelTun]) -> KernelTun:
+    """A device with its second queue, or without it. `open_first`: told whether it may have one. Raises `TunError`."""
     try:
-        steer(tun.fileno())
+        program = load()
     except OSError as error:
         log.info(
             "flows that send little are not carried first: the kernel refuses to sort packets (%s)", error.strerror
         )
-        queue.close()
-    else:
-        tun.add_sparse(queue)
+        return open_first(False)
+    try:
+        try:
+            first = open_first(True)
+        except TunError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY:
+                raise
+            return open_first(False)  # as where somebody has made it so
+        try:
+            second = open_second(first)
+        except TunError:
+            return first
+        try:
+            steer(first.fileno(), program)
+        except OSError:  # before Linux 4.16
+            second.close()
+        else:
+            first.add_sparse(second)
+        return first
+    finally:
+        os.close(program)
 
 
 def add_sockets(sockets: Iterable[UdpSocket], *, offloads: bool) -> None:

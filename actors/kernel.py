@@ -6,7 +6,6 @@ randomness enter. Not responsible for what any of them does.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from holloway.actors.fast_lane import add_queue, add_sockets
+from holloway.actors.fast_lane import add_sockets, open_device
 from holloway.actors.netlink import open_netlink
 from holloway.actors.outer_loop import OuterLoop
 from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
@@ -23,7 +22,6 @@ from holloway.actors.tun import KernelTun
 from holloway.actors.tun_opening import open_tun, open_tun_queue
 from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import open_beside, open_udp
-from holloway.protocols.errors import TunError
 
 
 class KernelPorts(Ports):
@@ -49,29 +47,19 @@ class KernelPorts(Ports):
     def open_tun(self, name: str, mtu: int, *, several: bool = False) -> TunPort:
         """See `Ports` and `open_tun`."""
         if self._is_sparse_first and not several:
-            port, queue = self._open_two(name, mtu)
-            if queue is not None:
-                add_queue(port, queue)
-            return port
+            return open_device(lambda several: self._open_tun(name, mtu, several=several), self._open_queue)
+        return self._open_tun(name, mtu, several=several)
+
+    def _open_tun(self, name: str, mtu: int, *, several: bool) -> KernelTun:
         return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=several)
 
-    def _open_two(self, name: str, mtu: int) -> tuple[KernelTun, KernelTun | None]:
-        """A device and its second queue; only the device if that is one that somebody made with a single one."""
-        try:
-            port = open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super, several=True)
-        except TunError as error:
-            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
-                raise
-            return open_tun(name, mtu, offloads=self._offloads, receive_super=self._receive_super), None
-        try:
-            return port, open_tun_queue(port, receive_super=self._receive_super)
-        except TunError:
-            return port, None
+    def _open_queue(self, device: KernelTun) -> KernelTun:
+        return open_tun_queue(device, receive_super=self._receive_super)
 
     def open_tun_queue(self, device: TunPort) -> TunPort:
         """See `Ports` and `open_tun_queue`."""
         assert isinstance(device, KernelTun)
-        return open_tun_queue(device, receive_super=self._receive_super)
+        return self._open_queue(device)
 
     def open_datagrams(self, address: str | None, port: int, *, mark: int = 0) -> list[DatagramPort]:
         """See `Ports` and `open_udp`."""

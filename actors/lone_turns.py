@@ -58,9 +58,9 @@ class LoneTurns(BulkTurns):
     @abstractmethod
     def _turn(self, act: Callable[[Any, float], None], what: Any) -> None: ...
 
-    def offer_lone(self, packet: Packet, *, is_sparse: bool = False) -> bool:
-        """One packet of the host for this peer, the whole turn on the short way. False: nothing has happened. `is_sparse`: see
-        `ExpressLane.send_lone`.
+    def offer_lone(self, packet: Packet, *, is_sparse: bool = False, count: int = 1) -> bool:
+        """One packet of the host for this peer, the whole turn on the short way. False: nothing has happened. `is_sparse` and `count`:
+        see `ExpressLane.send_lone`.
         """
         if self._queued or self.is_stopped:
             return False
@@ -70,7 +70,7 @@ class LoneTurns(BulkTurns):
                 self._aim()
             now = way.clock_offset_s + way.tick()
             send = way.send_sparse if is_sparse else way.send
-            if session.send_lone(packet, now, send, is_sparse=is_sparse) is None:
+            if session.send_lone(packet, now, send, is_sparse=is_sparse, count=count) is None:
                 return False
             if self._armed_at > now + way.soonest_s:
                 self._rearm()

@@ -40,6 +40,12 @@ FEW_EVENTS = 32
 """Descriptors that one look finds ready; those beyond are found by the next. Python makes room for a thousand otherwise, each time."""
 
 
+LOOKS = 8
+"""How often a reader looks for what is urgent before it hands on what it has read: whatever was sent before that is there by then."""
+LOOK_COST_BYTES = 64 * 1024
+"""What a look that finds something takes of the reader's budget."""
+
+
 class OuterLoop:
     """Runs one Trio program. Made and run in one thread; in the main thread signals come as with `trio.run`."""
 
@@ -105,23 +111,29 @@ class OuterLoop:
         if trio.lowlevel.current_statistics().tasks_runnable:
             self._bell_rings.poll(GIVE_WAY_MS)
 
-    def look(self) -> None:
-        """Within a reader, between two things that it reads: have those called whose descriptors are urgent and have something.
+    def look(self, rounds: int = 1) -> bool:
+        """Within a reader, between two things that it reads: have those called whose descriptors are urgent and have something, once in
+        each round until there is nothing. Whether anybody was called.
 
         Within one of those this does nothing.
         """
         if self._is_looking:
-            return
-        for descriptor, _ in self._urgent.poll(0, FEW_EVENTS):
-            reader = self._readers.get(descriptor)
-            if reader is not None:
-                self._is_looking = True
-                try:
-                    reader(False)
-                except BaseException as error:  # noqa: BLE001 - only carried to the task that raises it
-                    self._fail(descriptor, error)
-                finally:
-                    self._is_looking = False
+            return False
+        for done in range(rounds):
+            events = self._urgent.poll(0, FEW_EVENTS)
+            if not events:
+                return done > 0
+            for descriptor, _ in events:
+                reader = self._readers.get(descriptor)
+                if reader is not None:
+                    self._is_looking = True
+                    try:
+                        reader(False)
+                    except BaseException as error:  # noqa: BLE001 - only carried to the task that raises it
+                        self._fail(descriptor, error)
+                    finally:
+                        self._is_looking = False
+        return True
 
     async def serve(self, descriptor: int, reader: Reader, *, urgent: tuple[int, Reader] | None = None) -> NoReturn:
         """Have `reader` called whenever there is something to read, until cancelled. The descriptor stays open meanwhile.

@@ -122,9 +122,9 @@ class RunningPeer(Protocol):
         """Packets of the host for this peer, at once."""
         ...
 
-    def offer_lone(self, packet: bytes, *, is_sparse: bool = False) -> bool:
-        """One packet of the host for this peer, which came alone, or is of a flow that sends little. False: nothing has happened, offer
-        it with the others.
+    def offer_lone(self, packet: bytes, *, is_sparse: bool = False, count: int = 1) -> bool:
+        """One packet of the host for this peer, which came alone, or is of a flow that sends little; of these it may be `count` packets
+        back to back. False: nothing has happened, offer it with the others.
         """
         ...
 

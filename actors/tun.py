@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from holloway.actors.outer_loop import Reader
+from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOKS, Reader
 from holloway.actors.ports import TunPort, refusal, stream
 from holloway.actors.tun_offload import (
     BULK_TCP,
@@ -50,6 +50,8 @@ RECEIVE_ROWS = 4  # of like packets, or so many
 # of the next row, and carries that alone, which costs half as much as to carry the row. So the device is looked at after a
 # pause of a millisecond, which is what epoll makes of it, and no more than so often in vain.
 PAUSE_S, PAUSES = 0.0005, 2
+SPARSE_BUDGET = 16
+"""Packets of flows that send little that go before one of a bulk flow."""
 LEAST_COST_BYTES = (
     RECEIVE_BUDGET_BYTES // RECEIVE_BUDGET
 )  # what a short packet takes of it, when it is asked for one by one
@@ -99,13 +101,16 @@ class KernelTun(TunPort):
         self.sparse: KernelTun | None = None
         """Another queue, to be read first, which it owns (`add_sparse`)."""
         self._answers = descriptor  # where the host's answer to what comes alone is looked for
-        self.look: Callable[[], None] | None = None
-        """Called between two packets of a bulk flow, and in a stream of them if `is_urgent`."""
+        self.budget = RECEIVE_BUDGET
+        """Packets that one `receive` takes."""
+        self.look: Callable[..., bool] | None = None
+        """Called between two packets of a bulk flow, in a stream of them if `is_urgent`, and before others are handed on; see
+        `OuterLoop.look`."""
         self.is_urgent: Callable[[], object] | None = None
 
     def add_sparse(self, queue: KernelTun) -> None:
         """From now on it has `queue`, to which the kernel gives what is of flows that send little."""
-        queue.drops = self.drops
+        queue.drops, queue.budget = self.drops, SPARSE_BUDGET
         self.sparse, self._answers, self.answers_sparse = queue, queue.fileno(), True
 
     @property
@@ -159,6 +164,8 @@ class KernelTun(TunPort):
                 except OSError:
                     pass  # `_drain` meets the same error, or there is something now
                 else:
+                    if self.look is not None:
+                        self.look(LOOKS)
                     if data[:header] == plain and self._has_header and at < len(data) <= FEW_BYTES:
                         take_lone(data[at:])
                     else:
@@ -167,8 +174,12 @@ class KernelTun(TunPort):
                             take(packets)
                     return
             self._pauses = 0  # it makes none: to be woken costs that loop little
-            packets = self._drain_lone() if is_rested and self._lone else self._drain(RECEIVE_BUDGET)
+            packets = self._drain_lone() if is_rested and self._lone else self._drain(self.budget)
             if packets:
+                if self.look is not None:
+                    left, self._left = self._left, 0  # whoever is called there has none of it
+                    self.look(LOOKS)
+                    self._left = left
                 take(packets)
 
         return read
@@ -181,8 +192,7 @@ class KernelTun(TunPort):
         """See `TunPort`."""
         if self._left > 0 and self.look is not None:
             left, self._left = self._left, 0  # whoever is called there has none of it
-            self.look()
-            self._left = left
+            self._left = left - LOOK_COST_BYTES if self.look() else left
         while self._left > 0:
             try:
                 data = os.read(self._descriptor, PACKET_SPACE)
@@ -253,11 +263,14 @@ class KernelTun(TunPort):
         if self._descriptor < 0 or self._are_held:
             return []
         try:
-            return self._drain(FEW_PACKETS)
+            packets = self._drain(FEW_PACKETS)
         except TunError:  # the next `receive` meets the same error
             return []
         finally:
             self._left = 0  # nobody asks for more of this
+        if packets and self.look is not None:
+            self.look(LOOKS)
+        return packets
 
     def _drain_lone(self) -> list[Packet]:
         """Where one short packet after another comes alone, each is given on before the device is asked for more: to ask in vain

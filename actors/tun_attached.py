@@ -17,7 +17,7 @@ NLATTR = struct.Struct("=HH")  # struct nlattr: length, type
 IFINFOMSG_BYTES = 16
 NLM_F_REQUEST = 1
 RTM_NEWLINK, RTM_GETLINK = 16, 18
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_DATA = 3, 18, 2
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 18, 1, 2
 IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES = 8, 9
 NLA_TYPE_MASK = 0x3FFF
 ANSWER_SPACE = 65_536
@@ -37,8 +37,10 @@ def attached_queues(name: str) -> int | None:
     length, kind, *_ = NLMSG.unpack_from(answer)
     if kind != RTM_NEWLINK:
         return None
-    info = dict(_attributes(answer[NLMSG.size + IFINFOMSG_BYTES : length])).get(IFLA_LINKINFO, b"")
-    device = dict(_attributes(dict(_attributes(info)).get(IFLA_INFO_DATA, b"")))
+    info = dict(_attributes(dict(_attributes(answer[NLMSG.size + IFINFOMSG_BYTES : length])).get(IFLA_LINKINFO, b"")))
+    if info.get(IFLA_INFO_KIND) != b"tun\0":
+        return None
+    device = dict(_attributes(info.get(IFLA_INFO_DATA, b"")))
     found = [device[each] for each in (IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES) if each in device]
     return sum(NUMBER.unpack(each)[0] for each in found) if found else None
 

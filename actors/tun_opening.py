@@ -49,7 +49,7 @@ _ATTACH_REFUSED = {
         "stop that process (sudo grep -l 'iff:.*{name}' /proc/*/fdinfo/* names it), or choose another interface name",
     ),
     errno.EINVAL: (
-        "EINVAL from TUNSETIFF: an interface of that name exists and is not a single-queue TUN device",
+        "EINVAL from TUNSETIFF: an interface of that name exists and is not a TUN device",
         "choose another interface name, or: sudo ip link delete {name}",
     ),
     errno.ENOSPC: (
@@ -81,8 +81,8 @@ def open_tun(
     `mtu` is remembered as `KernelTun.mtu`; the device gets it from `Netlink.configure`. Without `offloads` every packet is
     one packet, with its checksums; so it is with a kernel that has none. Without `receive_super` it is so for `receive`
     alone: the kernel cuts and sums the packets it gives, which for somebody who needs them cut is cheaper than
-    `SuperPacket.segments`. With `several` it may get more queues (`open_tun_queue`), but never those of another program:
-    the kernel would share it out without a word. Raises `TunError`.
+    `SuperPacket.segments`. With `several` it may get more queues (`open_tun_queue`), as may a persistent device that was
+    made for them, but never those of another program: the kernel would share it out without a word. Raises `TunError`.
     """
     what = f"cannot open the TUN device {name!r}"
     if reason := _name_fault(name):
@@ -103,7 +103,17 @@ def open_tun(
         return KernelTun(descriptor, name, mtu, receive_super=receive_super)
     except OSError as error:
         os.close(descriptor)
+        if not several and error.errno == errno.EINVAL and _has_several(name):
+            return open_tun(name, mtu, offloads=offloads, receive_super=receive_super, several=True)
         raise _refused(what, name, error, _ATTACH_SEVERAL_REFUSED if several else _ATTACH_REFUSED) from error
+
+
+def _has_several(name: str) -> bool:
+    """Whether there is a device of that name that was made for several queues."""
+    try:
+        return attached_queues(name) is not None
+    except OSError:
+        return False
 
 
 def open_tun_queue(device: KernelTun, *, receive_super: bool = True) -> KernelTun:

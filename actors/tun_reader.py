@@ -17,7 +17,9 @@ from holloway.actors.ports import Netlink, Ports, TunPort
 from holloway.actors.router import Router
 from holloway.actors.tun_queues import TunQueues
 from holloway.protocols.acknowledgements import without_superseded
+from holloway.protocols.express import SHORT_BYTES
 from holloway.protocols.packets import IPV4_HEADER_BYTES, Packet, SuperPacket, byte_length, destination, whole_packets
+from holloway.protocols.records import bundles
 
 if TYPE_CHECKING:
     import trio
@@ -63,9 +65,7 @@ class TunReader:
 
     def carry(self, packets: list[Packet], port: TunPort | TunQueue) -> None:
         """Hand on what a `receive` of `port` gave, and what follows: of a bulk flow one packet after another, each all the way."""
-        if port.superseded:
-            self._router.superseded += port.superseded
-            port.superseded = 0
+        self._count_superseded(port)
         if type(packets[-1]) is not SuperPacket:
             self.offer(packets)
             return
@@ -113,9 +113,22 @@ class TunReader:
 
     def offer_sparse(self, packets: list[Packet]) -> None:
         """`offer` for packets of flows that send little, which may overtake those of others."""
-        left: list[Packet] = [
-            packet for packet in whole_packets(packets) if not self._send_lone(packet, is_sparse=True)
-        ]
+        self._count_superseded(self.port)
+        if len(packets) == 1 and self._send_lone(packets[0], is_sparse=True):
+            return
+        left: list[Packet] = []
+        batches: dict[RunningPeer, list[bytes]] = {}
+        for packet in packets:
+            for whole in whole_packets((packet,)) or (b"",):  # something malformed is counted as any other is
+                peer = self._peer_of(whole)
+                if peer is None:
+                    left.append(whole)
+                else:
+                    batches.setdefault(peer, []).append(whole)
+        for peer, batch in batches.items():
+            for bundle in bundles(batch, SHORT_BYTES):
+                if not peer.offer_lone(b"".join(bundle), is_sparse=True, count=len(bundle)):
+                    left += bundle
         if left:
             self.offer(left)
 
@@ -125,15 +138,25 @@ class TunReader:
             self.offer_sparse([packet])
 
     def _send_lone(self, packet: Packet, *, is_sparse: bool = False) -> bool:
-        if type(packet) is not bytes or len(packet) < IPV4_HEADER_BYTES:
+        if type(packet) is not bytes:
             return False
+        peer = self._peer_of(packet)
+        return peer is not None and peer.offer_lone(packet, is_sparse=is_sparse)
+
+    def _peer_of(self, packet: bytes) -> RunningPeer | None:
+        """As `Router.find`, but that nothing is counted."""
+        if len(packet) < IPV4_HEADER_BYTES:
+            return None
         address = packet[16:20] if packet[0] >> 4 == 4 else destination(packet)
         if address is None:
-            return False
+            return None
         peer = self._known(address)
-        if peer is None and is_sparse:  # what follows must not overtake it
-            peer = self._router.routes.lookup(address)
-        return peer is not None and peer.offer_lone(packet, is_sparse=is_sparse)
+        return self._router.routes.lookup(address) if peer is None else peer
+
+    def _count_superseded(self, port: TunPort | TunQueue) -> None:
+        if port.superseded:
+            self._router.superseded += port.superseded
+            port.superseded = 0
 
     def offer(self, packets: list[Packet]) -> None:
         """Hand packets of the host to the sessions that they are for: first to whom least is sent, as sealing a bulk flow

@@ -48,25 +48,26 @@ _JUMP, _IF_EQUAL, _IF_OTHER, _IF_MORE, _IF_LESS, _IF_LESS_THAN = 0x05, 0x15, 0x5
 _CALL, _EXIT, _MAP = 0x85, 0x95, 0x18
 
 
-def steer(descriptor: int) -> None:
-    """Steer the device that `descriptor` is a queue of: 0 is the first one attached, 1 the second. Raises `OSError` where the kernel
-    does not let us, as without CAP_BPF.
+def steer(descriptor: int, loaded: int) -> None:
+    """Steer the device that `descriptor` is a queue of by a program that `load` has given: 0 is the first one attached, 1 the second.
+    Raises `OSError`.
     """
+    fcntl.ioctl(descriptor, TUNSETSTEERINGEBPF, loaded.to_bytes(4, "little"))
+
+
+def load() -> int:
+    """A descriptor of the program, to be closed. Raises `OSError` where the kernel does not let us, as without CAP_BPF."""
     places = _bpf(BPF_MAP_CREATE, _CREATE.pack(BPF_MAP_TYPE_ARRAY, 4, VALUE_BYTES, 1 << PLACES_BITS))
     try:
         code = ctypes.create_string_buffer(program(places))
         licence = ctypes.create_string_buffer(b"GPL")  # what the kernel asks of a program, to let it see the clock
         number = (len(code) - 1) // _INSTRUCTION.size
-        loaded = _bpf(
+        return _bpf(
             BPF_PROG_LOAD,
             _LOAD.pack(BPF_PROG_TYPE_SOCKET_FILTER, number, ctypes.addressof(code), ctypes.addressof(licence)),
         )
     finally:
         os.close(places)
-    try:
-        fcntl.ioctl(descriptor, TUNSETSTEERINGEBPF, loaded.to_bytes(4, "little"))
-    finally:
-        os.close(loaded)
 
 
 def unsteer(descriptor: int) -> None:

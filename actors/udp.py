@@ -18,7 +18,7 @@ from functools import partial
 
 import trio
 
-from holloway.actors.outer_loop import Reader
+from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOKS, Reader
 from holloway.actors.ports import refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
@@ -90,8 +90,9 @@ class UdpSocket(SendingSocket):
         self._kept: list[RunMemory] = []  # for many, when they first come
         self._overflows_seen = 0
         self.sparse: UdpSocket | None = None
-        self.look: Callable[[], None] | None = None
-        """Called between two runs of a bulk flow, and in a stream of them if `is_urgent`."""
+        self.look: Callable[..., bool] | None = None
+        """Called between two runs of a bulk flow, in a stream of them if `is_urgent`, and before others are handed on; see
+        `OuterLoop.look`."""
         self.is_urgent: Callable[[], object] | None = None
         self.budget = RECEIVE_BUDGET
         """Datagrams that one `receive` takes."""
@@ -138,6 +139,8 @@ class UdpSocket(SendingSocket):
                     self._nothing_alone(error)
                     return
                 size = len(data)
+                if self.look is not None:
+                    self.look(LOOKS)
                 if not ancillary and size <= few:
                     take_lone(arrival((source, data, size, None)))
                     return
@@ -147,6 +150,10 @@ class UdpSocket(SendingSocket):
                 return
             arrivals = self._drain_lone() if is_rested and self._lone and self._receives_runs else self._drain()
             if arrivals:
+                if self.look is not None:
+                    left, self._left = self._left, 0  # whoever is called there has none of it
+                    self.look(LOOKS)
+                    self._left = left
                 take(arrivals)
 
         return read
@@ -311,8 +318,7 @@ class UdpSocket(SendingSocket):
             return None
         if self.look is not None:
             left, self._left = self._left, 0  # whoever is called there has none of it
-            self.look()
-            self._left = left
+            self._left = left - LOOK_COST_BYTES if self.look() else left
         memory = self._kept[0]
         try:
             size, ancillary, _, source = self._socket.recvmsg_into((memory.view[:DATAGRAM_SPACE],), ANCILLARY_SPACE)

@@ -58,12 +58,18 @@ class ExpressLane:
         return self._timers.soonest_s
 
     def send_lone(
-        self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None, *, is_sparse: bool = False
+        self,
+        packet: Packet,
+        now: float,
+        send: Callable[[bytes], object] | None = None,
+        *,
+        is_sparse: bool = False,
+        count: int = 1,
     ) -> bytes | None:
         """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it.
 
         `send` is given it before anything else is done that need not be done first. `is_sparse`: it is of a flow that sends little, and
-        its datagram may overtake others on the way.
+        its datagram may overtake others on the way; then it may be `count` packets back to back, each as long as it says.
         """
         keys, tunnel = self._ring.current, self._tunnel
         if (
@@ -77,7 +83,7 @@ class ExpressLane:
         ):
             return None
         if tunnel.path.size < tunnel.widest:
-            if not is_sparse:
+            if not is_sparse or count > 1:
                 return None
             packet = tunnel.narrowed(packet)
         datagram = keys.seal_sparse(packet) if is_sparse else keys.seal_lone(packet)
@@ -85,7 +91,7 @@ class ExpressLane:
             if send is not None:
                 send(datagram)
             sent = tunnel.transmitted
-            sent.packets += 1
+            sent.packets += count
             sent.bytes += len(datagram)
             self._timers.packets_sent(now)
         return datagram

@@ -23,7 +23,7 @@ Bytes on the wire: `docs/protocol.md`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
 
@@ -97,6 +97,23 @@ def plan(packets: Sequence[Packet], room: int, datagrams: int) -> tuple[list[Rec
             packer.add(RecordKind.PACKETS, len(packet), packet)
     packer.flush()
     return packer.records, packer.refused
+
+
+def bundles(packets: Iterable[bytes], limit: int) -> list[list[bytes]]:
+    """The packets in order, shared out so that those of each share have `limit` bytes at the most together and each is as long as it
+    says; any other packet is by itself.
+    """
+    made: list[list[bytes]] = []
+    room = 0
+    for packet in packets:
+        is_right = total_length(packet) == len(packet)
+        room -= len(packet)
+        if not is_right or room < 0:
+            made.append([packet])
+            room = limit - len(packet) if is_right else 0
+        else:
+            made[-1].append(packet)
+    return made
 
 
 class _Packer:

@@ -116,10 +116,16 @@ class WatchedSession(Session):
         return packet
 
     def send_lone(
-        self, packet: Packet, now: float, send: Callable[[bytes], object] | None = None, *, is_sparse: bool = False
+        self,
+        packet: Packet,
+        now: float,
+        send: Callable[[bytes], object] | None = None,
+        *,
+        is_sparse: bool = False,
+        count: int = 1,
     ) -> bytes | None:
         """See `Session`."""
-        datagram = super().send_lone(packet, now, send, is_sparse=is_sparse)
+        datagram = super().send_lone(packet, now, send, is_sparse=is_sparse, count=count)
         if datagram is not None:
             self._watch.sent([datagram], now)
             self._look()

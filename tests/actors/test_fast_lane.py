@@ -158,7 +158,7 @@ async def test_between_two_packets_of_a_bulk_flow_what_is_sparse_is_given_to_its
         def take(packets: list[object]) -> None:
             seen.append("bulk")
             say(SHORT, LONG)
-            tun._left = 1 << 16  # as after a super-packet
+            tun._left = 1 << 20  # as after a super-packet
             assert tun.more() is not None
             seen.append("more")
             nursery.cancel_scope.cancel()

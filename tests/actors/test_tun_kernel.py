@@ -16,6 +16,7 @@ from namespaces import drop_capabilities, in_namespace, needs_program, wait_unti
 from holloway.actors import tun, tun_offload, tun_opening
 from holloway.actors.ports import TunPort
 from holloway.actors.tun import KernelTun
+from holloway.actors.tun_attached import attached_queues
 from holloway.actors.tun_opening import open_tun
 from holloway.protocols.errors import TunError
 from holloway.protocols.icmp import answer_echo, echo_request, parse_echo_reply
@@ -261,10 +262,20 @@ async def test_a_device_in_use_or_of_another_kind_is_refused() -> None:
     assert caught.value.why.startswith("EBUSY")
     device.close()
     ip("link add br0 type bridge")
-    with pytest.raises(TunError) as caught:
-        open_tun("br0", 1400)
-    assert caught.value.why.startswith("EINVAL")
-    assert caught.value.fix == "choose another interface name, or: sudo ip link delete br0"
+    for several in (False, True):
+        with pytest.raises(TunError) as caught:
+            open_tun("br0", 1400, several=several)
+        assert caught.value.why.startswith("EINVAL")
+        assert caught.value.fix == "choose another interface name, or: sudo ip link delete br0"
+
+
+@in_namespace
+async def test_a_persistent_device_of_several_queues_is_used_with_one() -> None:
+    ip("tuntap add hw0 mode tun multi_queue")
+    device = open_tun("hw0", 1400)
+    assert attached_queues("hw0") == 1
+    device.close()
+    assert attached_queues("hw0") == 0
 
 
 @in_namespace

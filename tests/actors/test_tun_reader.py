@@ -11,6 +11,7 @@ from session_world import inner_packet
 
 from holloway.actors.router import Router
 from holloway.actors.tun_reader import TunReader
+from holloway.protocols.express import SHORT_BYTES
 from holloway.protocols.packets import Packet, SuperPacket, UnfinishedPacket
 from holloway.simulations.ports import SimulatedTun
 
@@ -197,8 +198,8 @@ def test_superseded_acknowledgements_stay_here_and_are_counted() -> None:
 class Picky(Peer):
     """One that takes by the sparse lane what is short."""
 
-    def offer_lone(self, packet: bytes, *, is_sparse: bool = False) -> bool:
-        is_taken = len(packet) < 100 and self.is_usual
+    def offer_lone(self, packet: bytes, *, is_sparse: bool = False, count: int = 1) -> bool:
+        is_taken = len(packet) < 100 * count and self.is_usual
         if is_taken:
             self._log.append((f"{self.name} {'sparse' if is_sparse else 'alone'}", [packet]))
         return is_taken
@@ -223,24 +224,28 @@ def test_what_is_sparse_goes_by_its_lane_one_by_one_or_all_of_it_by_the_other(
     four: Any = Picky("four", log)
     six: Any = Picky("six", log)
     router.assign(four, (ip_network("10.0.0.5"),))
-    router.assign(six, (ip_network("fd00::/16"),))
+    router.assign(six, (ip_network("fd00::/8"),))
     in_six = bytes([0x60, 0, 0, 0, 0, 8, 17, 64]) + b"\xfd" * 32 + bytes((0, 7, 0, 7, 0, 8, 0, 0))
     unfinished = UnfinishedPacket(udp_to(5))
     nowhere, malformed = packet_to(9), b"\x30"
-    packets: list[Packet] = [packet_to(5), in_six, unfinished, packet_to(5, 300), nowhere, malformed]
+    long = packet_to(5, SHORT_BYTES - 100)
+    packets: list[Packet] = [packet_to(5), in_six, unfinished, long, nowhere, malformed]
     tun.offer_sparse(packets)
     finished = unfinished.finished()
     assert finished != unfinished
-    taken = [("four", packet_to(5)), ("six", in_six), ("four", finished)]
     if is_usual:
-        assert log == [*((f"{name} sparse", [packet]) for name, packet in taken), ("four", [packet_to(5, 300)])]
+        assert log == [
+            ("four sparse", [packet_to(5) + finished]),
+            ("six sparse", [in_six]),
+            ("four", [long]),
+        ]
     else:
-        assert sorted(log) == [("four", [packet_to(5), finished, packet_to(5, 300)]), ("six", [in_six])]
+        assert sorted(log) == [("four", [packet_to(5), finished, long]), ("six", [in_six])]
     assert router.drops == {"no_route": 1, "not_ip": 1}, "counted once"
     log.clear()
     for packet in packets:
         tun.offer_sparse_lone(packet)
-    assert [name for name, _ in log] == [f"{name}{' sparse' * is_usual}" for name, _ in taken] + ["four"]
+    assert [name for name, _ in log] == [f"{name}{' sparse' * is_usual}" for name in ("four", "six", "four")] + ["four"]
     assert router.drops == {"no_route": 2, "not_ip": 2}
 
 

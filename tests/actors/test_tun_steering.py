@@ -11,7 +11,7 @@ from namespaces import in_namespace, wait_until_local
 
 from holloway.actors.tun import KernelTun
 from holloway.actors.tun_opening import open_tun, open_tun_queue
-from holloway.actors.tun_steering import LONG_BYTES, MOST_PACKETS, SLOW_S, WINDOW_S, steer
+from holloway.actors.tun_steering import LONG_BYTES, MOST_PACKETS, SLOW_S, WINDOW_S, load, steer
 
 HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 OURS = {socket.AF_INET: "10.9.0.1", socket.AF_INET6: "fd09::1"}
@@ -23,7 +23,9 @@ def steered() -> tuple[KernelTun, KernelTun]:
     """The queues of a device that is up, with our addresses and no link-local noise."""
     first = open_tun("hw0", 1420, offloads=False, several=True)
     second = open_tun_queue(first)
-    steer(first.fileno())
+    program = load()
+    steer(first.fileno(), program)
+    os.close(program)
     for command in (
         "link set hw0 addrgenmode none",
         "link set hw0 mtu 1420 up",
