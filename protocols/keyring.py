@@ -23,7 +23,7 @@ from holloway.protocols.noise import DerivedKeys
 from holloway.protocols.offers import Terms
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.suites import Suite
-from holloway.protocols.transport import TransportKeys, WireGuardKeys
+from holloway.protocols.transport import NOTHING, TransportKeys, WireGuardKeys
 
 RETIRED_KEYS = 2
 """One more than WireGuard's single previous slot, so that simultaneous rekeys of both sides lose nothing in flight."""
@@ -139,6 +139,12 @@ class Keyring:
     def earliest_expiry(self) -> float | None:
         """When `expire` has something to do next."""
         return min((keys.expires_at for keys in self.by_index.values()), default=None)
+
+    def is_outdated(self, keys: TransportKeys) -> bool:
+        """Whether the peer has gone on to another key: what comes under this one was sealed before what has come under that."""
+        if keys is self.current or keys is self.next:
+            return False
+        return any(other.epoch > keys.epoch and other.newest > NOTHING for other in self.by_index.values())
 
     def watch_pieces(self) -> float | None:
         """When `expire_pieces` has something to do next; None while nothing waits for the rest of its record.

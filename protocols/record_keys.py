@@ -50,7 +50,7 @@ from holloway.protocols.replay import ReplayWindow
 from holloway.protocols.runs import Run, lone_run
 from holloway.protocols.sealing import seal
 from holloway.protocols.suites import Suite
-from holloway.protocols.transport import MIN_TRANSPORT_BYTES, MOST_COUNTERS, Opened, TransportKeys
+from holloway.protocols.transport import MIN_TRANSPORT_BYTES, MOST_COUNTERS, NOTHING, Opened, TransportKeys
 
 if TYPE_CHECKING:
     from holloway.protocols.tunnel import Tunnel
@@ -65,8 +65,7 @@ _PACKETS = RecordKind.PACKETS.value
 _SUPER_PACKETS = RecordKind.SUPER_PACKETS.value
 _REPORT = RecordKind.REPORT.value  # kinds from here on carry no packets
 _MARKED = 0x0100  # what is not less has marks
-_PLACES = 32  # bits: more than a key has records
-_SPARSE_HEAD = 0xFFFF_0000_FFFF_FFFF  # receiver index and kind
+_PLACES, _SPARSE_HEAD = 32, 0xFFFF_0000_FFFF_FFFF  # more bits than a key has records; receiver index and kind
 SPARSE_WINDOW = 1024
 """Counters of the sparse lane that are remembered. What takes it stands in no queue."""
 
@@ -132,15 +131,14 @@ class RecordKeys(TransportKeys):
         self._mark = _CLEAR if Terms.CLEAR in terms else 0
         self._rows = (_PACKETS | self._mark, RecordKind.UNFINISHED.value | self._mark)
         self._kinds = KINDS[terms if self._packer is not None else terms & ~Terms.LZ4]
-        # What `HEADER` begins with in a record of packets that is one datagram. That module's code is used by nothing else on the
-        # short way, and to have it fetched costs more than all that it does.
+        # What `HEADER` begins with in a record that is one datagram: to have that module's code fetched costs more than all it does.
         self._sparse_kind = _PACKETS | self._mark | _SPARSE
         self._lone_out = HEADER.pack(self.remote_index, 0, _PACKETS | self._mark, 0)[:8]
         self._lone_in = (_PACKETS | self._mark) << 48 | self.local_index  # of them the first 8 bytes as a number
         self._sparse_out, self._sparse_in = (
             self._sparse_kind << 48 | index for index in (self.remote_index, self.local_index)
         )
-        self._sparse_sent, self._sparse_newest = 0, -1 << 64
+        self._sparse_sent, self._sparse_newest = 0, NOTHING
         self._sparse_window = ReplayWindow(SPARSE_WINDOW)
         self._first_out, self._first_in = first_counter(derived.send), first_counter(derived.receive)
         self._end_in = self._first_in + self._limit
@@ -157,7 +155,8 @@ class RecordKeys(TransportKeys):
     @property
     def newest(self) -> int:
         """See `TransportKeys`. A record of the sparse lane says how many of the other lane were sealed before it."""
-        return max((self._window.top - self._first_in) << _PLACES, self._sparse_newest)
+        top = self._window.top
+        return max((top - self._first_in) << _PLACES if top >= 0 else NOTHING, self._sparse_newest)
 
     @property
     def is_worn(self) -> bool:

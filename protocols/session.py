@@ -237,7 +237,7 @@ class Session(BulkLane):
             if not records:
                 continue
             is_heard = True
-            if is_moved and keys.newest > newest:  # a late datagram from where the peer was before moves nothing back
+            if is_moved and keys.newest > newest and not ring.is_outdated(keys):  # what is late moves nothing back
                 self._move_endpoint(source, now)
             if keys is ring.next:
                 ring.confirm_next()

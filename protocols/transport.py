@@ -38,6 +38,9 @@ PADDING_BYTES = 16
 MOST_COUNTERS = 1 << 20
 """No batch takes so many: a device gives 128 packets at once, of which none is cut into more than 8192."""
 
+NOTHING = -1 << 64
+"""Less than the number of anything that has arrived."""
+
 _WIREGUARD_TYPE = MessageType.WIREGUARD_TRANSPORT.value
 _WIREGUARD_HEADER = struct.Struct("<IIQ")  # type, receiver index, counter
 _WIREGUARD_NONCE = struct.Struct("<IQ")
@@ -127,8 +130,8 @@ class TransportKeys(ABC):
 
     @property
     def newest(self) -> int:
-        """What grows with each authentic datagram that was sealed after all those before it."""
-        return self._window.top
+        """What grows with each authentic datagram that was sealed after all those before it; `NOTHING` before the first."""
+        return self._window.top if self._window.top >= 0 else NOTHING
 
     @property
     def is_worn(self) -> bool:

@@ -297,6 +297,48 @@ def test_what_stood_in_a_queue_while_the_peer_moved_moves_it_not_back() -> None:
     assert b.packets_to_deliver() == [inner_packet(2), inner_packet(1)]
 
 
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_what_was_sealed_under_the_key_before_moves_it_not_back(*, is_sparse: bool) -> None:
+    world = World(AES_GCM)
+    world.establish()
+    world.run(6.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    a.send([inner_packet(1)], world.now)
+    (standing,) = a.runs_to_send()
+    world.do(world.a, lambda session: session.rekey(world.now))
+    world.run(0.5)
+    assert (a.epoch, b.epoch) == (2, 2)
+    datagram = a.send_lone(inner_packet(2), world.now, is_sparse=is_sparse)
+    assert datagram is not None
+    b.receive([lone(datagram, ELSEWHERE)], world.now)
+    b.receive([lone(standing.datagrams()[0], b_sees(world))], world.now)
+    assert b.endpoint == ELSEWHERE
+    assert b.packets_to_deliver() == [inner_packet(2), inner_packet(1)]
+
+
+def test_who_still_seals_under_the_key_before_is_followed() -> None:
+    """The initiator has new keys, of which the responder has not heard."""
+    world = World(AES_GCM)
+    world.establish()
+    world.run(1.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    world.network.loss = 1.0
+    a.rekey(world.now + 10)
+    (initiation,) = a.runs_to_send()
+    assert world.b.demux is not None
+    found = world.b.demux.sort([lone(initiation.datagrams()[0], b_sees(world))], world.now + 10)
+    for _, opened, source in found.initiations:
+        b.receive_initiation(opened, source, world.now + 10)
+    (response,) = b.runs_to_send()
+    a.receive([lone(response.datagrams()[0], world.b.address)], world.now + 10)
+    assert (a.epoch, b.epoch) == (2, 1)
+    b.send([inner_packet(1)], world.now + 10)
+    (moved,) = b.runs_to_send()
+    a.receive([lone(moved.datagrams()[0], ELSEWHERE)], world.now + 10)
+    assert a.packets_to_deliver() == [inner_packet(1)]
+    assert a.endpoint == ELSEWHERE
+
+
 # What takes the general way.
 
 
