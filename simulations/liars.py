@@ -70,6 +70,10 @@ class _FalseMeter(LossMeter):
     def _records(self) -> int:  # type: ignore[override]
         return self.honest._records
 
+    @property
+    def _lost(self) -> int:  # type: ignore[override]
+        return self.honest._lost
+
     def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> bool:
         """See `LossMeter`."""
         return self.honest.arrived(counter, datagrams, now, is_report=is_report)
@@ -77,6 +81,10 @@ class _FalseMeter(LossMeter):
     def arrived_row(self, first: int, count: int, now: float, datagrams: int) -> bool:
         """See `LossMeter`."""
         return self.honest.arrived_row(first, count, now, datagrams)
+
+    def is_silent(self, now: float) -> bool:
+        """See `LossMeter`."""
+        return self.honest.is_silent(now)
 
     def report(self, now: float) -> Report:
         """See `LossMeter`. Not what was counted."""
