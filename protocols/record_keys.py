@@ -142,7 +142,7 @@ class RecordKeys(TransportKeys):
         self._fresh_until = min(suite.rekey_after_messages, self._limit - MOST_COUNTERS)
         self._bytes = 0
         self._size = RecordSize()
-        self._meter = LossMeter(self._first_in)
+        self._meter = LossMeter(self._first_in, created_at)
         memory = memory or MemoryBudget()
         self._pieces = Reassembly(journal.drop, memory)
         self._buffers = memory.sealing

@@ -32,8 +32,8 @@ REPORT_S = 0.02
 REPORT_GRACE_S = 0.05
 """So long after that a timer sees to it. Before, whatever arrives is an occasion: under traffic a timer that went off with each
 report would cost more than the reports."""
-SILENCE_S = 0.1
-"""Longer than what is under way takes to arrive."""
+SILENCE_S = 1.0
+"""Longer than what is under way takes to arrive, also through a queue that stands, also at the end of the key before."""
 WORTH_REPORTING = 8
 """Datagrams within `REPORT_S`. Less traffic has nothing to gain from longer records, and reports must not be answered with
 reports."""
@@ -90,14 +90,14 @@ class LossMeter:
         "due_at",
     )
 
-    def __init__(self, first_counter: int) -> None:
-        """`first_counter`: that of the first record that the peer seals."""
+    def __init__(self, first_counter: int, since: float = float("-inf")) -> None:
+        """`first_counter`: that of the first record that the peer seals. `since`: when there was the key."""
         self._top = first_counter - 1
         self._records = self._datagrams = self._lost = self._losses = 0
         self._missing: dict[int, float] = {}  # counter -> when it was missed; ascending in both
         self._last_lost = -2
         self._pending = 0
-        self._pending_until = float("-inf")
+        self._pending_until = since
         self.due_at: float | None = None
         """When to send a report; None while there is nothing to tell."""
 
@@ -142,7 +142,7 @@ class LossMeter:
         return Report(self._records & _MASK, self._datagrams & _MASK, self._lost & _MASK, self._losses & _MASK)
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing but reports has arrived for `SILENCE_S`."""
+        """Whether the key is older than `SILENCE_S`, and nothing but reports has arrived for as long."""
         return now > self._pending_until + SILENCE_S
 
     def _late(self, now: float) -> Iterator[int]:

@@ -42,6 +42,7 @@ from holloway.simulations.floating_oracles import (
 from holloway.simulations.lane_oracles import LANES_EVENTUALLY, Lanes
 from holloway.simulations.record_oracles import (
     Path,
+    has_opened,
     idle_sessions_fall_silent,
     loss_shortens_records,
     old_pieces_are_forgotten,
@@ -139,7 +140,7 @@ def answers_are_no_longer_than_questions(question: bytes, answer: bytes) -> str 
 def unconfirmed_key_is_not_used(session: Session) -> str | None:
     """The responder of a handshake seals under its key only after it has heard the initiator use it."""
     keys = session._ring.current
-    if keys is not None and not keys.is_initiator and keys.top < 0:
+    if keys is not None and not keys.is_initiator and not has_opened(keys):
         return f"epoch {keys.epoch} is in use before its initiator has used it"
     return None
 

@@ -176,6 +176,11 @@ def lost_by_key(session: Session) -> dict[int, int]:
     return {index: meter._lost for index, meter in meters_of(session).items()}
 
 
+def has_opened(keys: TransportKeys) -> bool:
+    """Whether anything of the peer's has come under a key."""
+    return keys.top >= 0 or (isinstance(keys, RecordKeys) and keys._sparse_window.top >= 0)
+
+
 def windows_of(keys: TransportKeys) -> tuple[object, ...]:
     """What only an authentic record may change of a key."""
     if not isinstance(keys, RecordKeys):
