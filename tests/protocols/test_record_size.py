@@ -16,6 +16,7 @@ from holloway.protocols.record_size import (
     MAX_MISSING,
     REPORT_LIFETIME_S,
     REPORT_S,
+    SILENCE_S,
     WORTH_REPORTING,
     LossMeter,
     RecordSize,
@@ -45,6 +46,16 @@ def test_what_arrives_in_order_is_counted_and_nothing_is_lost() -> None:
     for n in range(10):
         meter.arrived(FIRST + n, 44, 0.0)
     assert meter.report(0.02) == Report(10, 440, 0, 0)
+
+
+def test_a_key_is_silent_a_while_after_its_last_record_and_never_while_it_is_young() -> None:
+    meter = LossMeter(FIRST, 5.0)
+    assert not meter.is_silent(5.0 + SILENCE_S)
+    assert meter.is_silent(5.01 + SILENCE_S)
+    meter.arrived(FIRST, 1, 10.0)
+    meter.arrived(FIRST + 1, 1, 10.01 + REPORT_S + SILENCE_S, is_report=True)
+    assert not meter.is_silent(10.0 + REPORT_S + SILENCE_S)
+    assert meter.is_silent(10.01 + REPORT_S + SILENCE_S), "reports do not count"
 
 
 def test_what_is_overtaken_by_less_than_the_time_of_a_report_is_not_lost() -> None:
