@@ -33,8 +33,8 @@ class LaneWatch:
         """Records of which a datagram was lost."""
         self._lost_of: defaultdict[int, dict[int, None]] = defaultdict(dict)
         """Of the first lane, by receiver index, with those that somebody has forged pieces of."""
-        self._sent: dict[int, int] = {}
-        """Records of the first lane, and the receiver index of each."""
+        self._sent: dict[int, tuple[int, str]] = {}
+        """Records of the first lane: the receiver index of each, and who has sent it."""
         self._foretold: dict[int, None] = {}
         self._begun_at = 0
         self._arrived: dict[bytes, None] = {}
@@ -58,7 +58,8 @@ class LaneWatch:
         if record[0] & SPARSE_MARK:
             self._reach("packet_went_sparse")
         elif self.is_on:
-            self._sent[record[1]] = index = int.from_bytes(datagram[:4], "little")
+            index = int.from_bytes(datagram[:4], "little")
+            self._sent[record[1]] = index, host.name
             if record[1] in self._foretold:
                 self._lost_of[index][record[1]] = None
         if self.is_on and record[0] & KIND_BITS == _REPORT:
@@ -86,10 +87,10 @@ class LaneWatch:
         """Somebody forges a piece of a record, in the name of a peer."""
         self._foretold[number] = None
         if number in self._sent:
-            self._lost_of[self._sent[number]][number] = None
+            self._lost_of[self._sent[number][0]][number] = None
 
-    def arrived(self, host: Host, sender: Host | None, datagram: bytes, source: Address, *, is_forged: bool) -> None:
-        """A datagram reaches a node. `sender`: who is at `source` now."""
+    def arrived(self, host: Host, datagram: bytes, source: Address, *, is_forged: bool) -> None:
+        """A datagram reaches a node."""
         if not self.is_on or (record := record_of(datagram)) is None:
             return
         self._repeated += datagram in self._arrived or (is_forged and record[1] in self._begun)
@@ -97,8 +98,8 @@ class LaneWatch:
             return
         self._arrived[datagram] = None
         self._begun[record[1]] = None
-        if sender is not None and has_pieces(datagram):
-            session = host.sessions().get(sender.name)
+        if record[1] in self._sent and has_pieces(datagram):
+            session = host.sessions().get(self._sent[record[1]][1])
             if session is not None and session.endpoint != source:
                 self.lost(datagram)  # nobody collects pieces from where he has not heard his peer
         index = int.from_bytes(datagram[:4], "little")

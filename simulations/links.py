@@ -218,7 +218,7 @@ def _standing_queue(fate: Fate, active: _Active, bits: int, now_ns: int) -> None
     if active.phase_ns is None:
         active.phase_ns = below(bits, 4 * most + 1)
     place_ns = (now_ns + active.phase_ns) % (4 * most + 1)
-    fate.held_ns = min(place_ns, 4 * most - place_ns) // 2
+    fate.held_ns = max(fate.held_ns, min(place_ns, 4 * most - place_ns) // 2)
 
 
 def _mtu_drop(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:

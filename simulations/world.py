@@ -266,7 +266,7 @@ class World(ABC):
             forger.hear(*ends, overheard)
         fate = self.link(*ends).carry(datagram, now_ns, self.faults)
         for listener in self.listeners:
-            if fate.held_ns:  # to send it at once would be to help it past the queue
+            if fate.held_ns or self.lanes.is_on:  # to send it at once would be to help it past the others
                 self.timeline.at(now_ns + fate.delay_ns + 1, listener.hear, *ends, overheard)
             else:
                 listener.hear(*ends, overheard)
@@ -309,7 +309,7 @@ class World(ABC):
             self._note("lost", "nobody" if receiver is None else receiver.name, "", datagram, cause, NOBODY_THERE)
             return
         sender = self.addresses.get(source)
-        self.lanes.arrived(receiver, sender, datagram, source, is_forged=is_forged)
+        self.lanes.arrived(receiver, datagram, source, is_forged=is_forged)
         line = self._note("arrive", receiver.name, sender.name if sender else "stranger", datagram, cause)
         receiver.receive(datagram, source, self.timeline.now_ns, is_forged=is_forged, cause=line)
 
