@@ -141,10 +141,9 @@ class Keyring:
         return min((keys.expires_at for keys in self.by_index.values()), default=None)
 
     def is_outdated(self, keys: TransportKeys) -> bool:
-        """Whether the peer has gone on to another key: what comes under this one was sealed before what has come under that."""
-        if keys is self.current or keys is self.next:
-            return False
-        return any(other.epoch > keys.epoch and other.newest > NOTHING for other in self.by_index.values())
+        """Whether the peer has gone on to the current key: what comes under this one was sealed before what has come under that."""
+        current = self.current
+        return keys is not current and keys is not self.next and current is not None and current.newest > NOTHING
 
     def watch_pieces(self) -> float | None:
         """When `expire_pieces` has something to do next; None while nothing waits for the rest of its record.

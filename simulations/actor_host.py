@@ -299,15 +299,15 @@ class ActorHost(Host):
                 self.world.forged[datagram] = None
             socket.take(Heard(datagram, source, is_forged, cause, now_ns))
 
-    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
+    def send(
+        self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False, is_sparse: bool = False
+    ) -> None:
         """See `Host`."""
-        if self._life is None:
-            return
         if is_rogue:
-            if self._life.node is not None and (running := self._life.node.roster.running.get(peer)) is not None:
+            if self.node is not None and (running := self.node.roster.running.get(peer)) is not None:
                 running.offer_packets(list(packets))
-        elif (tun := self._life.ports.tun) is not None and tun.is_open:
-            tun.inject(packets)
+        elif self._life is not None and (tun := self._life.ports.tun) is not None and tun.is_open:
+            tun.inject(packets, is_sparse=is_sparse)
 
     def rekey(self, peer: str, now_ns: int) -> None:
         """See `Host`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.ports import DatagramPort, Netlink, TunPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
@@ -25,7 +25,7 @@ from holloway.protocols.flows import address_number
 from holloway.protocols.gateway import GatewayPlan
 from holloway.protocols.icmp import answer_echo, parse_echo_reply
 from holloway.protocols.packets import Packet
-from holloway.simulations.ports import RecordingNetlink, SimulatedTun
+from holloway.simulations.ports import RecordingNetlink, SimulatedTun, TunServing
 from holloway.simulations.runs import Heard, joined, lone_arrival
 from holloway.simulations.streams import below
 from holloway.simulations.world import SOCKET_DATAGRAMS
@@ -37,7 +37,7 @@ RECEIVE_BUDGET = 128
 """Datagrams that one `receive` takes."""
 
 
-class LifePorts(Ports):
+class LifePorts(TunServing):
     """See `Ports`."""
 
     def __init__(self, life: Life) -> None:

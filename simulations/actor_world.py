@@ -47,7 +47,7 @@ from holloway.simulations.store import Store
 from holloway.simulations.trace import Trace
 from holloway.simulations.watched import watched_suite
 from holloway.simulations.watched_session import watched_sessions
-from holloway.simulations.world import EVENTS_PER_SECOND, NOBODY_THERE, SECOND_NS, Host, World, has_forgers
+from holloway.simulations.world import EVENTS_PER_SECOND, NOBODY_THERE, SECOND_NS, Host, World, needs_records
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
@@ -204,7 +204,7 @@ class ActorWorld(World):
         """`suite` with its nonces under watch."""
         if suite.name not in self._suites:
             self._suites[suite.name] = watched_suite(
-                suite, self.check, self.foretold.note_sealed if has_forgers(self.plan) else None
+                suite, self.check, self.foretold.note_sealed if needs_records(self.plan) else None
             )
         return self._suites[suite.name]
 

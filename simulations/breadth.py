@@ -16,7 +16,7 @@ from holloway.simulations.oracles import hold
 from holloway.simulations.plan import Plan
 from holloway.simulations.trace import Trace
 from holloway.simulations.watched import watched_suite
-from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World, has_forgers
+from holloway.simulations.world import EVENTS_PER_SECOND, SECOND_NS, Host, World, needs_records
 
 if TYPE_CHECKING:
     from holloway.simulations.capture import Capture
@@ -30,7 +30,7 @@ class HeapWorld(World):
     """See `World`."""
 
     def __init__(self, plan: Plan, trace: Trace | None = None, capture: Capture | None = None) -> None:
-        self._suite = watched_suite(SUITES[plan.suite], hold, self._note_sealed if has_forgers(plan) else None)
+        self._suite = watched_suite(SUITES[plan.suite], hold, self._note_sealed if needs_records(plan) else None)
         self._timers = Timers(**plan.timers)
         self._time = Timeline()
         super().__init__(plan, self._time, trace, capture)

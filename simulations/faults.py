@@ -91,6 +91,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "datagrams queue for a slow line; those that find the queue full are lost",
             (Parameter("rate", Quantity.RATE), Parameter("queue", Quantity.DURATION, "500ms")),
         ),
+        "standing_queue": Kind(
+            _LINK,
+            "datagrams wait in a queue that grows to `most` and shrinks again; those of the sparse lane pass it at once",
+            (Parameter("most", Quantity.DURATION, "500ms"),),
+        ),
         "mtu_drop": Kind(_LINK, "datagrams of more than `limit` bytes are lost", (Parameter("limit", Quantity.COUNT),)),
         "partition": Kind(
             _LINK,

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from holloway.protocols.addresses import Address
-from holloway.protocols.record_wire import HEADER_BYTES, MAX_DATAGRAMS, SPREAD_BITS
+from holloway.protocols.record_wire import HEADER_BYTES, MAX_DATAGRAMS, SPARSE_MARK, SPREAD_BITS
 from holloway.simulations.faults import Fault
 from holloway.simulations.inner_packets import serials
 from holloway.simulations.links import Overheard
@@ -63,31 +63,46 @@ class Forger:
         index, _, kind, word = _HEADER.unpack_from(heard.data)
         counter, count = word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1
         size = len(heard.data) - HEADER_BYTES
+        is_elsewhere = where < self.fault.values["elsewhere"] * (1 << 64)
+        if how & 4 and kind & SPARSE_MARK:
+            return self._altered(heard, how, what, is_elsewhere=is_elsewhere)
         if how & 1:
             counter += 1 + below(what, MAX_AHEAD)
         if how & 2 or count == 1:
             count, size = 2 + below(what << 32 & (1 << 64) - 1, MAX_DATAGRAMS - 1), 1 + below(body, _MAX_BODY_BYTES)
         number = below(what << 16 & (1 << 64) - 1, count)
         head = _HEADER.pack(index, number, kind, counter << SPREAD_BITS | count - 1)
-        is_elsewhere = where < self.fault.values["elsewhere"] * (1 << 64)
-        if not is_elsewhere:
+        if not is_elsewhere and not kind & SPARSE_MARK:
             self._foretell(counter)
         return Forged(head + self._dice.randbytes(size), heard.source, heard.destination, is_elsewhere)
 
+    def _altered(self, heard: Overheard, how: int, what: int, *, is_elsewhere: bool) -> Forged:
+        """A datagram of the sparse lane with another counter, with other content, or put into the other lane. It costs nobody anything."""
+        index, number, kind, word = _HEADER.unpack_from(heard.data)
+        body = heard.data[HEADER_BYTES:]
+        match how >> 3 & 3:
+            case 0:
+                word += 1 + below(what, MAX_AHEAD) << SPREAD_BITS
+            case 1:
+                kind ^= SPARSE_MARK
+            case _:
+                body = self._dice.randbytes(len(body))
+        head = _HEADER.pack(index, number, kind, word)
+        return Forged(head + body, heard.source, heard.destination, is_elsewhere)
+
 
 class Foretold:
-    """Which records somebody has forged pieces of, and which packets were in them. Counters begin at 48 secret bits, so one
-    is of one key.
-    """
+    """Which records somebody has forged pieces of, and which packets were in them: by the numbers of `record_oracles`."""
 
     def __init__(self) -> None:
         self._counters: dict[int, None] = {}
-        self._records: dict[int, int] = {}  # serial number of a packet -> counter of the record that it was sealed in
+        self.records: dict[int, int] = {}
+        """By the serial number of a packet, the record that it was sealed in."""
 
     def note_sealed(self, counter: int, plaintext: bytes) -> None:
         """A node has sealed a record."""
         for serial in serials(plaintext):
-            self._records[serial] = counter
+            self.records[serial] = counter
 
     def foretell(self, counter: int) -> None:
         """A forged piece of a record with this counter is sent in the name of a peer."""
@@ -95,4 +110,4 @@ class Foretold:
 
     def unforetold(self, missing: Iterable[int]) -> tuple[int, ...]:
         """Those of these packets that no forged piece was about."""
-        return tuple(serial for serial in missing if self._records.get(serial) not in self._counters)
+        return tuple(serial for serial in missing if self.records.get(serial) not in self._counters)

@@ -70,6 +70,10 @@ class _FalseMeter(LossMeter):
     def _records(self) -> int:  # type: ignore[override]
         return self.honest._records
 
+    @property
+    def _lost(self) -> int:  # type: ignore[override]
+        return self.honest._lost
+
     def arrived(self, counter: int, datagrams: int, now: float, *, is_report: bool = False) -> bool:
         """See `LossMeter`."""
         return self.honest.arrived(counter, datagrams, now, is_report=is_report)

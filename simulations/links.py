@@ -17,6 +17,7 @@ from holloway.protocols.dtls_wire import PREFIX_BYTES, is_handshake
 from holloway.protocols.suites import MessageType
 from holloway.simulations.faults import Fault
 from holloway.simulations.quantities import Value
+from holloway.simulations.record_oracles import is_sparse
 from holloway.simulations.streams import below, stream
 
 RECORDED = 256
@@ -30,7 +31,7 @@ _HANDSHAKES = (1, 2, 0x21, 0x22)
 class Fate:
     """What becomes of one datagram: when each copy arrives, with which bytes, or why it is lost."""
 
-    __slots__ = ("copies", "data", "delay_ns", "is_forged", "lost")
+    __slots__ = ("copies", "data", "delay_ns", "has_overtaken", "held_ns", "is_forged", "lost")
 
     def __init__(self, data: bytes, delay_ns: int) -> None:
         self.data = data
@@ -39,6 +40,10 @@ class Fate:
         """Further copies: how much later than the first each comes."""
         self.is_forged = False
         """Whether bytes were changed that somebody will look at."""
+        self.held_ns = 0
+        """How long it waits in a queue that the sparse lane passes by; a part of `delay_ns`."""
+        self.has_overtaken = False
+        """Whether it comes before one that was sent earlier, because it is of the sparse lane."""
         self.lost = ""
         """Why it does not arrive; empty when it does."""
 
@@ -46,19 +51,20 @@ class Fate:
 class _Active:
     """A fault at work on one link: its dice, and until when its queue is busy."""
 
-    __slots__ = ("act", "busy_ns", "dice", "values")
+    __slots__ = ("act", "busy_ns", "dice", "phase_ns", "values")
 
     def __init__(self, fault: Fault, dice: random.Random) -> None:
         self.act = _ACTS[fault.kind]
         self.values = fault.values
         self.dice = dice
         self.busy_ns = 0
+        self.phase_ns: int | None = None
 
 
 class Link:
     """One direction between two nodes."""
 
-    __slots__ = ("_active", "_generation", "_known", "destination", "latency_ns", "seed", "source")
+    __slots__ = ("_active", "_generation", "_known", "_queue_ns", "destination", "latency_ns", "seed", "source")
 
     def __init__(self, seed: int, source: str, destination: str, latency_low_ns: int, latency_high_ns: int) -> None:
         self.seed, self.source, self.destination = seed, source, destination
@@ -67,6 +73,7 @@ class Link:
         self._known: dict[str, _Active] = {}
         self._active: list[_Active] = []
         self._generation = -1
+        self._queue_ns = 0  # when the last that waits leaves the queue
 
     def carry(self, datagram: bytes, now_ns: int, faults: ActiveFaults) -> Fate:
         """What becomes of a datagram that is put on this link now."""
@@ -76,7 +83,18 @@ class Link:
         fate = Fate(datagram, self.latency_ns)
         for active in self._active:
             active.act(fate, active, active.dice.getrandbits(64), now_ns)
+        if fate.held_ns or now_ns < self._queue_ns:
+            self._hold_up(fate, now_ns)
         return fate
+
+    def _hold_up(self, fate: Fate, now_ns: int) -> None:
+        """There is a queue: nothing in it overtakes another, nor does what comes when the fault is over."""
+        if is_sparse(fate.data):
+            fate.held_ns, fate.has_overtaken = 0, now_ns < self._queue_ns
+            return
+        fate.held_ns = max(fate.held_ns, self._queue_ns - now_ns)
+        fate.delay_ns += fate.held_ns
+        self._queue_ns = now_ns + fate.held_ns
 
     def _at_work(self, fault: Fault) -> _Active:
         active = self._known.get(fault.name)
@@ -194,6 +212,15 @@ def _bandwidth(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
         fate.delay_ns += waits_ns + takes_ns
 
 
+def _standing_queue(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
+    """The queue grows and shrinks by turns, by half of the time that passes. The dice say only where it begins."""
+    most = int(active.values["most"])
+    if active.phase_ns is None:
+        active.phase_ns = below(bits, 4 * most + 1)
+    place_ns = (now_ns + active.phase_ns) % (4 * most + 1)
+    fate.held_ns = max(fate.held_ns, min(place_ns, 4 * most - place_ns) // 2)
+
+
 def _mtu_drop(fate: Fate, active: _Active, bits: int, now_ns: int) -> None:
     if len(fate.data) > active.values["limit"]:
         fate.lost = fate.lost or "mtu_drop"
@@ -212,6 +239,7 @@ _ACTS: Mapping[str, Callable[[Fate, _Active, int, int], None]] = MappingProxyTyp
         "reorder": _reorder,
         "corrupt": _corrupt,
         "bandwidth": _bandwidth,
+        "standing_queue": _standing_queue,
         "mtu_drop": _mtu_drop,
         "partition": _partition,
     }

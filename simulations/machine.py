@@ -32,16 +32,13 @@ from holloway.simulations.floating_seats import FloatingSeats
 from holloway.simulations.identities import Identity, preshared
 from holloway.simulations.liars import Liar, reform
 from holloway.simulations.oracles import (
-    answered_at,
     answers_are_no_longer_than_questions,
     expired_keys_are_forgotten,
     forgery_changes_nothing,
     hold,
     initiation_answered_once,
-    is_dialling,
     keys_are_few,
     queues_are_bounded,
-    snapshot,
     tables_are_bounded,
     transitions_are_legal,
     unconfirmed_key_is_not_used,
@@ -50,6 +47,7 @@ from holloway.simulations.oracles import (
 from holloway.simulations.record_oracles import old_pieces_are_forgotten
 from holloway.simulations.record_watch import RecordWatch
 from holloway.simulations.runs import Heard, joined, lone_arrival
+from holloway.simulations.snapshots import answered_at, has_just_been_answered, is_dialling, snapshot
 from holloway.simulations.streams import stream
 from holloway.simulations.terms import allowed, willing_alone
 from holloway.simulations.terms_oracles import terms_are_what_both_ask_for, unpacking_is_bounded
@@ -254,7 +252,9 @@ class Machine(Host):
 
     # Inputs.
 
-    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
+    def send(
+        self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False, is_sparse: bool = False
+    ) -> None:
         """See `Host`. There is no router here to get past; but to a floating address there are many ways."""
         if not peer and isinstance(packets[0], bytes):
             peer = self._routes.lookup(inner_destination(packets[0]) or b"") or peer
@@ -263,7 +263,13 @@ class Machine(Host):
             return
         now = self._now(now_ns)
         is_waiting = not seat.session.is_ready
-        seat.session.send(packets, now)
+        datagram = seat.session.send_lone(packets[0], now, is_sparse=True) if is_sparse and len(packets) == 1 else None
+        if datagram is not None:
+            assert seat.session.endpoint is not None, "a session sends nowhere"
+            seat.watch.sent([datagram], now)
+            self._world.transmit(self, datagram, seat.session.endpoint, 0)
+        else:
+            seat.session.send(packets, now)
         if is_waiting and seat.session.staged:
             self._world.reached.reach("packet_waited")
             hold(queues_are_bounded, seat.session)
@@ -392,6 +398,8 @@ class Machine(Host):
                 seat.proven = seat.session.endpoint
             case EndpointMoved(_, new):
                 seat.proven = new
+                if not has_just_been_answered(seat.session):
+                    self._world.moved(self, seat.peer.static.public, event)
             case _:
                 pass
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from holloway.protocols.addresses import Address
 from holloway.protocols.demux import INDICES_PER_PEER, Demux
@@ -39,8 +39,10 @@ from holloway.simulations.floating_oracles import (
     only_the_owner_answers,
     what_is_given_up_leaves_the_device,
 )
+from holloway.simulations.lane_oracles import LANES_EVENTUALLY, Lanes
 from holloway.simulations.record_oracles import (
     Path,
+    has_opened,
     idle_sessions_fall_silent,
     loss_shortens_records,
     old_pieces_are_forgotten,
@@ -50,6 +52,7 @@ from holloway.simulations.record_oracles import (
     records_begin_at_their_first_counter,
     reports_tell_what_was_sent,
 )
+from holloway.simulations.snapshots import Snapshot
 from holloway.simulations.terms_oracles import terms_are_what_both_ask_for, unpacking_is_bounded
 from holloway.simulations.trust_oracles import (
     addresses_are_certified,
@@ -71,8 +74,6 @@ NARROW_NS = 10**9
 """How long a path may take from losing long datagrams; then it must have been noticed."""
 STOPS_WITHIN_NS = 15 * 10**9
 LEAVES_WITHIN_NS = 2 * 10**9
-
-Snapshot: TypeAlias = tuple[object, ...]
 
 
 def no_plaintext_on_the_wire(datagram: bytes) -> str | None:
@@ -139,7 +140,7 @@ def answers_are_no_longer_than_questions(question: bytes, answer: bytes) -> str 
 def unconfirmed_key_is_not_used(session: Session) -> str | None:
     """The responder of a handshake seals under its key only after it has heard the initiator use it."""
     keys = session._ring.current
-    if keys is not None and not keys.is_initiator and keys.top < 0:
+    if keys is not None and not keys.is_initiator and not has_opened(keys):
         return f"epoch {keys.epoch} is in use before its initiator has used it"
     return None
 
@@ -228,6 +229,7 @@ class Calm:
     floating: tuple[Afloat, ...] = ()
     lost_in_outages: tuple[int, ...] = ()
     """Packets that have not come out, though they were made while the registry was away and nodes had had time to meet."""
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 def all_pairs_reachable(calm: Calm) -> str | None:
@@ -452,6 +454,7 @@ EVENTUALLY: Mapping[str, Callable[..., str | None]] = MappingProxyType(
         )
     }
     | {promise.__name__: promise for promise in CONTROL_EVENTUALLY}
+    | dict(LANES_EVENTUALLY)
 )
 """Checked by the time that a scenario sets."""
 
@@ -471,28 +474,3 @@ def hold(promise: Callable[..., str | None], *facts: object) -> None:
     broken = promise(*facts)
     if broken is not None:
         raise PropertyViolated(promise.__name__, broken)
-
-
-def snapshot(session: Session) -> Snapshot:
-    """Everything of a session that only an authentic datagram may change."""
-    ring = session._ring
-    return (
-        session.state,
-        session.epoch,
-        session.endpoint,
-        session.received.packets,
-        session.transmitted.packets,
-        session.handshakes_total,
-        tuple((keys.local_index, keys.newest, keys.top, keys.sent) for keys in ring.by_index.values()),
-        None if ring.next is None else ring.next.local_index,
-    )
-
-
-def answered_at(session: Session) -> float:
-    """When the session last answered an initiation."""
-    return session._handshakes.answered_at
-
-
-def is_dialling(session: Session) -> bool:
-    """Whether an initiation of ours is under way."""
-    return session._handshakes.is_under_way

@@ -20,11 +20,11 @@ from copy import copy
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import trio
 
-from holloway.actors.ports import DatagramPort, Netlink, Ports, TunPort
+from holloway.actors.ports import Batch, DatagramPort, Netlink, Ports, Receiving, TunPort
 from holloway.actors.state_directory import StateDirectory
 from holloway.protocols.errors import LocalError, PortError, TunError
 from holloway.protocols.flows import flow_number
@@ -55,6 +55,9 @@ class SimulatedTun(TunPort):
         self.is_open = True
         self._answer_pings = answer_pings
         self._outbound: deque[Packet] = deque()
+        self._sparse: deque[Packet] = deque()
+        self.is_read_apart = False
+        """Whether somebody reads what is of flows that send little (`receive_apart`)."""
         self._delivered: deque[bytes] = deque()
         self._readers = trio.lowlevel.ParkingLot()
         self._collectors = trio.lowlevel.ParkingLot()
@@ -64,13 +67,15 @@ class SimulatedTun(TunPort):
     def add_queue(self) -> Self:
         """One more queue of the same device."""
         queue = copy(self)
+        queue._sparse = deque()
         queue.drops, queue._outbound, queue._readers = Counter(), deque(), trio.lowlevel.ParkingLot()
         self.queues.append(queue)
         return queue
 
-    def inject(self, packets: Sequence[Packet]) -> None:
+    def inject(self, packets: Sequence[Packet], *, is_sparse: bool = False) -> None:
         """Send packets into the network, as a program on the host would. At once; beyond `TUN_QUEUE` they are dropped
-        and counted as `tun_queue_full`.
+        and counted as `tun_queue_full`. `is_sparse`: they are of flows that send little, and are read apart where somebody
+        does.
 
         Raises `LocalError` for a packet that is longer than the MTU, which no host's IP layer would hand to the device,
         and when the node has closed it.
@@ -80,7 +85,10 @@ class SimulatedTun(TunPort):
         for packet in packets:
             if not isinstance(packet, SuperPacket) and len(packet) > self.mtu:
                 raise LocalError(f"cannot inject {len(packet)} bytes", f"the MTU of {self.name} is {self.mtu}")
-        self._queue(packets)
+        if is_sparse and self.is_read_apart:
+            self._take_in(packets, self._sparse)
+        else:
+            self._queue(packets)
 
     async def collect(self) -> list[bytes]:
         """What the node has given to the host since the last time, in order; waits for the first packet.
@@ -106,6 +114,16 @@ class SimulatedTun(TunPort):
         if not self.is_open:
             raise trio.ClosedResourceError(f"{self.name} is closed")
         return [self._outbound.popleft() for _ in range(min(len(self._outbound), RECEIVE_BUDGET))]
+
+    async def receive_apart(self) -> tuple[list[Packet], list[Packet]]:
+        """What is of flows that send little, and the rest, as `receive` would give it; one of them may be empty."""
+        while self.is_open and not self._sparse and not self._outbound:
+            await self._readers.park()
+        if self._sparse and self.is_open:
+            await trio.lowlevel.checkpoint()
+            sparse = [self._sparse.popleft() for _ in range(min(len(self._sparse), RECEIVE_BUDGET))]
+            return sparse, self.take()
+        return [], await self.receive()
 
     def take(self) -> list[Packet]:
         """See `TunPort`. Takes up to `RECEIVE_BUDGET` packets."""
@@ -137,14 +155,15 @@ class SimulatedTun(TunPort):
 
     def _queue(self, packets: Sequence[Packet]) -> None:
         if len(self.queues) == 1:
-            self._take_in(packets)
+            self._take_in(packets, self._outbound)
             return
         for packet in packets:
-            self.queues[flow_number(packet) % len(self.queues)]._take_in((packet,))
+            queue = self.queues[flow_number(packet) % len(self.queues)]
+            queue._take_in((packet,), queue._outbound)
 
-    def _take_in(self, packets: Sequence[Packet]) -> None:
-        room = TUN_QUEUE - len(self._outbound)
-        self._outbound.extend(packets[:room])
+    def _take_in(self, packets: Sequence[Packet], queue: deque[Packet]) -> None:
+        room = TUN_QUEUE - len(queue)
+        queue.extend(packets[:room])
         self._readers.unpark_all()
         if len(packets) > room:
             self.drops["tun_queue_full"] += len(packets) - room
@@ -271,7 +290,34 @@ class _QuickDirectory(StateDirectory):
         return work()
 
 
-class SimulatedPorts(Ports):
+class TunServing(Ports):
+    """Whoever serves a simulated device is given what is of flows that send little apart, and first."""
+
+    async def serve(
+        self,
+        port: Receiving[Batch],
+        take: Callable[[Batch], None],
+        take_lone: Callable[[Any], None] | None = None,
+        *,
+        sparse: tuple[Callable[[Batch], None], Callable[[Any], None] | None] | None = None,
+    ) -> None:
+        """See `Ports`."""
+        if not isinstance(port, SimulatedTun) or sparse is None:
+            await super().serve(port, take, take_lone)
+            return
+        port.is_read_apart = True
+        take_sparse, take_sparse_lone = sparse
+        while True:
+            first, others = await port.receive_apart()
+            if len(first) == 1 and take_sparse_lone is not None:
+                take_sparse_lone(first[0])
+            elif first:
+                take_sparse(first)
+            if others:
+                take(others)
+
+
+class SimulatedPorts(TunServing):
     """The ports of one simulated host for one node. `host` is its numeric address on `network`.
 
     `netlink` records what the node asked for. Randomness comes from the seed, the host and the order in which hosts

@@ -46,6 +46,7 @@ class Programs:
     def __init__(self, world: World) -> None:
         self._world = world
         self._away: dict[str, None] = {}
+        self._lanes: dict[str, random.Random] = {}
         self._questions: dict[int, tuple[_Exchange, int]] = {}
         self._answers: dict[int, tuple[_Exchange, int]] = {}
         world.deliveries.append(self._take)
@@ -219,7 +220,15 @@ class Programs:
         if capture is not None:
             for packet in whole_packets(packets):
                 capture.inside(now_ns, host.name, packet, is_entering=True)
-        host.send(destination, packets, now_ns, is_rogue=is_rogue)
+        is_sparse = len(packets) == 1 and not is_rogue and self._goes_apart(host.name)
+        host.send(destination, packets, now_ns, is_rogue=is_rogue, is_sparse=is_sparse)
+
+    def _goes_apart(self, name: str) -> bool:
+        """Whether a packet that a program sends alone is of a flow that sends little, or of one that did more before."""
+        dice = self._lanes.get(name)
+        if dice is None:
+            dice = self._lanes[name] = stream(self._world.plan.seed, "lane", name)
+        return bool(dice.getrandbits(1))
 
 
 def _sizes(workload: Workload, count: int, dice: random.Random) -> list[int]:

@@ -10,16 +10,49 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from holloway.protocols.events import DropReason
 from holloway.protocols.reassembly import MAX_BYTES, MAX_RECORDS
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.record_size import LossMeter, Report
-from holloway.protocols.record_wire import KIND_BITS, RecordKind
+from holloway.protocols.record_wire import HEADER_BYTES, KIND_BITS, SPARSE_MARK, SPREAD_BITS, RecordKind
 from holloway.protocols.session import Session
+from holloway.protocols.transport import TransportKeys
 
 REPORTS_END_S = 5.0
+_FIRST_INDEX = 256
+_SPARSE = 1 << 60
 PIECES_LIVE_S = 0.5 + 1e-6
 """What docs/protocol.md gives them, and what rounding may add."""
 _RECORD_HEAD = struct.Struct("<IHHQ")
+
+
+def record_number(kind: int, word: int) -> int:
+    """Which record it is under its key, by the end of its header: counters of the sparse lane are its own. They begin at 48 secret
+    bits, so a number is of one key.
+    """
+    return word >> SPREAD_BITS | (_SPARSE if kind & SPARSE_MARK else 0)
+
+
+def record_of(datagram: bytes) -> tuple[int, int] | None:
+    """The kind and the number of the record that a datagram is of, if it is one of the `aes-gcm` suite; None otherwise."""
+    if len(datagram) <= HEADER_BYTES or int.from_bytes(datagram[:4], "little") < _FIRST_INDEX:
+        return None
+    _, _, kind, word = _RECORD_HEAD.unpack_from(datagram)
+    return kind, record_number(kind, word)
+
+
+def is_sparse(datagram: bytes) -> bool:
+    """Whether it is of the sparse lane."""
+    record = record_of(datagram)
+    return record is not None and record[0] & SPARSE_MARK != 0
+
+
+def has_pieces(datagram: bytes) -> bool:
+    """Whether it is of a record that spans several."""
+    record = record_of(datagram)
+    if record is None or record[0] & SPARSE_MARK:
+        return False
+    return int.from_bytes(datagram[8:HEADER_BYTES], "little") & (1 << SPREAD_BITS) - 1 != 0
 
 
 class Path(NamedTuple):
@@ -51,6 +84,10 @@ def records_are_cut_evenly(datagrams: Sequence[bytes], longest: int, longest_pro
         _, number, kind, word = head = _RECORD_HEAD.unpack_from(datagram)
         if len(datagram) > (longest_probe if kind & KIND_BITS == RecordKind.PROBE else longest):
             return f"a datagram of {len(datagram)} bytes leaves for a path that bears {longest}"
+        if kind & SPARSE_MARK:  # one datagram, whose header has room for other numbers
+            if rest:
+                return "a record ends before all of it has left"
+            continue
         if rest:
             if head != (before[0], before[1] + 1, before[2], before[3]):
                 return "a record ends before all of it has left"
@@ -133,6 +170,29 @@ def long_records_of(session: Session) -> int:
 def pieces_held_by(session: Session) -> int:
     """How many records of the session are not whole yet."""
     return sum([len(keys._pieces) for keys in session._ring.by_index.values() if isinstance(keys, RecordKeys)])
+
+
+def reports_refused(session: Session) -> int:
+    """Reports of the peer that cannot be true."""
+    return session.drops.get(DropReason.REPORT_ABSURD, 0)
+
+
+def lost_by_key(session: Session) -> dict[int, int]:
+    """How many records the session takes for lost, by the receiver index of each key."""
+    return {index: meter._lost for index, meter in meters_of(session).items()}
+
+
+def has_opened(keys: TransportKeys) -> bool:
+    """Whether anything of the peer's has come under a key."""
+    return keys.top >= 0 or (isinstance(keys, RecordKeys) and keys._sparse_window.top >= 0)
+
+
+def windows_of(keys: TransportKeys) -> tuple[object, ...]:
+    """What only an authentic record may change of a key."""
+    if not isinstance(keys, RecordKeys):
+        return keys.local_index, keys.newest, keys.sent
+    sparse = keys._sparse_window
+    return keys.local_index, keys.newest, keys.top, keys.sent, keys._sparse_sent, sparse.top, bytes(sparse._seen)
 
 
 def path_of(session: Session) -> Path:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.record_size import Report
-from holloway.protocols.record_wire import HEADER, HEADER_BYTES, KIND_BITS, SPREAD_BITS, RecordKind
+from holloway.protocols.record_wire import HEADER, HEADER_BYTES, KIND_BITS, SPARSE_MARK, SPREAD_BITS, RecordKind
 from holloway.protocols.session import Session
 from holloway.simulations.record_oracles import (
     idle_sessions_fall_silent,
@@ -122,7 +122,8 @@ def _is_plain(datagram: bytes | memoryview) -> bool:
     if len(datagram) < HEADER_BYTES:
         return False
     index, number, kind, word = HEADER.unpack_from(datagram)
-    return index >= _FIRST_INDEX and not number and kind & KIND_BITS < _REPORT and not word & _SPREAD_MASK
+    has_one = kind & SPARSE_MARK or not (number or word & _SPREAD_MASK)
+    return index >= _FIRST_INDEX and kind & KIND_BITS < _REPORT and bool(has_one)
 
 
 def _is_report(datagram: bytes | memoryview) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from holloway.protocols.record_wire import SPREAD_BITS
+from holloway.protocols.record_wire import SPARSE_MARK, SPREAD_BITS
 from holloway.protocols.suites import Aead, Suite
 from holloway.simulations.oracles import no_nonce_used_twice
-from holloway.simulations.record_oracles import records_begin_at_their_first_counter
+from holloway.simulations.record_oracles import record_number, records_begin_at_their_first_counter
 
 
 def watched_suite(suite: Suite, hold: Callable[..., None], note: Callable[[int, bytes], None] | None = None) -> Suite:
     """`suite` with a cipher that remembers, for a whole world, which nonces each key has sealed with. `note` is told of each
-    record: its counter, and what is in it.
+    record: its number, and what is in it.
     """
     has_records = suite.transport is None
     used: dict[bytes, dict[bytes, None]] = {}
@@ -44,12 +44,15 @@ class _WatchedCipher:
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
         if self._has_records and nonce[2:4] != b"\0\0":  # a kind: this is no message of a handshake
-            counter = int.from_bytes(nonce[4:], "little") >> SPREAD_BITS
-            if not self._used:
-                self._hold(records_begin_at_their_first_counter, self._key, counter)
-            self._hold(no_nonce_used_twice, self._used, counter.to_bytes(8, "big"))
+            word, kind = int.from_bytes(nonce[4:], "little"), int.from_bytes(nonce[2:4], "little")
+            number = record_number(kind, word)
+            lane = bytes((kind & SPARSE_MARK != 0,))
+            if lane not in self._used:  # nor is anything else as short
+                self._used[lane] = None
+                self._hold(records_begin_at_their_first_counter, self._key, word >> SPREAD_BITS)
+            self._hold(no_nonce_used_twice, self._used, number.to_bytes(8, "big"))
             if self._note is not None:
-                self._note(counter, data)
+                self._note(number, data)
         else:
             self._hold(no_nonce_used_twice, self._used, nonce)
         return self._cipher.encrypt(nonce, data, associated_data)

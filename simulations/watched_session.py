@@ -16,7 +16,7 @@ import trio
 import holloway.actors.peers as making
 from holloway.protocols.addresses import Address
 from holloway.protocols.arrivals import Arrival
-from holloway.protocols.events import Event
+from holloway.protocols.events import EndpointMoved, Event
 from holloway.protocols.keyring import Links
 from holloway.protocols.noise import OpenedInitiation
 from holloway.protocols.offers import SEALED
@@ -26,20 +26,18 @@ from holloway.protocols.runs import Run, flatten
 from holloway.protocols.session import Session, SessionConfig, State
 from holloway.simulations.determinism import PROCESS
 from holloway.simulations.oracles import (
-    answered_at,
     expired_keys_are_forgotten,
     forgery_changes_nothing,
     initiation_answered_once,
-    is_dialling,
     keys_are_few,
     queues_are_bounded,
-    snapshot,
     transitions_are_legal,
     unconfirmed_key_is_not_used,
     waiting_ends,
 )
 from holloway.simulations.record_oracles import old_pieces_are_forgotten
 from holloway.simulations.record_watch import RecordWatch, Sight
+from holloway.simulations.snapshots import answered_at, has_just_been_answered, is_dialling, snapshot
 from holloway.simulations.terms import allowed
 from holloway.simulations.terms_oracles import terms_are_what_both_ask_for
 
@@ -205,6 +203,8 @@ class WatchedSession(Session):
         event = super().next_event()
         if event is not None:
             self._world.reached.note_event(event)
+            if isinstance(event, EndpointMoved) and not has_just_been_answered(self):
+                self._world.moved(self._life.host, self._key, event)
         else:
             self._look()
         return event

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 from holloway.protocols.addresses import Address
+from holloway.protocols.events import DropReason, EndpointMoved
 from holloway.protocols.floating_table import FloatingHolder
 from holloway.protocols.packets import Packet
 from holloway.protocols.packets import destination as inner_destination
@@ -26,6 +27,8 @@ from holloway.simulations.forgers import Foretold, Forger
 from holloway.simulations.heap import Agenda
 from holloway.simulations.identities import Identity, identity
 from holloway.simulations.inner_packets import is_too_big
+from holloway.simulations.lane_oracles import LANES_EVENTUALLY
+from holloway.simulations.lane_watch import LaneWatch
 from holloway.simulations.ledger import Delivered, Ledger
 from holloway.simulations.links import ActiveFaults, Link, Listener, Overheard
 from holloway.simulations.milestones import Reached
@@ -95,8 +98,12 @@ class Host(Protocol):
     def receive(self, datagram: bytes, source: Address, now_ns: int, *, is_forged: bool, cause: int) -> None:
         """A datagram arrives. `is_forged`: it is not as a peer made it."""
 
-    def send(self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False) -> None:
-        """Programs on this node hand in packets for `peer`. `is_rogue`: past everything that a node does to them first."""
+    def send(
+        self, peer: str, packets: list[Packet], now_ns: int, *, is_rogue: bool = False, is_sparse: bool = False
+    ) -> None:
+        """Programs on this node hand in packets for `peer`. `is_rogue`: past everything that a node does to them first. `is_sparse`:
+        by the sparse lane.
+        """
 
     def rekey(self, peer: str, now_ns: int) -> None:
         """Ask for new keys."""
@@ -148,9 +155,9 @@ class World(ABC):
         self.listeners = [Listener(fault, plan.seed) for fault in plan.faults if fault.kind == "replay"]
         self.foretold = Foretold()
         self.forgers = [
-            Forger(fault, plan.seed, self.foretold.foretell) for fault in plan.faults if fault.kind == "forge_pieces"
+            Forger(fault, plan.seed, self._foretell) for fault in plan.faults if fault.kind == "forge_pieces"
         ]
-        self._ears: list[Listener | Forger] = [*self.listeners, *self.forgers]
+        self.lanes = LaneWatch(plan, self.reached.reach)
         self.deliveries: list[Callable[[Host, str, Delivered], None]] = []
         """Programs that hear of every packet that comes out: (receiver, sender, packet)."""
         self._links: dict[tuple[str, str], Link] = {}
@@ -184,6 +191,8 @@ class World(ABC):
         self.mishaps = Mishaps(self)
         self.programs = Programs(self)
         self.timeline.at(self.plan.healed_ns, self._healed)
+        if self.lanes.is_on:
+            self.timeline.at(SECOND_NS, lambda: self.lanes.begin(self.ledger.count))
         for fault in self.plan.faults:
             if fault.kind == "mtu_drop" and fault.until_ns > fault.at_ns + NARROW_NS + ON_THE_WAY_NS:
                 self._expect_between(fault.at_ns + NARROW_NS, fault.until_ns - ON_THE_WAY_NS, self._narrow)
@@ -243,19 +252,30 @@ class World(ABC):
         line = self._note("send", sender.name, name, datagram, cause)
         if self.capture is not None:
             self.capture.wire(now_ns, sender.public, destination, datagram)
+        self.lanes.sent(sender, datagram)
         if receiver is None:
+            self.lanes.lost(datagram)
             self._note("lost", sender.name, name, datagram, line, "unreachable")
             if destination in self._strangers:
                 self._strangers[destination] -= len(datagram)
                 hold(strangers_gain_nothing, self._strangers[destination], sender.name)
             return
         ends = (sender.name, name)
-        for listener in self._ears:
-            listener.hear(*ends, Overheard(datagram, sender.public, destination))
+        overheard = Overheard(datagram, sender.public, destination)
+        for forger in self.forgers:
+            forger.hear(*ends, overheard)
         fate = self.link(*ends).carry(datagram, now_ns, self.faults)
+        for listener in self.listeners:
+            if fate.held_ns or self.lanes.is_on:  # to send it at once would be to help it past the others
+                self.timeline.at(now_ns + fate.delay_ns + 1, listener.hear, *ends, overheard)
+            else:
+                listener.hear(*ends, overheard)
         if fate.lost:
+            self.lanes.lost(datagram)
             self._note("lost", sender.name, name, datagram, line, fate.lost)
             return
+        if fate.has_overtaken:
+            self.reached.reach("sparse_overtook")
         at_ns = now_ns + fate.delay_ns
         source = sender.public
         self.timeline.at(at_ns, self.arrive, fate.data, source, destination, fate.is_forged, line)
@@ -285,9 +305,11 @@ class World(ABC):
         """A datagram reaches whoever has the address now."""
         receiver = self.addresses.get(destination)
         if receiver is None or receiver.down:
+            self.lanes.lost(datagram)
             self._note("lost", "nobody" if receiver is None else receiver.name, "", datagram, cause, NOBODY_THERE)
             return
         sender = self.addresses.get(source)
+        self.lanes.arrived(receiver, datagram, source, is_forged=is_forged)
         line = self._note("arrive", receiver.name, sender.name if sender else "stranger", datagram, cause)
         receiver.receive(datagram, source, self.timeline.now_ns, is_forged=is_forged, cause=line)
 
@@ -313,6 +335,16 @@ class World(ABC):
             self._unheard.pop((maker, host.name), None)
         for tell in self.deliveries:
             tell(host, maker, delivered)
+
+    def moved(self, host: Host, peer_key: bytes, event: EndpointMoved) -> None:
+        """A session of a node has another endpoint, by a record."""
+        for peer in self.hosts.values():
+            if peer.key == peer_key:
+                self.lanes.moved(host.name, peer, event)
+
+    def _foretell(self, number: int) -> None:
+        self.foretold.foretell(number)
+        self.lanes.foretold(number)
 
     def record(self, host: Host, kind: str, peer: str, what: str, cause: int) -> int:
         """A line of the trace that is about a node."""
@@ -391,6 +423,7 @@ class World(ABC):
             (host.name, peer): session for host in self.hosts.values() for peer, session in host.sessions().items()
         }
         before = self._missing(range(self._first_after_healing))
+        unforetold = self.foretold.unforetold(before)
         return Calm(
             unheard=tuple(self._unheard or ()),
             waiting={pair: session.staged for pair, session in sessions.items() if not self._has_outcast(pair)},
@@ -400,11 +433,14 @@ class World(ABC):
             },
             lost=tuple(self._missing(self._expected)),
             lost_by_bystanders=tuple(serial for serial in before if not self._is_touched(*self.ledger.ends(serial))),
-            lost_unforetold=self.foretold.unforetold(before),
+            lost_unforetold=unforetold,
             lost_on_narrow_paths=self._missing_in(self._narrow),
             lost_in_outages=self._missing_in(self._without_store),
             paths={pair: path_of(session) for pair, session in sessions.items()},
             floating=tuple(self.floating.afloat()),
+            lanes=self.lanes.judge(
+                unforetold, self.foretold.records, self.reached.drops[DropReason.REPLAYED.value], sessions.values()
+            ),
             record_sizes={pair: size_by_reports(session)[2] for pair, session in sessions.items()},
         )
 
@@ -450,6 +486,8 @@ def _quiet_outages(plan: Plan) -> Iterator[tuple[int, int]]:
             yield begin_ns, outage.until_ns - ON_THE_WAY_NS
 
 
-def has_forgers(plan: Plan) -> bool:
-    """Whether anybody forges pieces, so that what is sealed has to be known."""
-    return any(fault.kind == "forge_pieces" for fault in plan.faults)
+def needs_records(plan: Plan) -> bool:
+    """Whether anybody forges pieces, or a promise is about the lanes, so that what is sealed has to be known."""
+    return any(fault.kind == "forge_pieces" for fault in plan.faults) or any(
+        name in LANES_EVENTUALLY for name in plan.eventually
+    )
