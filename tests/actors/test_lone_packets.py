@@ -64,7 +64,7 @@ def test_nodes_do_the_same_with_and_without_the_short_way(monkeypatch: pytest.Mo
     short = run(5, story)
     assert min(taken.count("DatagramPort.send_lone"), taken.count("TunPort.send_lone")) > 50
     number = len(taken)
-    monkeypatch.setattr(ExpressLane, "send_lone", lambda *_: None)
+    monkeypatch.setattr(ExpressLane, "send_lone", lambda *_, **__: None)
     monkeypatch.setattr(ExpressLane, "receive_lone", lambda *_: None)
     assert run(5, story) == short
     assert len(taken) == number
