@@ -137,7 +137,7 @@ class LifeTun(SimulatedTun):
     word = "tun"
 
     def __init__(self, name: str, mtu: int, life: Life) -> None:
-        super().__init__(name, mtu)
+        super().__init__(name, mtu, sparse_first=True)
         self._life = life
         self._broken: TunError | None = None
 

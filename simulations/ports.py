@@ -48,8 +48,9 @@ class SimulatedTun(TunPort):
     With `answer_pings` the host replies to echo requests as a kernel does; such requests are not collected.
     """
 
-    def __init__(self, name: str, mtu: int, *, answer_pings: bool = False) -> None:
+    def __init__(self, name: str, mtu: int, *, answer_pings: bool = False, sparse_first: bool = False) -> None:
         self.name = name
+        self.sparse_first = sparse_first
         self.mtu = mtu
         self.drops: Counter[str] = Counter()
         self.is_open = True
@@ -302,7 +303,7 @@ class TunServing(Ports):
         sparse: tuple[Callable[[Batch], None], Callable[[Any], None] | None] | None = None,
     ) -> None:
         """See `Ports`."""
-        if not isinstance(port, SimulatedTun) or sparse is None:
+        if not isinstance(port, SimulatedTun) or not port.sparse_first or sparse is None:
             await super().serve(port, take, take_lone)
             return
         port.is_read_apart = True
@@ -325,12 +326,19 @@ class SimulatedPorts(TunServing):
     """
 
     def __init__(
-        self, network: SimulatedNetwork, host: str = "192.0.2.1", *, seed: int = 0, answer_pings: bool = False
+        self,
+        network: SimulatedNetwork,
+        host: str = "192.0.2.1",
+        *,
+        seed: int = 0,
+        answer_pings: bool = False,
+        sparse_first: bool = False,
     ) -> None:
+        """`sparse_first`: what a program injects as sparse is read apart, and before the rest."""
         self.network = network
         self.host = str(ip_address(host))
         self.netlink = RecordingNetlink()
-        self._answer_pings = answer_pings
+        self._answer_pings, self._sparse_first = answer_pings, sparse_first
         self._tun: SimulatedTun | None = None
         self._random = random.Random(f"{seed}/{self.host}/{network.join()}/entropy")  # noqa: S311 - no real keys
 
@@ -345,7 +353,7 @@ class SimulatedPorts(TunServing):
         """See `Ports`."""
         if self._tun is not None and self._tun.is_open:
             raise TunError(f"cannot open the TUN device {name!r}", "EBUSY: the node has one open", "close it first")
-        self._tun = SimulatedTun(name, mtu, answer_pings=self._answer_pings)
+        self._tun = SimulatedTun(name, mtu, answer_pings=self._answer_pings, sparse_first=self._sparse_first)
         return self._tun
 
     def open_tun_queue(self, device: TunPort) -> TunPort:

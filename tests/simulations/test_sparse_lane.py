@@ -86,7 +86,7 @@ def test_a_handshake_stands_in_the_queue_as_well() -> None:
 
 
 async def test_what_is_of_flows_that_send_little_is_given_apart_and_first() -> None:
-    ports = SimulatedPorts(SimulatedNetwork())
+    ports = SimulatedPorts(SimulatedNetwork(), sparse_first=True)
     port = ports.open_tun("hw0", 1400)
     assert isinstance(port, SimulatedTun)
     given: list[tuple[str, list[Packet]]] = []
