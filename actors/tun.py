@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOKS, Reader
+from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOK_EVERY, LOOKS, Reader
 from holloway.actors.ports import TunPort, refusal, stream
 from holloway.actors.tun_offload import (
     BULK_TCP,
@@ -104,7 +104,7 @@ class KernelTun(TunPort):
         self.budget = RECEIVE_BUDGET
         """Packets that one `receive` takes."""
         self.look: Callable[..., bool] | None = None
-        """Called between two packets of a bulk flow, in a stream of them if `is_urgent`, and before others are handed on; see
+        """Called between two packets of a bulk flow, now and then in a stream of them if `is_urgent`, and before others are handed on; see
         `OuterLoop.look`."""
         self.is_urgent: Callable[[], object] | None = None
 
@@ -217,9 +217,10 @@ class KernelTun(TunPort):
             head_before = b""
         given = self._given
         left, self._left = self._left, 0
-        is_urgent = self.is_urgent
+        is_urgent, number = self.is_urgent, 0
         while left > 0:
-            if is_urgent is not None and is_urgent():
+            number += 1
+            if is_urgent is not None and not number % LOOK_EVERY and is_urgent():
                 self._left = left
                 return None  # `more` looks at it
             try:

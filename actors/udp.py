@@ -18,7 +18,7 @@ from functools import partial
 
 import trio
 
-from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOKS, Reader
+from holloway.actors.outer_loop import LOOK_COST_BYTES, LOOK_EVERY, LOOKS, Reader
 from holloway.actors.ports import refusal
 from holloway.actors.udp_offload import (
     ANCILLARY_SPACE,
@@ -91,7 +91,7 @@ class UdpSocket(SendingSocket):
         self._overflows_seen = 0
         self.sparse: UdpSocket | None = None
         self.look: Callable[..., bool] | None = None
-        """Called between two runs of a bulk flow, in a stream of them if `is_urgent`, and before others are handed on; see
+        """Called between two runs of a bulk flow, now and then in a stream of them if `is_urgent`, and before others are handed on; see
         `OuterLoop.look`."""
         self.is_urgent: Callable[[], object] | None = None
         self.budget = RECEIVE_BUDGET
@@ -341,9 +341,10 @@ class UdpSocket(SendingSocket):
         receive, memory = self._socket.recvmsg_into, self._kept[0]
         room = (memory.view[:DATAGRAM_SPACE],)
         before, ancillary_before, each_before, data_before = 0, None, 0, memory.view[:0]
-        is_urgent = self.is_urgent
+        is_urgent, number = self.is_urgent, 0
         while left > 0:
-            if is_urgent is not None and is_urgent():
+            number += 1
+            if is_urgent is not None and not number % LOOK_EVERY and is_urgent():
                 self._left = left
                 return None  # `more` looks at it
             try:
