@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import subprocess
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from namespaces import drop_capabilities, in_namespace
 
+from holloway.actors import fast_lane
 from holloway.actors.kernel import KernelPorts
-from holloway.actors.outer_loop import OuterLoop
-from holloway.actors.tun import KernelTun
+from holloway.actors.outer_loop import LOOK_COST_BYTES, OuterLoop
+from holloway.actors.tun import RECEIVE_BUDGET_BYTES, KernelTun
+from holloway.actors.tun import SPARSE_BUDGET as TUN_BUDGET
+from holloway.actors.tun_attached import attached_queues
+from holloway.actors.tun_steering import MOST_PACKETS
+from holloway.actors.udp import UdpSocket
 from holloway.actors.udp_binding import SPARSE_BUDGET, SPARSE_DSCP, TRAFFIC_CLASS, open_sparse, open_udp
+from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, TunError
 from holloway.protocols.icmp import echo_request
 from holloway.protocols.runs import Run
@@ -210,3 +220,125 @@ async def test_one_look_takes_no_more_than_its_budget_of_what_anybody_may_mark(*
     assert taken == 128
     port.close()
     sender.close()
+
+
+def payloads(packets: list[object]) -> list[int]:
+    return [int.from_bytes(bytes(each)[HEADERS_BYTES:], "big") for each in packets]  # type: ignore[call-overload]
+
+
+async def served(loop: OuterLoop, port: KernelTun | UdpSocket, take: Callable[..., None], **more: Any) -> None:
+    """Until `take` cancels the nursery that it is given."""
+    ports = KernelPorts(loop=loop, sparse_first=True)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await ports.serve(port, partial(take, nursery), **more)  # type: ignore[arg-type]
+
+
+@in_namespace
+async def test_a_flow_that_begins_to_send_much_does_not_overtake_itself_in_the_device() -> None:
+    """Its first packets are in the second queue, and the reader of the first one may be called before that of the second."""
+    count = MOST_PACKETS + 36
+    seen: list[int] = []
+
+    async def main() -> None:
+        tun = lane_ports()[1]
+        bring_up()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+            flow.connect(("10.9.0.2", 7))
+            for number in range(count):
+                flow.send(number.to_bytes(2, "big"))
+
+        def take(nursery: trio.Nursery, packets: list[object]) -> None:
+            seen.extend(payloads(packets))
+            if len(seen) == count:
+                nursery.cancel_scope.cancel()
+
+        def take_sparse(packets: list[object]) -> None:
+            assert len(packets) <= TUN_BUDGET
+            seen.extend(payloads(packets))
+
+        await served(loop, tun, take, sparse=(take_sparse, None))
+        tun.close()
+
+    loop = OuterLoop()
+    await trio.to_thread.run_sync(loop.run, main)
+    assert seen == list(range(count))
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_what_was_marked_and_sent_first_is_taken_first_whichever_socket_is_read(host: str) -> None:
+    seen: list[int] = []
+
+    async def main() -> None:
+        (ours,), (theirs,) = open_udp(host, 0), open_udp(host, 0)
+        open_sparse(ours)
+        open_sparse(theirs)
+        marked, plain = ours.lone_sender(theirs.local, is_sparse=True), ours.lone_sender(theirs.local)
+        for number in range(80):
+            (marked if number < 50 else plain)(number.to_bytes(2, "big"))
+
+        def take(nursery: trio.Nursery, arrivals: list[Arrival]) -> None:
+            seen.extend(int.from_bytes(datagram, "big") for each in arrivals for datagram in each.datagrams())
+            if len(seen) == 80:
+                nursery.cancel_scope.cancel()
+
+        await served(loop, theirs, take)
+        ours.close()
+        theirs.close()
+
+    loop = OuterLoop()
+    await trio.to_thread.run_sync(loop.run, main)
+    assert seen == list(range(80))
+
+
+@in_namespace
+async def test_who_floods_the_second_queue_takes_no_more_than_a_part_of_a_turn_of_the_first() -> None:
+    tun = lane_ports()[1]
+    bring_up()
+    looks = 0
+
+    def look(rounds: int = 1) -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    tun.look = look
+    for _ in range(60):
+        say(LONG)
+    tun._left = RECEIVE_BUDGET_BYTES
+    taken = 0
+    while tun.more() is not None:
+        taken += 1
+    assert looks <= RECEIVE_BUDGET_BYTES // LOOK_COST_BYTES + 1
+    assert 0 < taken <= looks
+    tun.close()
+
+
+@in_namespace
+async def test_without_the_privilege_the_device_is_one_of_a_single_queue() -> None:
+    """One that may have several takes much more memory of the kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_lane, "load", refused)
+        _, tun = lane_ports()
+    assert tun.sparse is None
+    assert attached_queues("hw0") is None
+    tun.close()
+
+
+@in_namespace
+async def test_a_kernel_that_will_not_steer_leaves_one_queue_and_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_lane, "steer", refused)
+        ports = KernelPorts(loop=OuterLoop(), sparse_first=True)
+        loops = len(os.listdir("/proc/self/fd")) - before
+        tun = ports.open_tun("hw0", 1420)
+    assert isinstance(tun, KernelTun)
+    assert tun.sparse is None
+    assert attached_queues("hw0") == 1
+    assert len(os.listdir("/proc/self/fd")) == before + loops + 1
+    tun.close()
+
+
+def refused(*_: object) -> int:
+    raise PermissionError(errno.EPERM, "no")
