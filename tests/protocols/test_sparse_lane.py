@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from cryptography.exceptions import InvalidTag
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy_oracle import IP, TCP
 from session_world import World, inner_packet, sealed, watched
 from super_packets import super_packet
 
@@ -20,9 +22,11 @@ from holloway.protocols.express import SHORT_BYTES
 from holloway.protocols.journal import Journal
 from holloway.protocols.noise import DerivedKeys
 from holloway.protocols.offers import SEALED, Terms
+from holloway.protocols.packets import total_length
 from holloway.protocols.record_keys import SPARSE_WINDOW, RecordKeys
 from holloway.protocols.record_size import REPORT_GRACE_S, REPORT_S
 from holloway.protocols.record_wire import HEADER, HEADER_BYTES, SPARSE_MARK, RecordKind
+from holloway.protocols.records import bundles
 from holloway.protocols.replay import WINDOW_SIZE
 from holloway.protocols.session import Session
 from holloway.protocols.suites import AES_GCM, SUITES, WIREGUARD
@@ -388,3 +392,53 @@ def test_the_header_of_a_sparse_datagram_is_the_ordinary_one_but_for_its_mark() 
     index, _, kind, word = HEADER.unpack_from(ordinary)
     assert HEADER.unpack_from(express) == (index, 1, kind | SPARSE_MARK, word)  # one of the other has been sealed
     assert ordinary[HEADER_BYTES:] != express[HEADER_BYTES:]
+
+
+@modest
+@given(st.lists(st.integers(20, 700), max_size=30), st.sets(st.integers(0, 29)))
+def test_bundles_keep_packets_whole_and_in_order_and_leave_alone_what_is_not_as_long_as_it_says(
+    lengths: list[int], wrong: set[int]
+) -> None:
+    packets = [inner_packet(serial, max(64, size)) + bytes(serial in wrong) for serial, size in enumerate(lengths)]
+    made = bundles(packets, SHORT_BYTES)
+    assert [packet for bundle in made for packet in bundle] == packets
+    for bundle in made:
+        assert len(bundle) == 1 or sum(map(len, bundle)) <= SHORT_BYTES
+        assert len(bundle) == 1 or all(total_length(packet) == len(packet) for packet in bundle)
+    for before, after in pairwise(made):
+        is_shared = not any(total_length(packet) != len(packet) for packet in (*before, *after))
+        assert not is_shared or sum(map(len, before)) + len(after[0]) > SHORT_BYTES, "as few as hold them"
+
+
+def test_several_packets_share_a_datagram_and_are_counted_each() -> None:
+    world = World(AES_GCM)
+    world.establish()
+    world.run(1.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    packets = [inner_packet(serial) for serial in range(5)]
+    before = a.transmitted.packets, b.received.packets
+    datagram = a.send_lone(b"".join(packets), world.now, is_sparse=True, count=len(packets))
+    assert datagram is not None
+    assert b.receive_lone(lone(datagram, b_sees(world)), world.now) == b""
+    assert b.packets_to_deliver() == packets
+    assert (a.transmitted.packets, b.received.packets) == (before[0] + 5, before[1] + 5)
+
+
+def test_on_a_narrow_path_the_lane_goes_on_and_the_mss_is_lowered() -> None:
+    world = World()
+    world.network.limit = 1300
+    world.establish()
+    world.run(20.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    assert a._tunnel.path.size < a._tunnel.widest
+    syn = bytes(IP(src="10.0.0.1", dst="10.0.0.2") / TCP(flags="S", options=[("MSS", 1380)]))
+    for packet in (inner_packet(1), syn):
+        datagram = a.send_lone(packet, world.now, is_sparse=True)
+        assert datagram is not None
+        assert a.send_lone(packet + packet, world.now, is_sparse=True, count=2) is None
+        b.receive([lone(datagram, b_sees(world))], world.now)
+    first, second = b.packets_to_deliver()
+    assert first == inner_packet(1)
+    assert isinstance(second, bytes)
+    assert dict(IP(second)[TCP].options)["MSS"] <= a._tunnel.room - 40
+    assert len(second) == len(syn)
