@@ -72,7 +72,9 @@ class LoneTurns(BulkTurns):
             send = way.send_sparse if is_sparse else way.send
             if session.send_lone(packet, now, send, is_sparse=is_sparse, count=count) is None:
                 return False
-            if self._armed_at > now + way.soonest_s:
+            if is_sparse and session.has_more_to_send:
+                self._turn(_nothing_more, None)
+            elif self._armed_at > now + way.soonest_s:
                 self._rearm()
         except Exception as error:  # noqa: BLE001 - only carried to the task that raises it
             self._fail(error)

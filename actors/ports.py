@@ -118,6 +118,8 @@ class DatagramPort(Protocol):
     """What it leaves to the host: `gso`, runs of datagrams in one call; `gro`, the same for what arrives."""
     refused_runs: Mapping[str, int] = MappingProxyType({})
     """Why the host would not take runs, and how often; their datagrams were sent one by one."""
+    sparse: DatagramPort | None = None
+    """Another one of the same address, which is read first, and goes with this one: see `Ports.serve`."""
 
     async def receive(self) -> list[Arrival]:
         """Wait for the first datagram, then take what is there up to a budget. Never returns an empty list.

@@ -12,6 +12,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -30,6 +31,7 @@ from holloway.actors.tun_offload import (
     pieces,
 )
 from holloway.actors.tun_rows import LEAST_ALIKE, RowReader
+from holloway.actors.tun_steering import unsteer
 from holloway.protocols.acknowledgements import Row
 from holloway.protocols.errors import TunError
 from holloway.protocols.packets import (
@@ -55,6 +57,7 @@ SPARSE_BUDGET = 16
 LEAST_COST_BYTES = (
     RECEIVE_BUDGET_BYTES // RECEIVE_BUDGET
 )  # what a short packet takes of it, when it is asked for one by one
+PLAIN_PORTS = slice(VIRTIO_HEADER_BYTES + 20, VIRTIO_HEADER_BYTES + 24)  # of TCP in IPv4 without options
 FEW_PACKETS = 4  # that a host may have answered at once with
 FEW_BYTES = 2048  # longer than any packet that is not to be cut
 PACKET_SPACE = 65_536 + 16  # more than any IP packet and virtio header: no MTU somebody sets later can cut one
@@ -97,7 +100,8 @@ class KernelTun(TunPort):
         self._lone = False  # short packets come alone
         self._left = 0  # of the budget
         self._unasked = False  # the last one was given on before the device was asked for another
-        self._are_held = False  # `receive` has packets that it has not given on
+        self._are_held = False  # there are packets that were read and have not been given on
+        self._kept: SuperPacket | None = None  # one that `stream` has read and leaves to `more`
         self.sparse: KernelTun | None = None
         """Another queue, to be read first, which it owns (`add_sparse`)."""
         self._answers = descriptor  # where the host's answer to what comes alone is looked for
@@ -164,8 +168,7 @@ class KernelTun(TunPort):
                 except OSError:
                     pass  # `_drain` meets the same error, or there is something now
                 else:
-                    if self.look is not None:
-                        self.look(LOOKS)
+                    self._look(LOOKS)
                     if data[:header] == plain and self._has_header and at < len(data) <= FEW_BYTES:
                         take_lone(data[at:])
                     else:
@@ -176,10 +179,7 @@ class KernelTun(TunPort):
             self._pauses = 0  # it makes none: to be woken costs that loop little
             packets = self._drain_lone() if is_rested and self._lone else self._drain(self.budget)
             if packets:
-                if self.look is not None:
-                    left, self._left = self._left, 0  # whoever is called there has none of it
-                    self.look(LOOKS)
-                    self._left = left
+                self._look(LOOKS)
                 take(packets)
 
         return read
@@ -188,11 +188,23 @@ class KernelTun(TunPort):
         """The descriptor, which stays this port's. Negative once it is closed."""
         return self._descriptor
 
+    def _look(self, rounds: int) -> bool:
+        """While something that was read before waits to be handed on: nobody who is called there reads here."""
+        if self.look is None:
+            return False
+        before, self._left, self._are_held = (self._left, self._are_held), 0, True
+        try:
+            return self.look(rounds)
+        finally:
+            self._left, self._are_held = before
+
     def more(self) -> Packet | None:
         """See `TunPort`."""
-        if self._left > 0 and self.look is not None:
-            left, self._left = self._left, 0  # whoever is called there has none of it
-            self._left = left - LOOK_COST_BYTES if self.look() else left
+        if (self._left > 0 or self._kept is not None) and self._look(1):
+            self._left -= LOOK_COST_BYTES
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
         while self._left > 0:
             try:
                 data = os.read(self._descriptor, PACKET_SPACE)
@@ -217,7 +229,7 @@ class KernelTun(TunPort):
             head_before = b""
         given = self._given
         left, self._left = self._left, 0
-        is_urgent, number = self.is_urgent, 0
+        is_urgent, number, ports_before = self.is_urgent, 0, b""
         while left > 0:
             number += 1
             if is_urgent is not None and not number % LOOK_EVERY and is_urgent():
@@ -230,6 +242,11 @@ class KernelTun(TunPort):
                 return None
             size = len(data)
             left -= max(LEAST_COST_BYTES, size)
+            if is_urgent is not None and (ports := data[PLAIN_PORTS]) != ports_before:
+                ports_before = ports
+                if is_urgent() and type(first := arrived(data)) is SuperPacket:
+                    self._kept, self._left = first, left  # what its flow has sent before may be there
+                    return None
             if size >= BULK_TCP.size:
                 head, length, fragment, protocol, addresses, offset = BULK_TCP.unpack_from(data)
                 if (
@@ -269,8 +286,8 @@ class KernelTun(TunPort):
             return []
         finally:
             self._left = 0  # nobody asks for more of this
-        if packets and self.look is not None:
-            self.look(LOOKS)
+        if packets:
+            self._look(LOOKS)
         return packets
 
     def _drain_lone(self) -> list[Packet]:
@@ -423,7 +440,7 @@ class KernelTun(TunPort):
         except OSError as error:
             self.drops[refusal("tun", error)] += 1
             return []
-        if self._are_held:
+        if self._are_held and self._answers == self._descriptor:
             return []
         try:
             data = os.read(self._answers, PACKET_SPACE)
@@ -459,6 +476,8 @@ class KernelTun(TunPort):
             return
         if self.sparse is not None:
             self.sparse.close()
+            with suppress(OSError):  # a persistent device would go on sorting, for others
+                unsteer(self._descriptor)
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._descriptor)
         os.close(self._descriptor)

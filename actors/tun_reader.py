@@ -126,9 +126,7 @@ class TunReader:
                 else:
                     batches.setdefault(peer, []).append(whole)
         for peer, batch in batches.items():
-            for bundle in bundles(batch, SHORT_BYTES):
-                if not peer.offer_lone(b"".join(bundle), is_sparse=True, count=len(bundle)):
-                    left += bundle
+            left += _send_sparse(peer, batch)
         if left:
             self.offer(left)
 
@@ -179,6 +177,20 @@ class TunReader:
                 peer.offer_packets(batch)
         finally:
             self._is_handing_on = before
+
+
+def _send_sparse(peer: RunningPeer, packets: list[bytes]) -> list[bytes]:
+    """What the peer has not taken, nor what came after it."""
+    taken = 0
+    for bundle in bundles(packets, SHORT_BYTES):
+        if peer.offer_lone(b"".join(bundle), is_sparse=True, count=len(bundle)):
+            taken += len(bundle)
+            continue
+        for packet in bundle:  # on a narrow path they go one by one
+            if not peer.offer_lone(packet, is_sparse=True):
+                return packets[taken:]
+            taken += 1
+    return []
 
 
 def _sends_straight(peer: RunningPeer, packet: SuperPacket) -> bool:

@@ -121,7 +121,8 @@ class UdpEndpoint:
 
     async def read(self, socket: DatagramPort) -> None:
         """Read one socket until cancelled."""
-        await self._ports.serve(socket, partial(self._carry, socket), self.offer_lone)
+        apart = None if socket.sparse is None else (partial(self._carry, socket.sparse), self.offer_lone)
+        await self._ports.serve(socket, partial(self._carry, socket), self.offer_lone, sparse=apart)
 
     def _carry(self, socket: DatagramPort, arrivals: list[Arrival]) -> None:
         """Hand on what a `receive` of `socket` gave, and what follows: of a bulk flow one run after another, each all the way."""

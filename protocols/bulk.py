@@ -84,6 +84,8 @@ class BulkLane(ExpressLane):
         else:
             self._timers.any_received(now)
         keys = self._ring.current
+        if keys is not None and not keys.heard_as:
+            self._ring.hear(keys)
         if keys is not None and keys.is_waiting:
             tunnel.watch(now)
             return True

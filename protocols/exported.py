@@ -208,6 +208,7 @@ class ExportedSession:
             heard.add(association)
             if (asked := self._asked.get(association)) is not None:
                 asked.is_used = True
+            ring.hear(keys)
             if is_moved and keys.newest > newest and not ring.is_outdated(keys):
                 self.aim(arrival.source, now)
             if keys is ring.next:

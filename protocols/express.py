@@ -11,6 +11,7 @@ Not responsible for anything unusual.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,13 @@ class ExpressLane:
         """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it.
 
         `send` is given it before anything else is done that need not be done first. `is_sparse`: it is of a flow that sends little, and
-        its datagram may overtake others on the way; then it may be `count` packets back to back, each as long as it says.
+        its datagram may overtake others on the way; it does so as long as there is a key, and may cause a handshake (`has_more_to_send`). Then it may be `count` packets back to back, each as long as it says.
         """
         keys, tunnel = self._ring.current, self._tunnel
         if (
             type(packet) is not bytes
             or keys is None
-            or now >= (keys.young_until or self._judge(keys))
+            or now >= (keys.expires_at if is_sparse else keys.young_until or self._judge(keys))
             or not 0 < len(packet) <= SHORT_BYTES
             or self._waiting
             or tunnel.outbox
@@ -94,6 +95,8 @@ class ExpressLane:
             sent.packets += count
             sent.bytes += len(datagram)
             self._timers.packets_sent(now)
+            if is_sparse and now >= (keys.young_until or self._judge(keys)):
+                self._refresh_on_send(keys, now)
         return datagram
 
     def receive_lone(
@@ -127,6 +130,8 @@ class ExpressLane:
             return b""
         if packet is None:
             return None
+        if not keys.heard_as:
+            self._ring.hear(keys)
         received = tunnel.received
         if (packet[:1] == _PLAIN_IPV4 and packet[2] << 8 | packet[3] == len(packet) >= IPV4_HEADER_BYTES) or (
             packet and total_length(packet) == len(packet)
@@ -151,6 +156,14 @@ class ExpressLane:
             tunnel.watch(now)
             return b""
         return packet
+
+    @property
+    def has_more_to_send(self) -> bool:
+        """Whether the last packet has caused something else to be sent."""
+        return bool(self._tunnel.outbox)
+
+    @abstractmethod
+    def _refresh_on_send(self, keys: TransportKeys, now: float) -> None: ...
 
     def _take_in(self, plaintext: bytes, source: Address, now: float) -> None:
         """A keepalive, several packets, or what is none."""

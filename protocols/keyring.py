@@ -23,7 +23,7 @@ from holloway.protocols.noise import DerivedKeys
 from holloway.protocols.offers import Terms
 from holloway.protocols.record_keys import RecordKeys
 from holloway.protocols.suites import Suite
-from holloway.protocols.transport import NOTHING, TransportKeys, WireGuardKeys
+from holloway.protocols.transport import TransportKeys, WireGuardKeys
 
 RETIRED_KEYS = 2
 """One more than WireGuard's single previous slot, so that simultaneous rekeys of both sides lose nothing in flight."""
@@ -50,6 +50,7 @@ class Keyring:
     """At most one current, one next and `RETIRED_KEYS` retired keys."""
 
     __slots__ = (
+        "_heard_total",
         "_journal",
         "_lifetime_s",
         "_links",
@@ -84,6 +85,7 @@ class Keyring:
         self._retired: deque[TransportKeys] = deque()
         self.by_index: Final[dict[int, TransportKeys]] = {}
         """Every slot by our receiver index. These three are for others to read: a call for each would be felt in every batch."""
+        self._heard_total = 0
         self.made_total = 0
         """How many keys there have been; the epoch of the latest."""
 
@@ -141,9 +143,18 @@ class Keyring:
         return min((keys.expires_at for keys in self.by_index.values()), default=None)
 
     def is_outdated(self, keys: TransportKeys) -> bool:
-        """Whether the peer has gone on to the current key: what comes under this one was sealed before what has come under that."""
-        current = self.current
-        return keys is not current and keys is not self.next and current is not None and current.newest > NOTHING
+        """Whether the peer has gone on to another key: what comes under this one was sealed before what has come under that.
+
+        Nobody goes back to a key; and which of two a peer uses last is not always the one made last.
+        """
+        return any(other.heard_as > keys.heard_as for other in self.by_index.values())
+
+    def hear(self, keys: TransportKeys) -> bool:
+        """Something authentic has come under `keys`. True."""
+        if not keys.heard_as:
+            self._heard_total += 1
+            keys.heard_as = self._heard_total
+        return True
 
     def watch_pieces(self) -> float | None:
         """When `expire_pieces` has something to do next; None while nothing waits for the rest of its record.

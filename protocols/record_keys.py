@@ -161,7 +161,9 @@ class RecordKeys(TransportKeys):
     @property
     def is_worn(self) -> bool:
         """See `TransportKeys`."""
-        return self._bytes >= REKEY_AFTER_BYTES or self._sent >= self._suite.rekey_after_messages
+        return (
+            self._bytes >= REKEY_AFTER_BYTES or max(self._sent, self._sparse_sent) >= self._suite.rekey_after_messages
+        )
 
     def can_seal(self, packets: Sequence[Packet]) -> bool:
         """See `TransportKeys`."""
@@ -306,10 +308,7 @@ class RecordKeys(TransportKeys):
             count, counter = (word & _SPREAD_MASK) + 1, word >> SPREAD_BITS
             if kind == self._sparse_kind:
                 self._open_sparse(data[at : at + size], source, opened)
-                at += stride
-                continue
-            reason = self._refusal(index, number, kind, counter, count)
-            if reason is not None:
+            elif (reason := self._refusal(index, number, kind, counter, count)) is not None:
                 self._journal.drop(reason, source)
             elif count == 1 and at + 2 * stride <= end and kind in self._rows and counter > self._window.top:
                 at += stride * self._open_row(data, at, stride, kind, counter, source, now, opened)
@@ -333,8 +332,7 @@ class RecordKeys(TransportKeys):
     def _open_sparse(self, data: bytes | memoryview, source: Address, opened: list[Opened]) -> None:
         """One datagram of the sparse lane."""
         index, number, _, word = HEADER.unpack_from(data)
-        counter, window, size = word >> SPREAD_BITS, self._sparse_window, len(data)
-        reason, plaintext = None, None
+        counter, window, size, plaintext, reason = word >> SPREAD_BITS, self._sparse_window, len(data), None, None
         if index != self.local_index:
             reason = DropReason.UNKNOWN_INDEX
         elif size < MIN_TRANSPORT_BYTES:
@@ -426,6 +424,9 @@ class RecordKeys(TransportKeys):
         for at in range(0, len(data), stride):
             piece = bytes(data[at : at + stride])
             index, number, kind, word = HEADER.unpack_from(piece)
+            if kind == self._sparse_kind:
+                self._open_sparse(piece, source, opened)
+                continue
             reason = self._refusal(index, number, kind, word >> SPREAD_BITS, (word & _SPREAD_MASK) + 1)
             if reason is not None:
                 self._journal.drop(reason, source)

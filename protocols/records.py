@@ -106,7 +106,7 @@ def bundles(packets: Iterable[bytes], limit: int) -> list[list[bytes]]:
     made: list[list[bytes]] = []
     room = 0
     for packet in packets:
-        is_right = total_length(packet) == len(packet)
+        is_right = 0 < len(packet) == total_length(packet)
         room -= len(packet)
         if not is_right or room < 0:
             made.append([packet])

@@ -236,7 +236,7 @@ class Session(BulkLane):
             is_waiting = is_waiting or keys.is_waiting
             if not records:
                 continue
-            is_heard = True
+            is_heard = ring.hear(keys)
             if is_moved and keys.newest > newest and not ring.is_outdated(keys):  # what is late moves nothing back
                 self._move_endpoint(source, now)
             if keys is ring.next:

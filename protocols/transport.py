@@ -74,6 +74,7 @@ class TransportKeys(ABC):
         "created_at",
         "epoch",
         "expires_at",
+        "heard_as",
         "is_initiator",
         "is_waiting",
         "local_index",
@@ -110,6 +111,8 @@ class TransportKeys(ABC):
         self.created_at = created_at
         self.expires_at = expires_at
         self.epoch = epoch
+        self.heard_as = 0
+        """See `Keyring.hear`."""
         self.young_until = 0.0
         """For `express`, which alone knows; 0 before it was asked."""
         self.is_waiting = False

@@ -9,13 +9,15 @@ import socket
 import subprocess
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
 from namespaces import drop_capabilities, in_namespace
+from super_packets import super_packet
 
 from holloway.actors import fast_lane
+from holloway.actors import tun as tun_module
 from holloway.actors.kernel import KernelPorts
 from holloway.actors.outer_loop import LOOK_COST_BYTES, OuterLoop
 from holloway.actors.tun import RECEIVE_BUDGET_BYTES, KernelTun
@@ -27,7 +29,9 @@ from holloway.actors.udp_binding import SPARSE_BUDGET, SPARSE_DSCP, TRAFFIC_CLAS
 from holloway.protocols.arrivals import Arrival
 from holloway.protocols.errors import LocalError, TunError
 from holloway.protocols.icmp import echo_request
+from holloway.protocols.packets import SuperPacket
 from holloway.protocols.runs import Run
+from holloway.protocols.virtio import offload_header
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 HEADERS_BYTES = 28
@@ -289,6 +293,93 @@ async def test_what_was_marked_and_sent_first_is_taken_first_whichever_socket_is
     loop = OuterLoop()
     await trio.to_thread.run_sync(loop.run, main)
     assert seen == list(range(80))
+
+
+@in_namespace
+async def test_while_others_are_looked_for_nobody_reads_what_comes_after_what_is_held() -> None:
+    """An answer that is looked for within a look, as by a session that has just written to the host."""
+    _, tun = lane_ports()
+    bring_up()
+    within: list[list[object]] = []
+    taken: list[int] = []
+
+    def look(rounds: int = 1) -> bool:
+        within.append([*tun.take()])
+        assert tun.sparse is not None
+        within.append([*tun.send_lone(b"\x45" + bytes(19))])
+        return True
+
+    tun.look = look
+    numbers = [number.to_bytes(2, "big") + LONG for number in range(1, 6)]
+    for number in numbers:
+        say(number)
+    taken += [int.from_bytes(bytes(each)[HEADERS_BYTES:][:2], "big") for each in tun.take()]  # type: ignore[arg-type]
+    tun.reader(
+        lambda packets: taken.extend(int.from_bytes(bytes(each)[HEADERS_BYTES:][:2], "big") for each in packets)
+    )(  # type: ignore[arg-type]
+        False
+    )
+    say(numbers[0])
+    tun._left = RECEIVE_BUDGET_BYTES
+    assert tun.more() is not None
+    assert taken == [1, 2, 3, 4, 5]
+    assert within == [[]] * 6
+    assert not tun._are_held
+    assert tun._left > 0
+    say(LONG)
+    tun._lone = True
+    tun.reader(taken.append, taken.append)(True)  # type: ignore[arg-type]
+    assert within == [[]] * 8
+    tun.close()
+
+
+@in_namespace
+async def test_a_stream_leaves_to_others_what_begins_a_flow_that_may_have_sent_something_before() -> None:
+    _, tun = lane_ports()
+    bring_up()
+    looks: list[int] = []
+
+    def look(rounds: int = 1) -> bool:
+        looks.append(len(given))
+        return False
+
+    def datagrams(port: int) -> bytes:
+        """As the device gives a super-packet of TCP."""
+        whole = bytearray(super_packet(60_000, 1300).data)
+        whole[20:22] = port.to_bytes(2, "big")
+        return offload_header(6, True, 20, 40, 1300) + bytes(whole)
+
+    class Device:
+        """What there is to read."""
+
+        waiting: ClassVar[list[bytes]] = [datagrams(port) for port in (1, 1, 2, 2)]
+
+        @classmethod
+        def read(cls, descriptor: int, size: int) -> bytes:
+            if not cls.waiting:
+                raise BlockingIOError(errno.EAGAIN, "nothing")
+            return cls.waiting.pop(0)
+
+    given: list[SuperPacket] = []
+
+    def keep(packet: SuperPacket) -> bool:
+        given.append(SuperPacket(bytes(packet.data), packet.segment_size))
+        return True
+
+    tun.look, tun.is_urgent = look, lambda: len(given) in (0, 2)
+    like = super_packet(60_000, 1300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tun_module.os, "read", Device.read)
+        tun._left = RECEIVE_BUDGET_BYTES
+        for _ in range(2):
+            assert tun.stream(like, keep) is None
+            following = tun.more()
+            assert isinstance(following, SuperPacket)
+            keep(following)
+        assert tun.stream(like, keep) is None
+    assert [each.data[20:22] for each in given] == [b"\0\1", b"\0\1", b"\0\2", b"\0\2"]
+    assert looks == [0, 2], "each time before what had been read was given"
+    tun.close()
 
 
 @in_namespace

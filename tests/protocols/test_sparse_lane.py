@@ -358,8 +358,55 @@ def test_what_the_short_way_does_not_take_the_lane_does_not_take(suite: object) 
     for packet in (b"", inner_packet(1, SHORT_BYTES + 1), super_packet(2600, 1300)):
         assert session.send_lone(packet, world.now, is_sparse=True) is None
     assert session._ring.current is not None
+    world.now = session._ring.current.expires_at
+    assert lone_sparse(world, "a", 0) is None, "the key is too old"
+
+
+def test_the_lane_goes_on_while_the_key_wants_a_successor_which_it_asks_for() -> None:
+    world = World(AES_GCM)
+    world.establish()
+    world.run(1.0)
+    session = world.nodes["a"].session
+    assert session._ring.current is not None
+    assert lone_sparse(world, "a", 0) is not None
+    assert not session.has_more_to_send
     world.now = session._ring.current.created_at + 120.001
-    assert lone_sparse(world, "a", 0) is None, "the key wants a successor"
+    assert session.send_lone(PACKET, world.now) is None, "the other lane takes the general way"
+    assert lone_sparse(world, "a", 0) is not None
+    assert session.has_more_to_send
+    assert lone_sparse(world, "a", 0) is None, "an initiation is to be sent first"
+    assert len(session.runs_to_send()) == 1
+    assert lone_sparse(world, "a", 0) is not None
+    assert not session.has_more_to_send, "once is enough"
+
+
+def test_which_key_the_peer_uses_is_known_by_what_has_come_and_not_by_when_it_was_made() -> None:
+    """After two handshakes at once the peer may begin with the one made last, and go on with the other."""
+    world = World(AES_GCM)
+    world.establish()
+    world.run(6.0)
+    a, b = world.nodes["a"].session, world.nodes["b"].session
+    ring = b._ring
+    before = ring.current
+    assert before is not None
+    world.do(world.a, lambda session: session.rekey(world.now))
+    world.run(0.5)
+    after = ring.current
+    assert after is not None
+    assert after is not before
+    assert ring.is_outdated(before)
+    assert not ring.is_outdated(after)
+    after.heard_as, before.heard_as = before.heard_as, after.heard_as
+    assert not ring.is_outdated(before)
+    assert ring.is_outdated(after)
+    after.heard_as = 0
+    assert ring.hear(after)
+    assert ring.is_outdated(before)
+    heard = after.heard_as
+    assert ring.hear(before)
+    assert ring.hear(after)
+    assert after.heard_as == heard, "the first time counts"
+    assert a.epoch == b.epoch == 2
 
 
 def test_the_timers_hear_of_the_lane_as_of_any_other_packet() -> None:
@@ -400,13 +447,14 @@ def test_bundles_keep_packets_whole_and_in_order_and_leave_alone_what_is_not_as_
     lengths: list[int], wrong: set[int]
 ) -> None:
     packets = [inner_packet(serial, max(64, size)) + bytes(serial in wrong) for serial, size in enumerate(lengths)]
+    packets[:0] = [b""] * (len(wrong) % 2)
     made = bundles(packets, SHORT_BYTES)
     assert [packet for bundle in made for packet in bundle] == packets
     for bundle in made:
         assert len(bundle) == 1 or sum(map(len, bundle)) <= SHORT_BYTES
         assert len(bundle) == 1 or all(total_length(packet) == len(packet) for packet in bundle)
     for before, after in pairwise(made):
-        is_shared = not any(total_length(packet) != len(packet) for packet in (*before, *after))
+        is_shared = all(0 < len(packet) == total_length(packet) for packet in (*before, *after))
         assert not is_shared or sum(map(len, before)) + len(after[0]) > SHORT_BYTES, "as few as hold them"
 
 
