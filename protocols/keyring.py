@@ -145,8 +145,11 @@ class Keyring:
     def is_outdated(self, keys: TransportKeys) -> bool:
         """Whether the peer has gone on to another key: what comes under this one was sealed before what has come under that.
 
-        Nobody goes back to a key; and which of two a peer uses last is not always the one made last.
+        Nobody goes back to a key; and which of two a peer uses last is not always the one made last. So it is a retired key under which
+        something came for the first time before it did under another.
         """
+        if keys is self.current or keys is self.next:
+            return False
         return any(other.heard_as > keys.heard_as for other in self.by_index.values())
 
     def hear(self, keys: TransportKeys) -> bool:

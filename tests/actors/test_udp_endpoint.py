@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,3 +165,22 @@ async def test_both_sockets_of_a_node_are_read(autojump_clock: MockClock, monkey
         with trio.fail_after(1):
             assert await left.tun.collect() == [packet(2, 1, 1)]
         assert the_peer(a, 2)["endpoint"] == f"[2001:db8::2]:{PORT}"
+
+
+async def test_what_comes_by_a_second_socket_is_followed_by_what_else_it_has_and_not_by_that_of_the_first() -> None:
+    first, second = Socket(("0.0.0.0", 1)), Socket(("0.0.0.0", 1))
+    first.sparse = second
+    asked: list[Socket] = []
+    for each in (first, second):
+        each.more = partial(asked.append, each)  # type: ignore[assignment, func-returns-value]
+
+    async def serve(port: object, take: Any, take_lone: Any = None, *, sparse: Any = None) -> None:
+        sparse[0]([])
+        take([])
+        assert sparse[1] == take_lone
+
+    made = endpoint(first)
+    made._ports = SimpleNamespace(serve=serve)  # type: ignore[assignment]
+    made._offer = lambda arrivals: None  # type: ignore[method-assign]
+    await made.read(first)
+    assert asked == [second, first]
