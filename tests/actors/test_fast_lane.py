@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any, ClassVar
 
 import pytest
@@ -36,6 +37,7 @@ from holloway.protocols.virtio import offload_header
 LOOPBACKS = ["127.0.0.1", "::1"]
 HEADERS_BYTES = 28
 SHORT, LONG = b"short", bytes(1000)
+PORTS = count(40_000)
 
 
 @pytest.mark.parametrize("host", LOOPBACKS)
@@ -105,9 +107,10 @@ def bring_up() -> None:
 
 
 def say(*payloads: bytes) -> None:
-    """Each in a flow of its own."""
+    """Each in a flow of its own, of which no two share a place in the kernel's memory: with random ports one in 5000 would."""
     for payload in payloads:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(("10.9.0.1", next(PORTS)))
             sender.sendto(payload, ("10.9.0.2", 7))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 OURS = {socket.AF_INET: "10.9.0.1", socket.AF_INET6: "fd09::1"}
 THEIRS = {socket.AF_INET: "10.9.0.2", socket.AF_INET6: "fd09::2"}
 FAMILIES = tuple(HEADERS)
+PORTS = itertools.count(40_000)
 
 
 def steered() -> tuple[KernelTun, KernelTun]:
@@ -50,7 +52,7 @@ def count(queue: KernelTun) -> int:
 
 def sender(family: socket.AddressFamily) -> socket.socket:
     made = socket.socket(family, socket.SOCK_DGRAM)
-    made.bind((OURS[family], 0))
+    made.bind((OURS[family], next(PORTS)))  # no two of which share a place: with random ones one pair in 5000 would
     made.connect((THEIRS[family], 7))
     return made
 
