@@ -70,7 +70,8 @@ class ExpressLane:
         """Seal one packet of the host: a datagram for `endpoint`, to be sent at once. None: nothing has happened, `send` it.
 
         `send` is given it before anything else is done that need not be done first. `is_sparse`: it is of a flow that sends little, and
-        its datagram may overtake others on the way; it does so as long as there is a key, and may cause a handshake (`has_more_to_send`). Then it may be `count` packets back to back, each as long as it says.
+        its datagram may overtake others on the way. Then it may be `count` packets back to back, each as long as it says; it is sealed as
+        long as there is a key, and may cause a handshake (`has_more_to_send`).
         """
         keys, tunnel = self._ring.current, self._tunnel
         if (

@@ -174,7 +174,7 @@ class TransportKeys(ABC):
         return None
 
     def seal_sparse(self, packet: bytes) -> bytes | None:
-        """The same, of a flow that sends little: it may overtake what is sealed otherwise, and nothing is lost by that."""
+        """The same for packets back to back of flows that send little: the datagram may overtake all others, and nothing is lost by that."""
         return None
 
     def open_lone(self, data: bytes | memoryview, now: float) -> bytes | None:
