@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 from node_world import PORT, World, drops, inner, name, outer, packet, the_peer
 from trio.testing import MockClock
 
-from holloway.actors.lone_turns import steady
+from holloway.actors.lone_turns import LoneTurns, steady
 from holloway.actors.peer_session import PeerSession
 from holloway.actors.ports import DatagramPort, Ports, Receiving, TunPort
 from holloway.protocols.arrivals import lone
@@ -108,3 +109,24 @@ def test_the_time_of_a_turn_is_that_of_its_clock() -> None:
     clock.jump(7.5)
     offset_s, tick = steady(clock)
     assert offset_s + tick() == 7.5
+
+
+class Turns(LoneTurns):
+    """Of a session that has sealed a packet."""
+
+    def __init__(self, *, has_more: bool) -> None:
+        self.taken: list[object] = []
+        self.is_stopped, self._queued, self._armed_at = False, 0, 0.0
+        session = SimpleNamespace(endpoint=None, has_more_to_send=has_more, send_lone=lambda *_, **__: b"sealed")
+        way = SimpleNamespace(endpoint=None, clock_offset_s=0.0, tick=float, soonest_s=1.0, send=None, send_sparse=None)
+        self.session, self._way = session, way  # type: ignore[assignment]
+
+    def _turn(self, act: object, what: object) -> None:
+        self.taken.append(what)
+
+
+@pytest.mark.parametrize("has_more", [True, False])
+def test_a_handshake_that_a_sparse_packet_has_caused_leaves_at_once(*, has_more: bool) -> None:
+    turns = Turns(has_more=has_more)  # type: ignore[abstract]
+    assert turns.offer_lone(b"packet", is_sparse=True)
+    assert turns.taken == [None] * has_more

@@ -210,8 +210,10 @@ def test_runs_may_have_datagrams_of_both_lanes() -> None:
 def test_a_key_with_too_many_counters_used_seals_nothing_for_the_lane() -> None:
     sender, receiver = ends()
     sender._sparse_sent = AES_GCM.rekey_after_messages - 1
+    assert not sender.is_worn
     assert take(receiver, sparse(sender)) == [PACKET]
     assert sender.seal_sparse(PACKET) is None
+    assert sender.is_worn
     assert sealed(sender, [PACKET], ROOM)
 
 
